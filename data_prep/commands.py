@@ -1,0 +1,40 @@
+"""Turns a typed ``main`` into a command: options from its signature, errors as one sentence."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+from data_prep.errors import ECGError
+
+
+def run_command(main: Callable[..., None]) -> None:
+    """Run ``main`` with the options of the command line, and exit.
+
+    Args:
+        main: the typed function of a command; its docstring becomes the help text.
+
+    Raises:
+        SystemExit: status 2, after one sentence on standard error, where the input cannot be
+            used, the disk is full or the user interrupts.
+    """
+    import tyro
+
+    try:
+        tyro.cli(main)
+    except ECGError as error:
+        _stop(str(error))
+    except KeyboardInterrupt:
+        _stop("interrupted; what was complete stays as it was, so run the same command again.")
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            where = f" while writing {error.filename}" if error.filename else ""
+            _stop(f"the disk is full{where}; free some space and run the same command again.")
+        if isinstance(error, PermissionError):
+            _stop(f"{error.filename} may not be written or read; choose another place for it.")
+        raise
+
+
+def _stop(sentence: str) -> None:
+    print(f"{os.path.basename(sys.argv[0])}: {sentence}", file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,98 @@
+"""What a model file promises about its input and output, carried inside the file itself.
+
+Weights without their contract are how published ECG models come to be misused: a wrong rate,
+unit, lead order or class order raises no error, it only gives wrong answers.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import keras
+
+from data_prep.errors import OptionError
+from data_prep.labels import LEADS
+
+
+@dataclass(frozen=True)
+class Contract:
+    """All that must be known to feed a network and to read its answer.
+
+    Attributes:
+        network: the network's name, ``"MLBF-Net"`` or ``"MRM-Net"``.
+        task: the task its classes belong to, such as ``"cpsc2018"`` or ``"superdiagnostic"``.
+        class_names: the classes, in the order of the probabilities.
+        sampling_rate: of the input, in hertz.
+        input_length: of the input, in samples.
+        fit: what is done to a recording of another length: ``"pad"`` crops it or pads it with
+            zeros at its end, ``"stretch"`` crops it or resamples it up to the input's length.
+        single_label: True where the answer is the class of the largest probability (softmax),
+            False where each class has a probability of its own (sigmoid).
+        leads: the input's leads, in order.
+        mean: subtracted from the signal inside the network, in millivolts.
+        std: by which the signal is divided inside the network, in millivolts.
+        thresholds: probability from which a class counts as present, one per class, fitted on
+            validation records; 0.5 until they are.
+    """
+
+    network: str
+    task: str
+    class_names: tuple[str, ...]
+    sampling_rate: float
+    input_length: int
+    fit: Literal["pad", "stretch"]
+    single_label: bool
+    leads: tuple[str, ...] = LEADS
+    mean: float = 0.0
+    std: float = 1.0
+    thresholds: tuple[float, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        """Fill in the thresholds and refuse what cannot be meant."""
+        if not self.thresholds:
+            object.__setattr__(self, "thresholds", (0.5,) * len(self.class_names))
+        if len(self.thresholds) != len(self.class_names):
+            raise OptionError(
+                f"a contract needs one threshold for each of its {len(self.class_names)} classes,"
+                f" not {len(self.thresholds)}; give as many as there are class names."
+            )
+        if self.std <= 0:
+            raise OptionError(f"the standard deviation must be above 0 mV, not {self.std}.")
+
+
+@keras.saving.register_keras_serializable("ecg_keras")
+class SignalContract(keras.layers.Layer):
+    """The first layer of a network: standardises the signal and carries the contract.
+
+    The contract is part of the layer's configuration, so that every way of saving a model
+    (``model.save``, a checkpoint, a clone) keeps it.
+
+    Args:
+        contract: a :class:`Contract`, or the dict of its fields.
+
+    Call arguments:
+        signal: ``(batch, time, lead)``, millivolts.
+
+    Returns:
+        ``(signal - mean) / std``, of the same shape.
+    """
+
+    def __init__(self, contract: Contract | dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(contract, Contract):
+            lists = {name: tuple(v) if isinstance(v, list) else v for name, v in contract.items()}
+            contract = Contract(**lists)
+        self.contract = contract
+
+    def call(self, signal: Any) -> Any:
+        """Standardise the signal."""
+        if (self.contract.mean, self.contract.std) == (0.0, 1.0):
+            return signal
+        return (signal - self.contract.mean) / self.contract.std
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The shape stays as it is."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments, the contract as a dict."""
+        return {**super().get_config(), "contract": asdict(self.contract)}

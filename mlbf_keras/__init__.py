@@ -1,0 +1,14 @@
+"""MLBF-Net for 12-lead ECG classification: build, train, load, predict."""
+
+from typing import Any
+
+__all__ = ["build_model", "compile_model", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import TensorFlow only when a model is asked for, so that ``--help`` answers at once."""
+    if name in __all__:
+        from mlbf_keras import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
