@@ -1,0 +1,194 @@
+"""The file that stands between predicting and scoring: probabilities, and what they mean."""
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.errors import PredictionsError
+from data_prep.files import written_whole
+
+_REQUIRED = (
+    "ids",
+    "class_names",
+    "probabilities",
+    "members",
+    "thresholds",
+    "single_label",
+    "network",
+    "task",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """The answers of a network, or of an ensemble, to N records over C classes.
+
+    Attributes:
+        ids: ``(N,)`` str, the records' names, each once.
+        class_names: the C classes, in the order of the probabilities.
+        probabilities: ``(N, C)`` float32 in 0..1, the mean over the members.
+        members: ``(M, N, C)`` float32 in 0..1, what each of the M networks answered.
+        thresholds: ``(C,)`` float32, probability from which a class counts as present.
+        single_label: True where the answer is the one class of the largest probability.
+        network: the network's name, such as ``"MLBF-Net"``.
+        task: the task its classes belong to, such as ``"cpsc2018"``.
+        labels: ``(N, C)`` uint8 of 0 and 1, or None where they are not known.
+        first_labels: ``(N,)`` int16, 0-based class that stands first among a record's labels
+            (CPSC 2018's ``First_label``), -1 where unknown; or None.
+
+    Raises:
+        PredictionsError: if shapes disagree, an id comes twice, or a number is out of range.
+    """
+
+    ids: np.ndarray
+    class_names: tuple[str, ...]
+    probabilities: np.ndarray
+    members: np.ndarray
+    thresholds: np.ndarray
+    single_label: bool
+    network: str
+    task: str
+    labels: np.ndarray | None = None
+    first_labels: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        """Bring every field to its type and refuse what does not fit together."""
+        for name, dtype in (
+            ("ids", np.str_),
+            ("probabilities", np.float32),
+            ("members", np.float32),
+            ("thresholds", np.float32),
+            ("labels", np.uint8),
+            ("first_labels", np.int16),
+        ):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, np.asarray(getattr(self, name), dtype))
+        object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
+
+        records, classes = len(self.ids), len(self.class_names)
+        expected: dict[str, tuple[int, ...]] = {
+            "ids": (records,),
+            "probabilities": (records, classes),
+            "members": (len(self.members), records, classes),
+            "thresholds": (classes,),
+            "labels": (records, classes),
+            "first_labels": (records,),
+        }
+        for name, shape in expected.items():
+            array = getattr(self, name)
+            if array is not None and array.shape != shape:
+                raise PredictionsError(
+                    f"{name} has the shape {array.shape} where {records} ids and {classes} class"
+                    f" names need {shape}; predict again."
+                )
+        if len(self.members) == 0:
+            raise PredictionsError("no member's probabilities are in it; predict again.")
+        for name in ("probabilities", "members", "thresholds"):
+            array = getattr(self, name)
+            if not (np.isfinite(array).all() and (array >= 0).all() and (array <= 1).all()):
+                raise PredictionsError(
+                    f"{name} holds numbers that are not between 0 and 1; find the record or the"
+                    " model they came from and predict again."
+                )
+        if self.labels is not None and (self.labels > 1).any():
+            raise PredictionsError("labels holds numbers other than 0 and 1; predict again.")
+        if self.first_labels is not None and (
+            (self.first_labels < -1).any() or (self.first_labels >= classes).any()
+        ):
+            raise PredictionsError(
+                f"first_labels holds numbers outside -1..{classes - 1}; predict again."
+            )
+        for kind, names in (("record", self.ids), ("class", np.array(self.class_names))):
+            unique, times = np.unique(names, return_counts=True)
+            if (times > 1).any():
+                raise PredictionsError(
+                    f"the {kind} {unique[times > 1][0]} comes more than once; name each once and"
+                    " predict again."
+                )
+
+    @property
+    def answers(self) -> np.ndarray:
+        """``(N,)`` int64, the 0-based class of the largest probability of each record."""
+        return self.probabilities.argmax(axis=1)
+
+
+def save_predictions(path: Path, predictions: Predictions) -> None:
+    """Write predictions to a NumPy ``.npz`` file, whole or not at all.
+
+    Args:
+        path: the file to make; its folder is created, and a file of that name replaced.
+        predictions: what to write.
+    """
+    arrays = {
+        name: np.asarray(value) for name, value in vars(predictions).items() if value is not None
+    }
+    with written_whole(Path(path)) as part, part.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def load_predictions(path: Path) -> Predictions:
+    """Read what :func:`save_predictions` wrote.
+
+    Args:
+        path: an ``.npz`` file.
+
+    Raises:
+        PredictionsError: if the file is absent, corrupt, no file of predictions, or holds
+            arrays that do not fit together.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError:
+        raise PredictionsError(
+            f"{path} is absent; give the predictions.npz that mlbf-predict or mrm-predict wrote."
+        ) from None
+    except IsADirectoryError:
+        raise PredictionsError(f"{path} is a folder; give the predictions.npz inside it.") from None
+    # A damaged file shows itself in any of these, depending on which of its bytes are hit; a
+    # bare .npy array, which NumPy also opens here, is no context manager: TypeError.
+    except (
+        ValueError,
+        TypeError,
+        EOFError,
+        KeyError,
+        NotImplementedError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ):
+        raise PredictionsError(
+            f"{path} cannot be read as a file of predictions (it is no .npz file, or damaged);"
+            " predict again with mlbf-predict or mrm-predict."
+        ) from None
+
+    missing = [name for name in _REQUIRED if name not in found]
+    if missing:
+        raise PredictionsError(
+            f"{path} holds no {', '.join(missing)}, so it is no file of predictions; give the"
+            " predictions.npz that mlbf-predict or mrm-predict wrote."
+        )
+    try:
+        return Predictions(
+            ids=found["ids"],
+            class_names=tuple(found["class_names"].tolist()),
+            probabilities=found["probabilities"],
+            members=found["members"],
+            thresholds=found["thresholds"],
+            single_label=bool(found["single_label"]),
+            network=str(found["network"]),
+            task=str(found["task"]),
+            labels=found.get("labels"),
+            first_labels=found.get("first_labels"),
+        )
+    except PredictionsError as error:
+        raise PredictionsError(f"{path}: {error}") from None
+    except (ValueError, TypeError):
+        raise PredictionsError(
+            f"{path} holds arrays of another kind than predictions; predict again with"
+            " mlbf-predict or mrm-predict."
+        ) from None

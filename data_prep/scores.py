@@ -1,0 +1,571 @@
+"""Every score, by its right name: arrays in, numbers out.
+
+Throughout, N is the number of records and C of classes; ``labels`` is ``(N, C)`` of 0 and 1,
+``first_labels`` is ``(N,)`` of 0-based classes, ``probabilities`` is ``(N, C)`` in 0..1.
+
+Scores that are bootstrapped are written over ``counts``, ``(R, N)``: how often each record is
+drawn into each of R resamples.  The score itself is the case of one resample in which every
+record stands once, so that a score and its interval cannot drift apart.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import average_precision_score
+
+from data_prep.errors import PredictionsError
+
+# Groups of the CPSC 2018 score, as 0-based classes in the challenge's order.
+CPSC_GROUPS = {
+    "AF": (1,),
+    "Block": (2, 3, 4),
+    "Premature contraction": (5, 6),
+    "ST-segment change": (7, 8),
+}
+
+
+# --- Answers ---------------------------------------------------------------------------------
+
+
+def best_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Find for each class the threshold of largest F1 on these (validation) records.
+
+    Thresholds lie midway between adjacent probabilities; of several with the same F1 the one
+    nearest to 0.5 is taken, of two at the same distance the lower one.
+
+    Args:
+        labels: ``(N, C)`` of 0 and 1.
+        probabilities: ``(N, C)`` in 0..1, taken as float32.
+
+    Returns:
+        ``(C,)`` float32: a class counts as present from this probability on
+        (``probabilities >= thresholds``); 0.5 for a class that no record has.
+
+    Raises:
+        PredictionsError: if shapes disagree or a probability is not a number.
+    """
+    _require_fit(labels, probabilities)
+    scores = np.asarray(probabilities, np.float32)
+    thresholds = np.full(scores.shape[1], 0.5, np.float32)
+    for c in range(scores.shape[1]):
+        positive = np.asarray(labels)[:, c] > 0
+        if not positive.any():
+            continue
+        values, group = np.unique(scores[:, c], return_inverse=True)
+        # At candidate g all records of probability values[g] and above count as present.
+        called = np.bincount(group)[::-1].cumsum()[::-1]
+        true_positive = np.bincount(group, weights=positive)[::-1].cumsum()[::-1]
+        f1 = 2 * true_positive / (called + positive.sum())
+        below = np.concatenate([[np.float32(0)], values[:-1]])
+        candidates = below + (values - below) / 2
+        # Between neighbouring floats there is no midpoint: it may round down to the lower one.
+        candidates = np.where(candidates > below, candidates, values)
+        best = np.flatnonzero(f1 == f1.max())
+        thresholds[c] = candidates[best[np.abs(candidates[best] - 0.5).argmin()]]
+    return thresholds
+
+
+def one_hot(classes: np.ndarray, num_classes: int) -> np.ndarray:
+    """Turn classes ``(N,)``, 0-based, into a matrix ``(N, num_classes)`` uint8 of 0 and 1.
+
+    Raises:
+        PredictionsError: if a class is outside 0..num_classes - 1, as an unknown one (-1) is.
+    """
+    classes = np.asarray(classes)
+    outside = (classes < 0) | (classes >= num_classes)
+    if outside.any():
+        raise PredictionsError(
+            f"{outside.sum()} records have no class between 0 and {num_classes - 1} (the first of"
+            f" them has {classes[outside][0]}); give the first label of every record."
+        )
+    return (classes[:, None] == np.arange(num_classes)).astype(np.uint8)
+
+
+# --- Scores over classes ---------------------------------------------------------------------
+
+
+def class_f1(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """F1 of each class (MLBF-Net, section III-B): ``(C,)``; 0 where nothing is found.
+
+    Args:
+        labels: ``(N, C)`` of 0 and 1.
+        predicted: ``(N, C)`` of 0 and 1.
+
+    Raises:
+        PredictionsError: if shapes disagree.
+    """
+    _require_fit(labels, predicted)
+    return _class_f1(labels, predicted, _once(labels))[0]
+
+
+def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean over all classes of :func:`class_f1`; a class nobody has and nobody calls counts 0.
+
+    Args:
+        labels: ``(N, C)`` of 0 and 1.
+        predicted: ``(N, C)`` of 0 and 1.
+
+    Raises:
+        PredictionsError: if shapes disagree.
+    """
+    return float(class_f1(labels, predicted).mean())
+
+
+def single_label_macro_f1(first_labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Macro-F1 over all classes of the arg-max answers (MLBF-Net, section III-B).
+
+    Args:
+        first_labels: ``(N,)`` 0-based, the truth.
+        probabilities: ``(N, C)``; the class of the largest one is the answer.
+
+    Raises:
+        PredictionsError: if shapes disagree, or a first label is unknown.
+    """
+    num_classes = np.shape(probabilities)[1]
+    truth = one_hot(first_labels, num_classes)
+    _require_fit(truth, probabilities)
+    return macro_f1(truth, one_hot(np.argmax(probabilities, axis=1), num_classes))
+
+
+def class_auc(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Area under each class's ROC curve: ``(C,)``, NaN unless some records have it and some not.
+
+    Args:
+        labels: ``(N, C)`` of 0 and 1.
+        probabilities: ``(N, C)``; equal ones count half.
+
+    Raises:
+        PredictionsError: if shapes disagree or a probability is not a number.
+    """
+    _require_fit(labels, probabilities)
+    return _class_auc(labels, probabilities, _once(labels))[0]
+
+
+def macro_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean of :func:`class_auc` over the classes where it exists; NaN where it does for none.
+
+    Args:
+        labels: ``(N, C)`` of 0 and 1.
+        probabilities: ``(N, C)``.
+
+    Raises:
+        PredictionsError: if shapes disagree or a probability is not a number.
+    """
+    return float(_mean_over_defined(class_auc(labels, probabilities)))
+
+
+def class_average_precision(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Average precision of each class: ``(C,)``, NaN for a class that no record has.
+
+    Args:
+        labels: ``(N, C)`` of 0 and 1.
+        probabilities: ``(N, C)``.
+
+    Raises:
+        PredictionsError: if shapes disagree or a probability is not a number.
+    """
+    _require_fit(labels, probabilities)
+    labels = np.asarray(labels)
+    return np.array(
+        [
+            average_precision_score(labels[:, c], probabilities[:, c])
+            if labels[:, c].any()
+            else np.nan
+            for c in range(labels.shape[1])
+        ]
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class ClassScores:
+    """Scores of each of C classes, arrays ``(C,)``.
+
+    Attributes:
+        support: records that have the class.
+        precision: of the records called so, the share that has the class (0 if none is called).
+        recall: of the records that have the class, the share that is called so (0 if none has).
+        f1: harmonic mean of the two (0 if both are).
+    """
+
+    support: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+
+
+def per_class(labels: np.ndarray, predicted: np.ndarray) -> ClassScores:
+    """Support, precision, recall and F1 of each class (MLBF-Net, eq. 11 and 12).
+
+    Args:
+        labels: ``(N, C)`` of 0 and 1.
+        predicted: ``(N, C)`` of 0 and 1.
+
+    Raises:
+        PredictionsError: if shapes disagree.
+    """
+    _require_fit(labels, predicted)
+    labels, predicted = np.asarray(labels, np.int64), np.asarray(predicted, np.int64)
+    true_positive = np.asarray((labels * predicted).sum(axis=0))
+    called, support = np.asarray(predicted.sum(axis=0)), np.asarray(labels.sum(axis=0))
+    return ClassScores(
+        support=support,
+        precision=_ratio(true_positive, called),
+        recall=_ratio(true_positive, support),
+        f1=_ratio(2 * true_positive, called + support),
+    )
+
+
+# --- Scores over records ---------------------------------------------------------------------
+
+
+def label_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Share of all N x C record-and-class cells answered rightly at 0.5 (MRM-Net's "accuracy").
+
+    Args:
+        labels: ``(N, C)`` of 0 and 1.
+        probabilities: ``(N, C)``; a class counts as present from 0.5 on.
+
+    Raises:
+        PredictionsError: if shapes disagree or a probability is not a number.
+    """
+    _require_fit(labels, probabilities)
+    return float(_record_accuracy(labels, probabilities).mean())
+
+
+def record_f1(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean over records of each record's F1 over its classes at 0.5 (MRM-Net's "F1").
+
+    A record's F1 is 2 TP / (labels it has + classes called); a record that has no label and for
+    which none is called counts 0, as in scikit-learn's ``f1_score(average="samples")``.
+
+    Args:
+        labels: ``(N, C)`` of 0 and 1.
+        probabilities: ``(N, C)``; a class counts as present from 0.5 on.
+
+    Raises:
+        PredictionsError: if shapes disagree or a probability is not a number.
+    """
+    _require_fit(labels, probabilities)
+    return float(_record_f1(labels, probabilities).mean())
+
+
+# --- CPSC 2018 -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class CPSCScore:
+    """The score of the China Physiological Signal Challenge 2018.
+
+    Attributes:
+        score: the challenge score, the mean of ``f1``; NaN if one of them is.
+        f1: ``(9,)``, F1 of each class by the challenge's rule; NaN for a class that is neither
+            the truth nor the answer of any record.
+        groups: F1 of each of :data:`CPSC_GROUPS`, by name (the challenge's Faf, Fblock, Fpc and
+            Fst).
+    """
+
+    score: float
+    f1: np.ndarray
+    groups: dict[str, float]
+
+
+def cpsc_score(labels: np.ndarray, first_labels: np.ndarray, answers: np.ndarray) -> CPSCScore:
+    """Score one answer a record by the rule of the CPSC 2018 challenge.
+
+    An answer that is any of the record's labels is right and counts for the answered class;
+    any other counts as a confusion of the record's first label with the answer.
+
+    Args:
+        labels: ``(N, 9)`` of 0 and 1, the classes in the challenge's order.
+        first_labels: ``(N,)`` 0-based.
+        answers: ``(N,)`` 0-based.
+
+    Raises:
+        PredictionsError: if shapes disagree, there are not nine classes, or a first label is
+            unknown.
+    """
+    values = _cpsc_scores(labels, first_labels, answers, _once(labels))
+    return CPSCScore(
+        score=float(values["score"][0]),
+        f1=values["f1"][0],
+        groups={name: float(values[name][0]) for name in CPSC_GROUPS},
+    )
+
+
+def confusion_matrix(
+    first_labels: np.ndarray, answers: np.ndarray, *, num_classes: int, normalise: bool = False
+) -> np.ndarray:
+    """Count the records of each true class (rows) by the class answered (columns).
+
+    Args:
+        first_labels: ``(N,)`` 0-based, the truth.
+        answers: ``(N,)`` 0-based.
+        num_classes: C.
+        normalise: divide each row by its sum (MRM-Net, Fig. 5, transposed).
+
+    Returns:
+        ``(C, C)``, int64; or float64 if normalised, NaN in the row of a class no record has.
+
+    Raises:
+        PredictionsError: if a class is unknown or out of range, or the lengths differ.
+    """
+    truth, called = one_hot(first_labels, num_classes), one_hot(answers, num_classes)
+    _require_fit(truth, called)
+    matrix = truth.astype(np.int64).T @ called
+    if normalise:
+        return _ratio(matrix, matrix.sum(axis=1, keepdims=True), undefined=np.nan)
+    return matrix
+
+
+# --- All of them, with intervals -------------------------------------------------------------
+
+
+def known_first_labels(labels: np.ndarray, first_labels: np.ndarray | None) -> np.ndarray | None:
+    """Fill in the first label of each record that has just one; None if any stays unknown.
+
+    Args:
+        labels: ``(N, C)`` of 0 and 1.
+        first_labels: ``(N,)`` 0-based, -1 where unknown; None if all are.
+
+    Returns:
+        ``(N,)`` int64, 0-based; or None.
+    """
+    labels = np.asarray(labels)
+    known = np.full(len(labels), -1) if first_labels is None else np.array(first_labels, np.int64)
+    lone = (known < 0) & (labels.sum(axis=1) == 1)
+    known[lone] = labels[lone].argmax(axis=1)
+    return None if (known < 0).any() else known
+
+
+def all_scores(
+    labels: np.ndarray,
+    first_labels: np.ndarray | None,
+    probabilities: np.ndarray,
+    *,
+    thresholds: np.ndarray,
+    single_label: bool,
+    cpsc: bool,
+    counts: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Compute every score that the given labels allow, over one or many resamples.
+
+    Args:
+        labels: ``(N, C)`` of 0 and 1.
+        first_labels: ``(N,)`` 0-based, all known; or None.
+        probabilities: ``(N, C)``.
+        thresholds: ``(C,)``, probability from which a class counts as present.
+        single_label: True where the answer is the one class of the largest probability.
+        cpsc: add the official CPSC 2018 score and its groups (needs ``first_labels``).
+        counts: ``(R, N)``, how often each record stands in each resample; every record once in
+            the one resample if None.
+
+    Returns:
+        Arrays ``(R,)`` by name: ``macro_f1_first_label`` (arg-max answer against first label),
+        ``macro_f1_any_label`` (arg-max answer against all labels, for a single-label network
+        where first labels are not known), ``macro_f1_thresholds`` and ``macro_f1_half``
+        (answers from ``thresholds`` and from 0.5 on, for a multi-label network), ``macro_auc``,
+        ``label_accuracy``, ``record_f1``, ``cpsc_score``, ``cpsc_AF`` and so on for the other
+        :data:`CPSC_GROUPS`; and arrays ``(R, C)``: ``class_f1`` of the network's own kind of
+        answer and ``class_auc``.
+
+    Raises:
+        PredictionsError: if shapes disagree or a probability is not a number.
+    """
+    _require_fit(labels, probabilities)
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
+    counts = _once(labels) if counts is None else np.asarray(counts, np.float64)
+    totals = counts.sum(axis=1)
+    answers = one_hot(probabilities.argmax(axis=1), labels.shape[1])
+    scores: dict[str, np.ndarray] = {}
+
+    if first_labels is not None:
+        truth = one_hot(first_labels, labels.shape[1])
+        scores["class_f1"] = _class_f1(truth, answers, counts)
+        scores["macro_f1_first_label"] = scores["class_f1"].mean(axis=1)
+    elif single_label:
+        scores["class_f1"] = _class_f1(labels, answers, counts)
+        scores["macro_f1_any_label"] = scores["class_f1"].mean(axis=1)
+    if not single_label:
+        scores["class_f1"] = _class_f1(labels, probabilities >= thresholds, counts)
+        scores["macro_f1_thresholds"] = scores["class_f1"].mean(axis=1)
+        scores["macro_f1_half"] = _class_f1(labels, probabilities >= 0.5, counts).mean(axis=1)
+    scores["class_auc"] = _class_auc(labels, probabilities, counts)
+    scores["macro_auc"] = _mean_over_defined(scores["class_auc"])
+    scores["record_f1"] = counts @ _record_f1(labels, probabilities) / totals
+    scores["label_accuracy"] = counts @ _record_accuracy(labels, probabilities) / totals
+    if cpsc and first_labels is not None:
+        values = _cpsc_scores(labels, first_labels, probabilities.argmax(axis=1), counts)
+        scores |= {f"cpsc_{name}": value for name, value in values.items() if name != "f1"}
+    return scores
+
+
+def bootstrap_intervals(
+    scores: Callable[[np.ndarray], dict[str, np.ndarray]],
+    *,
+    num_records: int,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """95 % percentile intervals of scores, by drawing records with replacement.
+
+    The same seed and number of records draw the same records, whatever is scored.
+
+    Args:
+        scores: takes counts ``(R, N)`` and gives arrays ``(R,)`` or ``(R, C)`` by name.
+        num_records: N.
+        resamples: how many times N records are drawn.
+        seed: of the draws.
+
+    Returns:
+        For each name ``(2,)`` or ``(C, 2)``: the 2.5th and the 97.5th percentile over the
+        resamples in which the score exists; NaN where it exists in none.
+    """
+    drawn = [scores(counts) for counts in _resample(num_records, resamples, seed)]
+    return {name: _percentiles(np.concatenate([part[name] for part in drawn])) for name in drawn[0]}
+
+
+def paired_bootstrap(
+    scores: Callable[[np.ndarray], dict[str, np.ndarray]],
+    others: Callable[[np.ndarray], dict[str, np.ndarray]],
+    *,
+    num_records: int,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """95 % percentile intervals of ``others - scores``, both on the same draws of records.
+
+    Args:
+        scores: takes counts ``(R, N)`` and gives arrays by name, as for
+            :func:`bootstrap_intervals`.
+        others: the same for another network on the same records in the same order.
+        num_records: N.
+        resamples: how many times N records are drawn.
+        seed: of the draws.
+
+    Returns:
+        Intervals by name, for the scores that both have.
+    """
+
+    def difference(counts: np.ndarray) -> dict[str, np.ndarray]:
+        first, second = scores(counts), others(counts)
+        return {name: second[name] - first[name] for name in first if name in second}
+
+    return bootstrap_intervals(difference, num_records=num_records, resamples=resamples, seed=seed)
+
+
+# --- Over counts (R, N) ----------------------------------------------------------------------
+
+
+def _once(labels: np.ndarray) -> np.ndarray:
+    return np.ones((1, len(labels)))
+
+
+def _resample(num_records: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield counts ``(R, N)`` in pieces small enough for the processor's cache."""
+    random = np.random.default_rng(seed)
+    piece = max(1, min(128, 500_000 // num_records))
+    for start in range(0, resamples, piece):
+        rows = min(piece, resamples - start)
+        drawn = random.integers(num_records, size=(rows, num_records))
+        drawn += np.arange(rows)[:, None] * num_records
+        counts = np.bincount(drawn.ravel(), minlength=rows * num_records)
+        yield counts.reshape(rows, num_records).astype(np.float64)
+
+
+def _class_f1(labels: np.ndarray, predicted: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    labels, predicted = np.asarray(labels, np.float64), np.asarray(predicted, np.float64)
+    return _ratio(2 * (counts @ (labels * predicted)), counts @ (labels + predicted))
+
+
+def _class_auc(labels: np.ndarray, probabilities: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    labels, by_record = np.asarray(labels), counts.T.copy()
+    areas = np.full((len(counts), labels.shape[1]), np.nan)
+    for c in range(labels.shape[1]):
+        order = np.argsort(probabilities[:, c], kind="stable")
+        values, positive = probabilities[order, c], labels[order, c] > 0
+        if positive.all() or not positive.any():
+            continue
+        starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+        drawn = by_record[order]
+        positives = np.add.reduceat(drawn * positive[:, None], starts)
+        negatives = np.add.reduceat(drawn * ~positive[:, None], starts)
+        # A positive beats every negative of a lower score, and half of those of the same.
+        beaten = negatives.cumsum(axis=0) - negatives / 2
+        pairs = positives.sum(axis=0) * negatives.sum(axis=0)
+        areas[:, c] = _ratio((positives * beaten).sum(axis=0), pairs, undefined=np.nan)
+    return areas
+
+
+def _record_f1(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    called, labels = np.asarray(probabilities) >= 0.5, np.asarray(labels) > 0
+    return _ratio(2 * (called & labels).sum(axis=1), called.sum(axis=1) + labels.sum(axis=1))
+
+
+def _record_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    return ((np.asarray(probabilities) >= 0.5) == (np.asarray(labels) > 0)).mean(axis=1)
+
+
+def _cpsc_scores(
+    labels: np.ndarray, first_labels: np.ndarray, answers: np.ndarray, counts: np.ndarray
+) -> dict[str, np.ndarray]:
+    labels, answers = np.asarray(labels), np.asarray(answers)
+    if labels.shape[1:] != (9,):
+        raise PredictionsError(
+            f"the CPSC 2018 score needs the challenge's nine classes, not {labels.shape[1:]}."
+        )
+    called = one_hot(answers, 9)
+    _require_fit(labels, called)
+    right = np.take_along_axis(labels, answers[:, None], axis=1) > 0
+    rows = np.where(right, called, one_hot(first_labels, 9)).astype(np.float64)
+    hits = counts @ (rows * called)
+    margins = counts @ rows + counts @ called
+    f1 = _ratio(2 * hits, margins, undefined=np.nan)
+    scores = {"score": f1.mean(axis=1), "f1": f1}
+    for name, group in CPSC_GROUPS.items():
+        members = list(group)
+        scores[name] = _ratio(
+            2 * hits[:, members].sum(axis=1), margins[:, members].sum(axis=1), undefined=np.nan
+        )
+    return scores
+
+
+# --- Arithmetic ------------------------------------------------------------------------------
+
+
+def _require_fit(labels: np.ndarray, answers: np.ndarray) -> None:
+    labels, answers = np.asarray(labels), np.asarray(answers)
+    if labels.ndim != 2 or labels.shape != answers.shape:
+        raise PredictionsError(
+            f"labels {labels.shape} and predictions {answers.shape} disagree; give one row a"
+            " record and one column a class in both."
+        )
+    if len(labels) == 0:
+        raise PredictionsError("there is no record to score; give at least one.")
+    if answers.dtype.kind == "f" and not np.isfinite(answers).all():
+        raise PredictionsError(
+            f"{(~np.isfinite(answers)).any(axis=1).sum()} records have a probability that is not"
+            " a number; find the record or the model it came from and predict again."
+        )
+
+
+def _ratio(above: np.ndarray, below: np.ndarray, *, undefined: float = 0.0) -> np.ndarray:
+    result = np.full(np.broadcast_shapes(np.shape(above), np.shape(below)), undefined)
+    return np.divide(above, below, out=result, where=np.asarray(below) != 0)
+
+
+def _mean_over_defined(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis, leaving out NaN; NaN where nothing is left."""
+    defined = np.isfinite(values)
+    return _ratio(np.where(defined, values, 0).sum(axis=-1), defined.sum(axis=-1), undefined=np.nan)
+
+
+def _percentiles(drawn: np.ndarray) -> np.ndarray:
+    """From ``(R, ...)`` to ``(..., 2)``."""
+    columns = drawn.reshape(len(drawn), -1).T
+    intervals = np.full((len(columns), 2), np.nan)
+    for interval, column in zip(intervals, columns, strict=True):
+        existing = column[np.isfinite(column)]
+        if len(existing):
+            interval[:] = np.percentile(existing, [2.5, 97.5])
+    return intervals.reshape(*drawn.shape[1:], 2)
