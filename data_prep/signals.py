@@ -1,0 +1,174 @@
+"""What is done to a signal before a network sees it: pure functions on ``(time, lead)`` arrays."""
+
+import math
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from data_prep.errors import RecordError
+from data_prep.labels import LEADS
+
+
+def fill_invalid(signal: np.ndarray, *, max_fraction: float = 0.2) -> np.ndarray:
+    """Bridge invalid samples by straight lines, lead by lead.
+
+    Args:
+        signal: ``(time, lead)``, NaN or infinite where invalid; it is not changed.
+        max_fraction: of the samples of a lead that may be invalid, 0 to 1.
+
+    Returns:
+        An array of the same shape and type, all finite; before the first and after the last
+        valid sample of a lead, that sample is repeated.
+
+    Raises:
+        RecordError: where a lead has a larger part of invalid samples, or none that is valid.
+    """
+    invalid = ~np.isfinite(signal)
+    if not invalid.any():
+        return signal
+    time, filled = np.arange(len(signal)), signal.copy()
+    for lead in np.flatnonzero(invalid.any(axis=0)):
+        gaps = invalid[:, lead]
+        if gaps.mean() > max_fraction or gaps.all():
+            name = LEADS[lead] if signal.shape[1] == len(LEADS) else str(lead)
+            raise RecordError(
+                f"{gaps.mean():.0%} of lead {name} is invalid, which is more than"
+                f" {max_fraction:.0%}; leave this recording out."
+            )
+        filled[gaps, lead] = np.interp(time[gaps], time[~gaps], signal[~gaps, lead])
+    return filled
+
+
+def resample(signal: np.ndarray, *, fs: float, target_fs: float) -> np.ndarray:
+    """Change the sampling rate by polyphase filtering.
+
+    The line from the first to the last sample is taken off first and put back after, so that a
+    baseline far from zero does not ring at the ends.
+
+    Args:
+        signal: ``(time, lead)``, finite.
+        fs: its rate, hertz.
+        target_fs: the rate wanted, hertz.
+
+    Returns:
+        float32 ``(ceil(time * target_fs / fs), lead)``.
+    """
+    from scipy.signal import resample_poly
+
+    # Rates such as 499.99 Hz would ask for filters of millions of taps; the error of this
+    # fraction stays under a sample in 10 minutes.
+    ratio = Fraction(target_fs / fs).limit_denominator(1000)
+    if ratio == 1:
+        return signal.astype(np.float32)
+    up, down = ratio.numerator, ratio.denominator
+    resampled = resample_poly(signal.astype(np.float64), up, down, axis=0, padtype="line")
+    return resampled.astype(np.float32)
+
+
+def crop_or_pad(signal: np.ndarray, length: int) -> np.ndarray:
+    """Cut a signal at its end, or add zeros there.
+
+    Args:
+        signal: ``(time, lead)``.
+        length: samples wanted.
+
+    Returns:
+        ``(length, lead)``, of the same type.
+    """
+    missing = max(0, length - len(signal))
+    return np.pad(signal[:length], ((0, missing), (0, 0)))
+
+
+def stretch(signal: np.ndarray, length: int) -> np.ndarray:
+    """Resample a signal to a number of samples by its Fourier transform.
+
+    Args:
+        signal: ``(time, lead)``, finite.
+        length: samples wanted.
+
+    Returns:
+        float32 ``(length, lead)``: the same duration at another rate, if seen as periodic.
+    """
+    from scipy.signal import resample as fourier_resample
+
+    return fourier_resample(signal.astype(np.float64), length, axis=0).astype(np.float32)
+
+
+def standardise(signal: np.ndarray, *, mean: float, std: float) -> np.ndarray:
+    """Subtract one mean and divide by one standard deviation.
+
+    Args:
+        signal: millivolts, of any shape.
+        mean: over all samples and leads of the training records, millivolts.
+        std: likewise, above 0.
+
+    Returns:
+        float32, of the same shape.
+    """
+    return ((signal - mean) / std).astype(np.float32)
+
+
+def fit_standardisation(signals: Iterable[ArrayLike]) -> tuple[float, float]:
+    """Find one mean and one standard deviation over all samples and leads.
+
+    Args:
+        signals: the *training* records, each ``(time, lead)`` in millivolts; they are seen one
+            by one, so that they need not fit in memory together.
+
+    Returns:
+        ``(mean, std)`` in millivolts, both of all samples together (a long record weighs more).
+
+    Raises:
+        RecordError: where there are no samples, an invalid one, or all are equal.
+    """
+    count, mean, squares = 0, 0.0, 0.0
+    for signal in signals:
+        values = np.asarray(signal, np.float64)
+        if not values.size:
+            continue
+        # Chan, Golub & LeVeque (1983), eq. 2.1: merging two sets without cancellation.
+        step, total = values.mean() - mean, count + values.size
+        squares += values.var() * values.size + step**2 * count * values.size / total
+        mean += step * values.size / total
+        count = total
+    std = math.sqrt(squares / count) if count else 0.0
+    if not (math.isfinite(std) and std > 0):
+        raise RecordError(
+            "the training records hold no samples, invalid samples or equal samples only, so that"
+            " they have no standard deviation; build the store from other records."
+        )
+    return float(mean), std
+
+
+def prepare(
+    signal: np.ndarray,
+    *,
+    fs: float,
+    target_fs: float,
+    length: int,
+    fit: Literal["pad", "stretch"],
+) -> np.ndarray:
+    """Bring a recording to the rate and length of a network's input.
+
+    Args:
+        signal: ``(time, 12)``, millivolts, NaN where invalid.
+        fs: its rate, hertz.
+        target_fs: the input's rate, hertz.
+        length: of the input, samples.
+        fit: what to do with a recording that is shorter: ``"pad"`` adds zeros at its end
+            (MLBF-Net, section III-A), ``"stretch"`` resamples it up (MRM-Net, section IV-A). A
+            longer one is cut at its end either way.
+
+    Returns:
+        float32 ``(length, 12)``, millivolts.
+
+    Raises:
+        RecordError: where too much of a lead is invalid.
+    """
+    resampled = resample(fill_invalid(signal), fs=fs, target_fs=target_fs)
+    if fit == "stretch" and len(resampled) < length:
+        return stretch(resampled, length)
+    return crop_or_pad(resampled, length)
