@@ -1,0 +1,60 @@
+"""Folds: stratified over several labels at once, and never with one patient in two of them."""
+
+import numpy as np
+
+from data_prep.errors import StoreError
+
+
+def stratified_folds(labels: np.ndarray, *, seed: int, num_folds: int = 10) -> np.ndarray:
+    """Deal records into folds so that every class is spread evenly.
+
+    By iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011), which looks at all labels
+    of a record, not only at the first.
+
+    Args:
+        labels: uint8 ``(records, classes)``, 1 where a record carries the class.
+        seed: of the dealing; the same seed and labels give the same folds.
+        num_folds: how many folds, 2 or more.
+
+    Returns:
+        int16 ``(records,)``, 1 to ``num_folds``.
+
+    Raises:
+        StoreError: where there are fewer records than folds.
+    """
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+
+    if len(labels) < num_folds:
+        raise StoreError(
+            f"{len(labels)} usable records cannot be dealt into {num_folds} folds; give at least"
+            f" {num_folds} records."
+        )
+    dealer = MultilabelStratifiedKFold(n_splits=num_folds, shuffle=True, random_state=seed)
+    folds = np.zeros(len(labels), np.int16)
+    for fold, (_, held_out) in enumerate(dealer.split(labels, labels), start=1):
+        folds[held_out] = fold
+    return folds
+
+
+def require_patients_apart(folds: np.ndarray, patients: np.ndarray) -> None:
+    """Make sure that all records of a patient are in one fold.
+
+    Args:
+        folds: int ``(records,)``.
+        patients: str ``(records,)``, ``""`` where the patient is not known.
+
+    Raises:
+        StoreError: naming the patients that are in several folds.
+    """
+    first_fold: dict[str, int] = {}
+    torn = []
+    for patient, fold in zip(patients, folds, strict=True):
+        if patient and first_fold.setdefault(str(patient), int(fold)) != fold:
+            torn.append(str(patient))
+    if torn:
+        names = sorted(set(torn))
+        shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+        raise StoreError(
+            f"{len(names)} patients have records in several folds ({shown}), so that training"
+            " would see those it is tested on; put all records of a patient in one fold."
+        )

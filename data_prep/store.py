@@ -1,0 +1,379 @@
+"""One HDF5 file of labelled records: its schema, written and read.
+
+The schema, version 1.  Attributes of the file: ``schema`` (``"ecg-keras store"``),
+``schema_version``, ``dataset``, ``fs`` (hertz) and ``provenance`` (JSON).  Datasets, N records:
+
+=================  ===========  =============  ==============================================
+``signals``        (total, 12)  float32        millivolts, one record after the other, unpadded
+``offsets``        (N + 1,)     int64          record i is ``signals[offsets[i]:offsets[i+1]]``
+``ids``            (N,)         UTF-8 bytes    names of the records, unique
+``patients``       (N,)         UTF-8 bytes    empty where unknown
+``sexes``          (N,)         UTF-8 bytes    ``male``, ``female`` or empty
+``ages``           (N,)         float32        years, NaN where unknown
+``folds``          (N,)         int16          1 to 10
+``first_labels``   (N,)         int16          class that comes first, -1 where unknown
+``labels/TASK``    (N, C)       uint8          1 where a record carries the class; its attribute
+                                               ``class_names`` (JSON) names the columns
+=================  ===========  =============  ==============================================
+"""
+
+import errno
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from data_prep.errors import LabelError, StoreError
+from data_prep.files import written_whole
+from data_prep.labels import LEADS, encode
+from data_prep.splits import require_patients_apart
+
+SCHEMA = "ecg-keras store"
+SCHEMA_VERSION = 1
+
+_REBUILD = "build it again with ecg-build"
+
+
+class StoreWriter:
+    """Writes a store record by record, in memory that does not grow with the signals.
+
+    Used in a ``with`` block: the file takes its name when the block ends well; if it raises, or
+    is interrupted, what stood there before stays.
+
+    Args:
+        path: of the store.
+        dataset: ``"cpsc2018"`` or ``"ptb-xl"``.
+        fs: sampling rate of all signals, hertz.
+        class_names: for each task its classes, in order.
+        provenance: what the store was made from and how; kept as JSON.
+
+    Raises:
+        StoreError: at the block's end, where there is no record, a record has no fold, or a
+            patient is in several folds.
+        OSError: with ``errno.ENOSPC`` where the disk is full.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        dataset: str,
+        fs: float,
+        class_names: Mapping[str, Sequence[str]],
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.dataset = dataset
+        self.fs = float(fs)
+        self.class_names = {task: tuple(names) for task, names in class_names.items()}
+        self.provenance = dict(provenance or {})
+        self._ids: dict[str, None] = {}
+        self._offsets = [0]
+        self._rows: list[tuple[str, str, float, int, int]] = []
+        self._labels: dict[str, list[np.ndarray]] = {task: [] for task in self.class_names}
+
+    def __enter__(self) -> "StoreWriter":
+        """Open the file beside its final place."""
+        with ExitStack() as stack:
+            stack.enter_context(_disk_errors(self.path))
+            part = stack.enter_context(written_whole(self.path))
+            self._file = stack.enter_context(h5py.File(part, "w"))
+            self._signals = self._file.create_dataset(
+                "signals",
+                shape=(0, len(LEADS)),
+                maxshape=(None, len(LEADS)),
+                chunks=(4096, len(LEADS)),
+                dtype=np.float32,
+                # Without times in the file, the same records give the same bytes.
+                track_times=False,
+            )
+            self._exit = stack.pop_all()
+        return self
+
+    def __contains__(self, record_id: str) -> bool:
+        """Whether a record of this name is in the store already."""
+        return record_id in self._ids
+
+    def __len__(self) -> int:
+        """Return the number of records so far."""
+        return len(self._ids)
+
+    def append(
+        self,
+        record_id: str,
+        signal: np.ndarray,
+        *,
+        labels: Mapping[str, Sequence[int]],
+        first_label: int = -1,
+        fold: int = 0,
+        patient: str = "",
+        age: float = math.nan,
+        sex: str = "",
+    ) -> None:
+        """Add a record.
+
+        Args:
+            record_id: its name, not yet in the store.
+            signal: ``(time, 12)``, millivolts at the store's rate, all finite.
+            labels: for each task the 0-based class indices, possibly none.
+            first_label: 0-based class that comes first, -1 where unknown.
+            fold: 1 to 10; may be left at 0 if :meth:`set_folds` follows.
+            patient: the patient's name, empty where unknown.
+            age: in years, NaN where unknown.
+            sex: ``"male"``, ``"female"``, or empty where unknown.
+
+        Raises:
+            StoreError: where the name is taken or the signal is not as stated.
+            LabelError: where a task is missing or a label is none of its classes.
+        """
+        if record_id in self._ids:
+            raise StoreError(f"{self.path} holds {record_id} already; give each record once.")
+        if signal.ndim != 2 or signal.shape[1] != len(LEADS) or not np.isfinite(signal).all():
+            raise StoreError(
+                f"the signal of {record_id}, of shape {signal.shape}, cannot go into {self.path};"
+                f" it must be (time, {len(LEADS)}) with valid samples only."
+            )
+        for task, names in self.class_names.items():
+            if not all(0 <= label < len(names) for label in labels.get(task, (-1,))):
+                raise LabelError(
+                    f"{record_id} needs labels of the task {task!r} from 0 to {len(names) - 1},"
+                    f" not {labels.get(task)}."
+                )
+        start, stop = self._offsets[-1], self._offsets[-1] + len(signal)
+        self._signals.resize(stop, axis=0)
+        self._signals[start:stop] = signal
+        self._offsets.append(stop)
+        self._ids[record_id] = None
+        self._rows.append((patient, sex, age, fold, first_label))
+        for task, names in self.class_names.items():
+            self._labels[task].append(encode(labels[task], len(names)))
+
+    def labels(self, task: str) -> np.ndarray:
+        """Return the labels of the records so far, uint8 ``(records, classes)``."""
+        return np.array(self._labels[task], np.uint8).reshape(-1, len(self.class_names[task]))
+
+    def set_folds(self, folds: np.ndarray) -> None:
+        """Give every record so far its fold.
+
+        Args:
+            folds: int ``(records,)``, 1 to 10.
+        """
+        self._rows = [
+            (*row[:3], int(fold), row[4]) for row, fold in zip(self._rows, folds, strict=True)
+        ]
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Write the tables and rename the file, or, after an error, remove it."""
+        with self._exit:
+            if error is not None:
+                raise error
+            self._write_tables()
+
+    def _write_tables(self) -> None:
+        if not self._ids:
+            raise StoreError(
+                f"no usable record, so that {self.path} was not made; check the source."
+            )
+        patients, sexes, ages, folds, first_labels = zip(*self._rows, strict=True)
+        if min(folds) < 1:
+            raise StoreError(f"a record of {self.path} has no fold; set the folds before its end.")
+        require_patients_apart(np.array(folds), np.array(patients))
+        tables: dict[str, np.ndarray] = {
+            "offsets": np.array(self._offsets, np.int64),
+            "ids": _encoded(list(self._ids)),
+            "patients": _encoded(patients),
+            "sexes": _encoded(sexes),
+            "ages": np.array(ages, np.float32),
+            "folds": np.array(folds, np.int16),
+            "first_labels": np.array(first_labels, np.int16),
+            **{f"labels/{task}": self.labels(task) for task in self.class_names},
+        }
+        for name, table in tables.items():
+            self._file.create_dataset(name, data=table, track_times=False)
+        for task, names in self.class_names.items():
+            self._file[f"labels/{task}"].attrs["class_names"] = json.dumps(names)
+        # Written last: a file without it was never completed.
+        self._file.attrs["dataset"] = self.dataset
+        self._file.attrs["fs"] = self.fs
+        self._file.attrs["provenance"] = json.dumps(self.provenance, sort_keys=True)
+        self._file.attrs["schema"] = SCHEMA
+        self._file.attrs["schema_version"] = SCHEMA_VERSION
+
+
+class Store:
+    """A store opened for reading; also a ``with`` block that closes it.
+
+    Args:
+        path: of the HDF5 file.
+
+    Attributes:
+        path: of the file.
+        dataset: ``"cpsc2018"`` or ``"ptb-xl"``.
+        fs: sampling rate, hertz.
+        tasks: names of its label sets.
+        ids: str ``(N,)``.
+        lengths: int64 ``(N,)``, samples.
+        folds: int16 ``(N,)``, 1 to 10.
+        patients: str ``(N,)``, empty where unknown.
+        first_labels: int16 ``(N,)``, 0-based class that comes first, -1 where unknown.
+        ages: float32 ``(N,)``, years, NaN where unknown.
+        sexes: str ``(N,)``, ``"male"``, ``"female"`` or empty where unknown.
+        provenance: what the store was made from, and how.
+
+    Raises:
+        StoreError: where the file is missing, is no store, is of another schema version, or is
+            broken.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise StoreError(f"{self.path} does not exist; make it with ecg-build.")
+        try:
+            self._file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise StoreError(f"{self.path} is not a readable HDF5 file; {_REBUILD}.") from error
+        try:
+            self._read_tables()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read_tables(self) -> None:
+        file = self._file
+        with self._broken_as_store_error():
+            attributes = dict(file.attrs)
+        if attributes.get("schema") != SCHEMA:
+            raise StoreError(f"{self.path} is HDF5 but not a store of records; {_REBUILD}.")
+        if attributes.get("schema_version") != SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path} has schema version {attributes.get('schema_version')}, and this"
+                f" release reads version {SCHEMA_VERSION}; {_REBUILD}."
+            )
+        with self._broken_as_store_error():
+            self.dataset = str(attributes["dataset"])
+            self.fs = float(attributes["fs"])
+            self.provenance: dict[str, Any] = json.loads(attributes["provenance"])
+            self.ids = _decoded(file["ids"][:])
+            self.patients = _decoded(file["patients"][:])
+            self.sexes = _decoded(file["sexes"][:])
+            self.ages: np.ndarray = file["ages"][:]
+            self.folds: np.ndarray = file["folds"][:]
+            self.first_labels: np.ndarray = file["first_labels"][:]
+            self._offsets: np.ndarray = file["offsets"][:]
+            self.lengths: np.ndarray = np.diff(self._offsets)
+            self._signals = file["signals"]
+            self._labels: dict[str, np.ndarray] = {
+                task: table[:] for task, table in file["labels"].items()
+            }
+            self._class_names: dict[str, tuple[str, ...]] = {
+                task: tuple(json.loads(table.attrs["class_names"]))
+                for task, table in file["labels"].items()
+            }
+            tables = [self.patients, self.sexes, self.ages, self.folds, self.first_labels]
+            sizes = {len(t) for t in [*tables, self.lengths, *self._labels.values()]}
+            if sizes != {len(self.ids)} or len(self._signals) != self._offsets[-1]:
+                raise ValueError("its tables are of different lengths")
+        self.tasks = tuple(self._labels)
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self.ids)
+
+    def __enter__(self) -> "Store":
+        """Return the store itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the file."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; the tables stay readable, the signals do not."""
+        self._file.close()
+
+    def resolve_task(self, task: str | None = None) -> str:
+        """Check the name of a task, or find the only one.
+
+        Args:
+            task: its name; None for the only one of the store.
+
+        Raises:
+            StoreError: listing the tasks, where there is no such task or None is ambiguous.
+        """
+        if task is None and len(self.tasks) == 1:
+            return self.tasks[0]
+        if task not in self.tasks:
+            asked = "holds several tasks" if task is None else f"has no task {task!r}"
+            raise StoreError(f"{self.path} {asked}; name one of {', '.join(self.tasks)}.")
+        return task
+
+    def class_names(self, task: str | None = None) -> tuple[str, ...]:
+        """Return the classes of a task, in the order of the label columns."""
+        return self._class_names[self.resolve_task(task)]
+
+    def labels(self, task: str | None = None) -> np.ndarray:
+        """Return the labels of a task: uint8 ``(N, C)``, 1 where a record carries the class."""
+        return self._labels[self.resolve_task(task)]
+
+    def records_of(self, task: str | None = None) -> np.ndarray:
+        """Return the indices, int64, of the records with a label of the task at least."""
+        return np.flatnonzero(self.labels(task).any(axis=1))
+
+    def signal(self, index: int) -> np.ndarray:
+        """Read one record.
+
+        Args:
+            index: 0 to N - 1.
+
+        Returns:
+            float32 ``(time, 12)``, millivolts at the store's rate.
+
+        Raises:
+            StoreError: where the file is broken there.
+        """
+        with self._broken_as_store_error():
+            return np.asarray(self._signals[self._offsets[index] : self._offsets[index + 1]])
+
+    @contextmanager
+    def _broken_as_store_error(self) -> Iterator[None]:
+        """HDF5 reports damage by several kinds of errors, depending on where it meets it."""
+        try:
+            yield
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise StoreError(f"{self.path} is broken ({error}); {_REBUILD}.") from error
+
+
+def _encoded(texts: Sequence[str]) -> np.ndarray:
+    return np.char.encode(np.array(texts, dtype=np.str_), "utf-8")
+
+
+def _decoded(texts: np.ndarray) -> np.ndarray:
+    return np.char.decode(texts, "utf-8")
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Give HDF5's reports of a failed write, of whatever kind, their number back."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        # An exhausted quota is a full disk to whom it befalls.
+        code = errno.ENOSPC if int(number[1]) == errno.EDQUOT else int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
