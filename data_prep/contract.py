@@ -7,8 +7,7 @@ unit, lead order or class order raises no error, it only gives wrong answers.
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import keras
-
+from data_prep.backend import keras
 from data_prep.errors import OptionError
 from data_prep.labels import LEADS
 

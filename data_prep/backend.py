@@ -1,0 +1,44 @@
+"""Keras on TensorFlow, imported without the log lines TensorFlow prints while it loads."""
+
+import os
+import sys
+import tempfile
+
+from data_prep.errors import OptionError
+
+__all__ = ["keras", "tf"]
+
+
+def _import_silently() -> None:
+    """Import TensorFlow with standard error caught, and show what was caught only if it fails.
+
+    The lines come from C++ before any log level is read, so only the file descriptor stops them.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            import keras  # noqa: F401
+            import tensorflow  # noqa: F401
+        except BaseException:
+            caught.seek(0)
+            os.write(kept, caught.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+if "tensorflow" not in sys.modules:
+    _import_silently()
+
+import keras  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+if keras.backend.backend() != "tensorflow":
+    raise OptionError(
+        f"Keras runs on {keras.backend.backend()!r} here, but these networks need TensorFlow; "
+        "unset KERAS_BACKEND or set it to 'tensorflow'."
+    )
