@@ -1,0 +1,424 @@
+"""Any supported ECG file, read as millivolts with the leads in one order."""
+
+import math
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.errors import RecordError
+from data_prep.labels import LEADS
+
+CPSC_RATE = 500.0
+"""Hertz; the original files of CPSC 2018 do not carry their rate."""
+
+_MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "μv": 1e-3, "v": 1e3}
+# Bytes a sample of each WFDB format; the FLAC formats have no fixed size.
+_SAMPLE_BYTES = {"8": 1, "16": 2, "24": 3, "32": 4, "61": 2, "80": 1, "160": 2, "212": 3 / 2}
+_SAMPLE_BYTES |= {"310": 4 / 3, "311": 4 / 3}
+_FLAC_FORMATS = ("508", "516", "524")
+_RATES = (50.0, 10_000.0)
+_SECONDS = (1.0, 3600.0)
+# Standard deviation of a lead in mV.  Surface ECGs lie near 0.2; a unit misnamed by a factor of
+# a thousand falls out at either end, and so does a recording of nothing.
+_SPREADS = (0.001, 50.0)
+_HEADER_BYTES = 1_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """A 12-lead recording.
+
+    Attributes:
+        id: the file's name without its ending.
+        signal: float32 ``(time, 12)``, millivolts, NaN where invalid; leads as in
+            :data:`data_prep.labels.LEADS`.
+        fs: sampling rate, hertz.
+        age: in years, NaN where unknown.
+        sex: ``"male"``, ``"female"``, or ``""`` where unknown.
+        codes: diagnoses as the header gives them: names of classes, or SNOMED CT codes.
+        path: the file read; of a WFDB record, its header.
+    """
+
+    id: str
+    signal: np.ndarray
+    fs: float
+    age: float
+    sex: str
+    codes: tuple[str, ...]
+    path: Path
+
+
+def read_record(path: str | Path) -> Record:
+    """Read a recording.
+
+    Supported are WFDB records (a ``.hea`` header with its ``.mat`` or ``.dat`` file, such as
+    PTB-XL and the PhysioNet challenges 2020 and 2021 have) and the MATLAB structs in which CPSC
+    2018 was first published.
+
+    Args:
+        path: of the header, the signal file, or the two without their ending.
+
+    Returns:
+        The recording, its leads put in order by their names.
+
+    Raises:
+        RecordError: naming the file, where it is missing, cannot be understood, is cut short,
+            lacks a lead, or holds no plausible ECG.
+    """
+    file = _record_file(Path(path))
+    record = _read_wfdb(file) if file.suffix == ".hea" else _read_cpsc_struct(file)
+    _require_ecg(record)
+    return record
+
+
+def find_records(folder: str | Path) -> dict[str, Path]:
+    """Find all recordings in a folder and the folders below it.
+
+    Args:
+        folder: where to look.
+
+    Returns:
+        The file to give to :func:`read_record` of each recording, by its name, sorted.
+
+    Raises:
+        RecordError: where the folder is missing, or two recordings have one name.
+    """
+    records: dict[str, Path] = {}
+    for name, path in list_records(folder):
+        if name in records:
+            raise RecordError(
+                f"{folder} holds two recordings named {name}, {records[name]} and {path}; remove"
+                " one or give the folder of the other."
+            )
+        records[name] = path
+    return records
+
+
+def list_records(folder: str | Path) -> list[tuple[str, Path]]:
+    """List all recordings in a folder and the folders below it, also those of one name.
+
+    Args:
+        folder: where to look.
+
+    Returns:
+        Name and file of each, sorted.
+
+    Raises:
+        RecordError: where the folder is missing.
+    """
+    if not Path(folder).is_dir():
+        raise RecordError(f"{folder} is not a folder; give the folder that holds the recordings.")
+    headers = set(Path(folder).rglob("*.hea"))
+    structs = {p for p in Path(folder).rglob("*.mat") if p.with_suffix(".hea") not in headers}
+    # Copies made by macOS leave files such as ._A0001.mat that are none.
+    shown = [path for path in headers | structs if not path.name.startswith(".")]
+    return sorted((path.stem, path) for path in shown)
+
+
+def _record_file(path: Path) -> Path:
+    """The header, or the struct, that a path with or without its ending means."""
+    if path.suffix == ".hea" and path.is_file():
+        return path
+    stem = path.with_suffix("") if path.suffix in (".mat", ".dat", ".hea") else path
+    header, struct = (stem.with_name(stem.name + ending) for ending in (".hea", ".mat"))
+    for file in (header, struct):
+        if file.is_file():
+            return file
+    if path.is_file():
+        raise RecordError(
+            f"{path} is no recording this program reads; give a WFDB record with its header"
+            f" ({header.name}) or a .mat file of CPSC 2018."
+        )
+    raise RecordError(f"{path} does not exist as a recording; look for {header} or {struct}.")
+
+
+@dataclass(frozen=True)
+class _Lead:
+    """A signal line of a WFDB header; see the manual page ``header(5)``."""
+
+    file: str
+    format: str
+    samples_per_frame: int
+    skew: int
+    byte_offset: int
+    gain: float
+    baseline: int
+    unit: str
+    initial: int
+    name: str
+
+
+@dataclass(frozen=True)
+class _Header:
+    """A WFDB header."""
+
+    fs: float
+    num_samples: int | None
+    leads: list[_Lead]
+    info: dict[str, str]
+
+
+_FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?")
+_GAIN = re.compile(r"([-+.\deE]+)(?:\((-?\d+)\))?(?:/(\S+))?")
+
+
+def _parse_header(path: Path) -> _Header:
+    # wfdb.rdheader refuses record names with an ending, drops the µ of "µV" (so that microvolts
+    # become volts) and takes 1e3 for 1; hence a parser of our own.
+    lines = [line.strip() for line in _header_text(path).splitlines()]
+    fields = [line.split() for line in lines if line and not line.startswith("#")]
+    comments = [line.lstrip("# \t") for line in lines if line.startswith("#")]
+    pairs = [comment.partition(":") for comment in comments]
+    info = {key.strip().casefold(): value.strip() for key, _, value in pairs}
+    try:
+        name, num_leads, rate, *rest = fields[0]
+        if "/" in name:
+            raise RecordError(f"{path} joins several segments; give the segments one by one.")
+        leads = [_parse_lead(line) for line in fields[1:]]
+        if len(leads) != int(num_leads):
+            raise ValueError(f"{len(leads)} signal lines, but {num_leads} are announced")
+        fs = float(re.split("[/(]", rate)[0])
+        return _Header(fs, int(rest[0]) if rest else None, leads, info)
+    except (IndexError, ValueError) as error:
+        raise RecordError(
+            f"{path} is not a WFDB header ({error}); mend it or leave this recording out."
+        ) from error
+
+
+def _header_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _HEADER_BYTES:
+            raise RecordError(f"{path} is too large for a header; leave this recording out.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read ({error.strerror}); check its rights.") from error
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _parse_lead(fields: list[str]) -> _Lead:
+    form = _FORMAT.fullmatch(fields[1])
+    gain = _GAIN.fullmatch(fields[2]) if len(fields) > 2 else None
+    if form is None or gain is None:
+        raise ValueError(f"no format and gain in {' '.join(fields)[:80]!r}")
+    zero = int(fields[4]) if len(fields) > 4 else 0
+    return _Lead(
+        file=fields[0],
+        format=form[1],
+        samples_per_frame=int(form[2] or 1),
+        skew=int(form[3] or 0),
+        byte_offset=int(form[4] or 0),
+        gain=float(gain[1]),
+        baseline=int(gain[2]) if gain[2] else zero,
+        unit=gain[3] or "mV",
+        initial=int(fields[5]) if len(fields) > 5 else 0,
+        name=" ".join(fields[8:]),
+    )
+
+
+def _read_wfdb(path: Path) -> Record:
+    header = _parse_header(path)
+    order = _lead_order([lead.name for lead in header.leads], path)
+    chosen = [header.leads[i] for i in order]
+    for lead in chosen:
+        _require_readable(lead, path)
+    if not _RATES[0] <= header.fs <= _RATES[1]:
+        raise RecordError(
+            f"{path} states a rate of {header.fs:g} Hz, which no ECG has (from {_RATES[0]:g} to"
+            f" {_RATES[1]:g}); mend the header or leave this recording out."
+        )
+    num_samples = _num_samples(header, chosen, path)
+    volts = _read_samples(header, chosen, num_samples, path)
+    scale = [_MILLIVOLTS[lead.unit.casefold()] for lead in chosen]
+    return Record(
+        id=path.stem,
+        signal=(volts * scale).astype(np.float32),
+        fs=header.fs,
+        age=_age(header.info.get("age", "")),
+        sex=_sex(header.info.get("sex", "")),
+        codes=_codes(header.info.get("dx", "")),
+        path=path,
+    )
+
+
+def _lead_order(names: list[str], path: Path) -> list[int]:
+    """Where each of the twelve leads stands among ``names``."""
+    found = [name.casefold() for name in names]
+    missing = [lead for lead in LEADS if found.count(lead.casefold()) != 1]
+    if missing:
+        raise RecordError(
+            f"{path} does not have the leads {', '.join(missing)} once each (it has"
+            f" {', '.join(names)[:200] or 'none'}); 12 leads are needed, so leave it out."
+        )
+    return [found.index(lead.casefold()) for lead in LEADS]
+
+
+def _require_readable(lead: _Lead, path: Path) -> None:
+    if lead.format not in (*_SAMPLE_BYTES, *_FLAC_FORMATS):
+        trouble = f"is stored in format {lead.format}, which is unknown"
+    elif lead.samples_per_frame != 1:
+        trouble = "has several samples a frame"
+    elif lead.gain <= 0 or not math.isfinite(lead.gain):
+        trouble = f"has a gain of {lead.gain:g}, so that it is not calibrated"
+    elif lead.unit.casefold() not in _MILLIVOLTS:
+        trouble = f"is in {lead.unit!r}, which is none of mV, uV, V"
+    # A header must not make us read what lies elsewhere.
+    elif Path(lead.file).name != lead.file or "\\" in lead.file or lead.file == "..":
+        trouble = f"is in {lead.file!r}, which is not a file beside the header"
+    else:
+        return
+    raise RecordError(
+        f"{path}: lead {lead.name} {trouble}; mend the header or leave this recording out."
+    )
+
+
+def _num_samples(header: _Header, chosen: list[_Lead], path: Path) -> int:
+    """The samples of each lead, after a look at whether the files can hold so many."""
+    num_samples = header.num_samples
+    for name in dict.fromkeys(lead.file for lead in chosen):
+        file, lead = path.with_name(name), next(x for x in chosen if x.file == name)
+        try:
+            size = file.stat().st_size
+            with open(file, "rb") as opened:
+                start = opened.read(6)
+        except OSError as error:
+            raise RecordError(
+                f"{file}, which {path.name} names, cannot be read ({error.strerror}); put it"
+                " beside the header or leave this recording out."
+            ) from error
+        if start == b"MATLAB":
+            raise RecordError(
+                f"{file} is a MATLAB struct and not the samples that {path.name} describes;"
+                " remove the header or bring its own file back."
+            )
+        if lead.format in _FLAC_FORMATS:
+            continue
+        frame = sum(x.samples_per_frame for x in header.leads if x.file == name)
+        present = int((size - lead.byte_offset) / (frame * _SAMPLE_BYTES[lead.format]) + 1e-9)
+        if num_samples is None:
+            num_samples = present
+        if present < num_samples:
+            raise RecordError(
+                f"{file} is cut short: it holds {max(present, 0)} samples of the {num_samples}"
+                " that its header states; fetch it again or leave this recording out."
+            )
+    return _require_duration(num_samples or 0, header.fs, path)
+
+
+def _require_duration(num_samples: int, fs: float, path: Path) -> int:
+    if not _SECONDS[0] <= num_samples / fs <= _SECONDS[1]:
+        raise RecordError(
+            f"{path} is {num_samples / fs:g} s long; recordings from {_SECONDS[0]:g} s to"
+            f" {_SECONDS[1] / 3600:g} h are read, so cut it or leave it out."
+        )
+    return num_samples
+
+
+def _read_samples(header: _Header, chosen: list[_Lead], num_samples: int, path: Path) -> np.ndarray:
+    """Decode the leads with wfdb, from a copy of the record under a header it understands.
+
+    Returns:
+        float64 ``(time, 12)`` in each lead's unit, NaN where the format's invalid value stands.
+    """
+    import wfdb
+
+    files = list(dict.fromkeys(lead.file for lead in chosen))
+    leads = [lead for lead in header.leads if lead.file in files]
+    lines = [f"record {len(leads)} {header.fs!r} {num_samples}"] + [
+        f"{files.index(x.file)}.dat {x.format}x{x.samples_per_frame}:{x.skew}+{x.byte_offset}"
+        f" {x.gain!r}({x.baseline})/mV 0 0 {x.initial} 0 0 lead"
+        for x in leads
+    ]
+    with tempfile.TemporaryDirectory(prefix="ecg-keras-") as folder:
+        Path(folder, "record.hea").write_text("\n".join(lines) + "\n")
+        for number, name in enumerate(files):
+            shutil.copyfile(path.with_name(name), Path(folder, f"{number}.dat"))
+        try:
+            read = wfdb.rdrecord(f"{folder}/record", channels=[leads.index(x) for x in chosen])
+        except Exception as error:  # whatever wfdb trips over, this file is not readable
+            raise RecordError(
+                f"{path} cannot be read ({error}); fetch it again or leave this recording out."
+            ) from error
+    signal: np.ndarray = read.p_signal
+    return signal
+
+
+def _read_cpsc_struct(path: Path) -> Record:
+    """Read a file of CPSC 2018 as first published: a struct ECG with sex, age and data."""
+    from scipy.io import loadmat
+
+    try:
+        with open(path, "rb") as file:
+            start = file.read(10)
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read ({error.strerror}); check its rights.") from error
+    if start != b"MATLAB 5.0":
+        raise RecordError(
+            f"{path} has no header beside it and is not a MATLAB 5 file of CPSC 2018; put its"
+            f" {path.stem}.hea beside it or leave this recording out."
+        )
+    try:
+        struct: Any = loadmat(path, variable_names=["ECG"])["ECG"]
+        fields = {name: struct[name].item() for name in ("sex", "age", "data")}
+        data = np.asarray(fields["data"], np.float32)
+    except Exception as error:  # whatever SciPy trips over, this file is not readable
+        raise RecordError(
+            f"{path} is cut short or holds no struct ECG with sex, age and data ({error}); fetch"
+            " it again or leave this recording out."
+        ) from error
+    if data.ndim != 2 or data.shape[0] != len(LEADS):
+        raise RecordError(
+            f"{path} holds data of shape {data.shape} and not (12, time); leave this recording out."
+        )
+    _require_duration(data.shape[1], CPSC_RATE, path)
+    return Record(
+        id=path.stem,
+        signal=np.ascontiguousarray(data.T),
+        fs=CPSC_RATE,
+        age=_age(_text(fields["age"])),
+        sex=_sex(_text(fields["sex"])),
+        codes=(),
+        path=path,
+    )
+
+
+def _require_ecg(record: Record) -> None:
+    valid = np.where(np.isfinite(record.signal), record.signal, np.nan)
+    counts = np.isfinite(valid).sum(axis=0)
+    if not counts.any():
+        raise RecordError(f"{record.path} holds invalid samples only; leave this recording out.")
+    spread = float(np.median([np.nanstd(lead) for lead in valid.T[counts > 0]]))
+    if not _SPREADS[0] <= spread <= _SPREADS[1]:
+        raise RecordError(
+            f"{record.path} holds no ECG in the unit it states: its leads vary by {spread:.3g} mV"
+            " (standard deviation); mend the unit or gain, or leave this recording out."
+        )
+
+
+def _text(value: Any) -> str:
+    values = np.asarray(value).ravel()
+    return str(values[0]) if len(values) else ""
+
+
+def _age(text: str) -> float:
+    number = re.search(r"\d+(\.\d+)?", text)
+    age = float(number[0]) if number else math.nan
+    return age if age <= 120 else math.nan
+
+
+def _sex(text: str) -> str:
+    return {"m": "male", "male": "male", "f": "female", "female": "female"}.get(
+        text.strip().casefold(), ""
+    )
+
+
+def _codes(text: str) -> tuple[str, ...]:
+    codes = (code.strip() for code in text.split(","))
+    return tuple(code for code in codes if code and code.casefold() != "unknown")
