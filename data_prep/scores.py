@@ -486,14 +486,17 @@ def _class_auc(labels: np.ndarray, probabilities: np.ndarray, counts: np.ndarray
         values, positive = probabilities[order, c], labels[order, c] > 0
         if positive.all() or not positive.any():
             continue
-        starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+        # Records of one probability form a group and share the middle of its ranks, so that a
+        # positive beats every negative below it and half of those level with it.
+        starts = np.concatenate([[True], values[1:] != values[:-1]])
         drawn = by_record[order]
-        positives = np.add.reduceat(drawn * positive[:, None], starts)
-        negatives = np.add.reduceat(drawn * ~positive[:, None], starts)
-        # A positive beats every negative of a lower score, and half of those of the same.
-        beaten = negatives.cumsum(axis=0) - negatives / 2
-        pairs = positives.sum(axis=0) * negatives.sum(axis=0)
-        areas[:, c] = _ratio((positives * beaten).sum(axis=0), pairs, undefined=np.nan)
+        weights = np.add.reduceat(drawn, np.flatnonzero(starts))
+        ranks = weights.cumsum(axis=0) - weights / 2
+        drawn_positives = drawn[positive]
+        num_positives = drawn_positives.sum(axis=0)
+        beaten = np.einsum("pr,pr->r", drawn_positives, ranks[(starts.cumsum() - 1)[positive]])
+        pairs = num_positives * (counts.sum(axis=1) - num_positives)
+        areas[:, c] = _ratio(beaten - num_positives**2 / 2, pairs, undefined=np.nan)
     return areas
 
 

@@ -1,0 +1,322 @@
+"""Figures of what a network got right: each function returns a matplotlib ``Figure``.
+
+Nothing here touches pyplot, so drawing leaves no state behind and needs no screen.  Colours are
+those of Okabe and Ito, which people with any kind of colour vision can tell apart.
+"""
+
+import csv
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from data_prep.errors import PredictionsError
+from data_prep.scores import class_auc, class_average_precision
+
+# Up to this many classes each has a panel of its own; beyond it, only their mean is drawn.
+MOST_PANELS = 12
+
+_BLUE, _ORANGE, _GREEN, _RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+_PURPLE, _SKY, _GREY, _INK = "#CC79A7", "#56B4E9", "#B8BCC4", "#22262E"
+_RUN_COLOURS = (_BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _SKY, _INK)
+_STYLE: dict[Any, Any] = {
+    "font.size": 11.0,
+    "font.family": "DejaVu Sans",
+    "axes.edgecolor": _GREY,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11.0,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.labelsize": 10.0,
+    "ytick.labelsize": 10.0,
+    "legend.frameon": False,
+    "legend.fontsize": 10.0,
+}
+
+# The scores a history may hold, and what they are called.
+_HISTORY_SCORES = {"val_macro_f1": "macro-F1", "val_macro_auc": "macro-AUC"}
+
+
+def plot_confusion_matrix(matrix: np.ndarray, class_names: tuple[str, ...]) -> Figure:
+    """Draw a confusion matrix: colour is the share of the row, numbers are records.
+
+    Args:
+        matrix: ``(C, C)`` numbers of records, rows the truth, columns the answer.
+        class_names: the C classes.
+    """
+    classes = len(class_names)
+    support = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix, support, out=np.zeros(matrix.shape), where=support > 0)
+    with rc_context(_STYLE):
+        side = float(np.clip(0.62 * classes + 1.6, 4.5, 12))
+        figure = _figure(side, side)
+        axes = figure.add_subplot()
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        size = min(11.0, 40 * side / classes)
+        axes.set_xticks(range(classes), class_names, rotation=45, ha="right", fontsize=size)
+        axes.set_yticks(range(classes), class_names, fontsize=size)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_xticks(np.arange(classes + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(classes + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="white", linewidth=1.5 if classes <= MOST_PANELS else 0.5)
+        axes.tick_params(which="minor", length=0)
+        axes.set_xlabel("answer")
+        axes.set_ylabel("truth")
+        if classes <= MOST_PANELS:
+            for row, column in zip(*np.nonzero(matrix), strict=True):
+                dark = shares[row, column] > 0.55
+                axes.text(
+                    column,
+                    row,
+                    f"{matrix[row, column]}",
+                    ha="center",
+                    va="center",
+                    color="white" if dark else _INK,
+                )
+        colours = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02)
+        colours.outline.set_visible(False)
+        colours.set_label("share of the row's records")
+    return figure
+
+
+def plot_roc(labels: np.ndarray, probabilities: np.ndarray, class_names: tuple[str, ...]) -> Figure:
+    """Draw the ROC curve of each class, or with many classes their mean and spread.
+
+    Args:
+        labels: ``(N, C)`` of 0 and 1.
+        probabilities: ``(N, C)``.
+        class_names: the C classes.
+    """
+
+    def curve(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        false_positive_rate, true_positive_rate, _ = roc_curve(truth, scores)
+        return false_positive_rate, true_positive_rate
+
+    def chance(axes: Axes, _prevalence: float) -> None:
+        axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1.2)
+
+    return _plot_curves(
+        labels,
+        probabilities,
+        class_names,
+        curve=curve,
+        chance=chance,
+        areas=class_auc(labels, probabilities),
+        area_name="AUC",
+        x_name="1 − specificity",
+        y_name="sensitivity",
+        drawstyle="default",
+    )
+
+
+def plot_precision_recall(
+    labels: np.ndarray, probabilities: np.ndarray, class_names: tuple[str, ...]
+) -> Figure:
+    """Draw the precision-recall curve of each class, or with many their mean and spread.
+
+    Args:
+        labels: ``(N, C)`` of 0 and 1.
+        probabilities: ``(N, C)``.
+        class_names: the C classes.
+    """
+
+    def curve(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        precision, recall, _ = precision_recall_curve(truth, scores)
+        return recall[::-1], precision[::-1]
+
+    def chance(axes: Axes, prevalence: float) -> None:
+        axes.axhline(prevalence, color=_GREY, linestyle=":", linewidth=1.2)
+
+    both = (np.sum(labels, axis=0) > 0) & (np.sum(labels, axis=0) < len(labels))
+    return _plot_curves(
+        labels,
+        probabilities,
+        class_names,
+        curve=curve,
+        chance=chance,
+        areas=np.where(both, class_average_precision(labels, probabilities), np.nan),
+        area_name="AP",
+        x_name="recall",
+        y_name="precision",
+        # Between two points of this curve precision is that of the point to the right.
+        drawstyle="steps-pre",
+    )
+
+
+def read_history(path: Path) -> dict[str, np.ndarray]:
+    """Read the ``history.csv`` of a training run: one row an epoch.
+
+    Args:
+        path: a CSV file with the columns ``epoch`` (from 0), ``loss``, ``val_loss`` and,
+            where they were computed, ``val_macro_f1`` and ``val_macro_auc``.
+
+    Returns:
+        Arrays ``(epochs,)`` float64 by column name, NaN where a cell is empty.
+
+    Raises:
+        PredictionsError: if the file is absent, empty, or holds something else.
+    """
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        if not rows or not {"epoch", "loss", "val_loss"} <= rows[0].keys():
+            raise ValueError
+        return {
+            name: np.array([float(row[name] or "nan") for row in rows])
+            for name in rows[0]
+            if name in ("epoch", "loss", "val_loss", *_HISTORY_SCORES)
+        }
+    except OSError:
+        raise PredictionsError(
+            f"{path} cannot be read; give the history.csv of a training run."
+        ) from None
+    # An empty, binary or cut file shows itself in any of these.
+    except (ValueError, TypeError, csv.Error):
+        raise PredictionsError(
+            f"{path} is no history of a training run (it needs the columns epoch, loss and"
+            " val_loss, and at least one row of numbers); give its history.csv."
+        ) from None
+
+
+def plot_learning_curves(histories: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Draw loss and validation scores by epoch, the best epoch of each score marked.
+
+    Args:
+        histories: what :func:`read_history` gave, by the name of the run.  Few runs each have
+            a colour of their own; of many only the bundle is shown.
+    """
+    scores = [name for name in _HISTORY_SCORES if any(name in h for h in histories.values())]
+    panels = 1 + len(scores)
+    with rc_context(_STYLE):
+        figure = _figure(3.6 * panels, 3.9)
+        loss, *others = figure.subplots(1, panels, squeeze=False)[0]
+        for axes in (loss, *others):
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+            axes.grid(axis="y", color=_GREY, alpha=0.4, linewidth=0.8)
+        loss.set_title("loss (dashed: training)")
+        for axes, score in zip(others, scores, strict=True):
+            axes.set_title(f"validation {_HISTORY_SCORES[score]}")
+
+        named = len(histories) <= len(_RUN_COLOURS)
+        lines = []
+        for run, history in enumerate(histories.values()):
+            colour, alpha = (_RUN_COLOURS[run], 1.0) if named else (_BLUE, 0.5)
+            epoch = history["epoch"] + 1
+            # A run of one epoch is a point, not a line.
+            marker = "." if len(epoch) == 1 else ""
+            draw = {"color": colour, "alpha": alpha, "marker": marker, "linewidth": 1.6}
+            loss.plot(epoch, history["loss"], linestyle="--", **draw)
+            lines += loss.plot(epoch, history["val_loss"], **draw)
+            for axes, score in zip(others, scores, strict=True):
+                values = history.get(score)
+                if values is None or not np.isfinite(values).any():
+                    continue
+                best = int(np.nanargmax(values))
+                axes.plot(epoch, values, **draw)
+                axes.plot(epoch[best], values[best], "o", color=colour, alpha=alpha)
+        names = list(histories) if named else [f"each of {len(histories)} runs"]
+        figure.legend(
+            lines[: len(names)], names, loc="outside lower center", ncols=min(4, len(names))
+        )
+    return figure
+
+
+def _plot_curves(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: tuple[str, ...],
+    *,
+    curve: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    chance: Callable[[Axes, float], None],
+    areas: np.ndarray,
+    area_name: str,
+    x_name: str,
+    y_name: str,
+    drawstyle: str,
+) -> Figure:
+    """Draw one kind of curve in panels by class, or its mean over many classes."""
+    labels = np.asarray(labels)
+    drawable = [c for c, area in enumerate(areas) if np.isfinite(area)]
+    curves = {c: curve(labels[:, c], probabilities[:, c]) for c in drawable}
+    panels = len(class_names) if len(class_names) <= MOST_PANELS else 1
+    columns = 1 if panels == 1 else 2 if panels in (2, 4) else 3
+    rows = math.ceil(panels / columns)
+    with rc_context(_STYLE):
+        width, height = (5.0, 5.0) if panels == 1 else (7.2, 7.2 / columns * rows + 0.5)
+        figure = _figure(width, height)
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+        for axes in grid:
+            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+            axes.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+            axes.set_xticklabels(["0", "0.5", "1"])
+            axes.set_yticklabels(["0", "0.5", "1"])
+        for axes in grid[panels:]:
+            axes.set_axis_off()
+            # The panel above the empty one has to carry the numbers of the axis.
+            grid[list(grid).index(axes) - columns].tick_params(labelbottom=True)
+
+        if len(class_names) <= MOST_PANELS:
+            for c, axes in enumerate(grid[:panels]):
+                for x, y in curves.values():
+                    axes.plot(x, y, color=_GREY, alpha=0.55, linewidth=0.7, drawstyle=drawstyle)
+                if c in curves:
+                    chance(axes, float(labels[:, c].mean()))
+                    axes.plot(*curves[c], color=_BLUE, linewidth=2.2, drawstyle=drawstyle)
+                    axes.set_title(f"{class_names[c]}  {area_name} {areas[c]:.3f}")
+                else:
+                    axes.set_title(class_names[c])
+                    note = "on no record" if not labels[:, c].any() else "on every record"
+                    axes.text(0.5, 0.5, note, ha="center", va="center", color=_INK)
+        elif curves:
+            axes = grid[0]
+            steps = np.linspace(0, 1, 201)
+            onto_steps = _interpolate if drawstyle == "default" else _step
+            values = np.array([onto_steps(steps, x, y) for x, y in curves.values()])
+            chance(axes, float(labels[:, drawable].mean()))
+            low, high = np.percentile(values, [10, 90], axis=0)
+            axes.fill_between(
+                steps, low, high, color=_SKY, alpha=0.3, linewidth=0, label="middle 80 % of classes"
+            )
+            axes.plot(
+                steps,
+                values.mean(axis=0),
+                color=_BLUE,
+                linewidth=2.2,
+                label=f"mean, {area_name} {areas[drawable].mean():.3f}",
+            )
+            axes.set_title(f"{len(curves)} of {len(class_names)} classes")
+            axes.legend(loc="lower right" if drawstyle == "default" else "best")
+        figure.supxlabel(x_name, fontsize=11, color=_INK)
+        figure.supylabel(y_name, fontsize=11, color=_INK)
+    return figure
+
+
+def _interpolate(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Read a curve of rising ``x`` at ``at``; of several ``y`` at one ``x`` the last counts."""
+    last = np.concatenate([x[1:] != x[:-1], [True]])
+    return np.interp(at, x[last], y[last])
+
+
+def _step(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Read a staircase at ``at``: the ``y`` of the first point whose ``x`` is not below."""
+    return y[np.minimum(np.searchsorted(x, at, side="left"), len(x) - 1)]
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
