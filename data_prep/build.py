@@ -1,0 +1,361 @@
+"""Command: from folders of records as downloaded to one store."""
+
+import csv
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from data_prep.commands import run_command
+from data_prep.errors import LabelError, OptionError, RecordError, StoreError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from data_prep.store import StoreWriter
+
+CPSC_TASK = "cpsc2018"
+_BLOCK = 64
+_RATES = {"cpsc2018": 250.0, "ptb-xl": 100.0}
+
+
+def main(
+    *,
+    source: tuple[Path, ...],
+    out: Path,
+    dataset: Literal["auto", "cpsc2018", "ptb-xl"] = "auto",
+    rate: float | None = None,
+    reference: Path | None = None,
+    leave_out: Path | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    strict: bool = False,
+) -> None:
+    """Build a store of labelled records from folders as downloaded.
+
+    Records that cannot be used are left out and listed with their reasons in rejected.csv beside
+    the store.  Nothing is left under the store's name unless all went well.
+
+    Args:
+        source: folders of records: of CPSC 2018 (WFDB or the original .mat files, with
+            REFERENCE.csv; without that file the headers' diagnoses count) or of PTB-XL as
+            published.
+        out: the store to write, such as cpsc.h5.
+        dataset: what the folders hold; auto is ptb-xl where there is a ptbxl_database.csv and
+            cpsc2018 elsewhere.
+        rate: sampling rate of the store in Hz; by default 250 for cpsc2018 and 100 for ptb-xl.
+        reference: a CSV with the columns Recording, First_label, Second_label, Third_label, for
+            cpsc2018; by default the REFERENCE.csv files in the source folders.
+        leave_out: a CSV with a column Recording, such as a test set: these stay out of the store;
+            by default none do.
+        seed: of the ten stratified folds of cpsc2018 (ptb-xl has its published ones).
+        workers: processes that read records; by default one a core.
+        strict: stop at the first record that cannot be used instead of leaving it out.
+
+    Raises:
+        ECGError: where the options, the tables or, with strict, a record cannot be used, or no
+            record can.
+        OSError: with ``errno.ENOSPC`` where the disk is full.
+    """
+    from data_prep.labels import CPSC_CLASSES
+    from data_prep.splits import stratified_folds
+    from data_prep.store import StoreWriter
+
+    kind = _dataset(source, dataset)
+    fs = _RATES[kind] if rate is None else rate
+    if not 10 <= fs <= 10_000:
+        raise OptionError(f"a rate of {fs:g} Hz makes no sense for an ECG; give 10 to 10000.")
+    if workers is not None and workers < 1:
+        raise OptionError(f"{workers} workers cannot work; give at least 1.")
+    if kind == "ptb-xl":
+        if reference is not None:
+            raise OptionError("PTB-XL has its labels in its own tables; drop --reference.")
+        entries, class_names = _ptbxl_entries(source, fs)
+    else:
+        entries = _cpsc_entries(source, reference)
+        class_names = {CPSC_TASK: CPSC_CLASSES}
+    entries = _without(entries, leave_out)
+    provenance = {
+        "package": f"ecg-keras {_version()}",
+        "source": [folder.resolve().name for folder in source],
+        "options": {
+            "rate": fs,
+            "reference": reference.name if reference else None,
+            "leave_out": leave_out.name if leave_out else None,
+            "seed": seed,
+        },
+    }
+    rejected: list[tuple[_Entry, str]] = []
+    with StoreWriter(
+        out, dataset=kind, fs=fs, class_names=class_names, provenance=provenance
+    ) as writer:
+        for entry, refusal in _fill(writer, entries, fs, workers):
+            if strict:
+                raise refusal
+            rejected.append((entry, str(refusal)))
+        _write_rejected(out.with_name("rejected.csv"), rejected)
+        if not len(writer):
+            raise StoreError(
+                f"none of the {len(entries)} records is usable, so that {out} was not made; see"
+                f" the reasons in {out.with_name('rejected.csv')}."
+            )
+        if kind == "cpsc2018":
+            writer.set_folds(stratified_folds(writer.labels(CPSC_TASK), seed=seed))
+        num_records = len(writer)
+    print(f"{out}: {num_records} records at {fs:g} Hz.")
+    if rejected:
+        print(
+            f"{len(rejected)} of {len(entries)} records could not be used; their reasons are in"
+            f" {out.with_name('rejected.csv')}."
+        )
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A record that is to go into the store.
+
+    ``labels`` is None where only the record's header knows them.
+    """
+
+    id: str
+    path: Path
+    labels: Mapping[str, tuple[int, ...]] | None
+    fold: int = 0
+    patient: str = ""
+    age: float = math.nan
+    sex: str = ""
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What a worker hands back: a signal at the store's rate, or why there is none."""
+
+    refusal: str = ""
+    signal: "np.ndarray | None" = None
+    age: float = math.nan
+    sex: str = ""
+    codes: tuple[str, ...] = field(default=())
+
+
+def _dataset(source: tuple[Path, ...], dataset: str) -> Literal["cpsc2018", "ptb-xl"]:
+    for folder in source:
+        if not folder.is_dir():
+            raise OptionError(f"{folder} is not a folder; give the folders of the records.")
+    if not source:
+        raise OptionError("no source is given; give the folders of the records.")
+    if dataset == "cpsc2018":
+        return "cpsc2018"
+    has_tables = [(folder / "ptbxl_database.csv").is_file() for folder in source]
+    if dataset == "ptb-xl" or all(has_tables):
+        return "ptb-xl"
+    if any(has_tables):
+        raise OptionError(
+            f"{source[has_tables.index(True)]} is PTB-XL and"
+            f" {source[has_tables.index(False)]} is not; build one store for each."
+        )
+    return "cpsc2018"
+
+
+def _cpsc_entries(source: tuple[Path, ...], reference: Path | None) -> list[_Entry]:
+    """All recordings of the folders, sorted by name, then by folder."""
+    from data_prep.labels import read_reference
+    from data_prep.records import list_records
+
+    entries = []
+    for folder in source:
+        files = [reference] if reference else sorted(folder.rglob("REFERENCE.csv"))
+        labels: dict[str, tuple[int, ...]] = {}
+        for file in files:
+            for name, of in read_reference(file).items():
+                if labels.setdefault(name, of) != of:
+                    raise LabelError(
+                        f"{file} gives {name} other labels than another REFERENCE.csv in {folder}"
+                        " does; keep the right file."
+                    )
+        if not files:
+            print(
+                f"{folder} has no REFERENCE.csv: labels are taken from the headers, and the first"
+                " label of a record with several is unknown.",
+                file=sys.stderr,
+            )
+        entries += [
+            _Entry(name, path, {CPSC_TASK: labels.get(name, ())} if files else None)
+            for name, path in list_records(folder)
+        ]
+    if not entries:
+        raise RecordError(f"no recordings in {', '.join(map(str, source))}; give their folders.")
+    return sorted(entries, key=lambda entry: entry.id)
+
+
+def _ptbxl_entries(
+    source: tuple[Path, ...], fs: float
+) -> tuple[list[_Entry], dict[str, tuple[str, ...]]]:
+    """All records of the tables, sorted by name, then by folder; and the classes of each task."""
+    from data_prep.labels import read_ptbxl_tables
+
+    entries = []
+    class_names: dict[str, tuple[str, ...]] = {}
+    for folder in source:
+        tables = read_ptbxl_tables(folder)
+        if class_names and class_names != tables.class_names:
+            raise LabelError(
+                f"{folder / 'scp_statements.csv'} differs from that of {source[0]}; use folders"
+                " of one release."
+            )
+        class_names = tables.class_names
+        at_100_hz = fs == 100 and (folder / "records100").is_dir()
+        if not at_100_hz and not (folder / "records500").is_dir():
+            raise RecordError(
+                f"{folder} has no records500, of which a store at {fs:g} Hz is made; download it"
+                " or build at 100 Hz with records100."
+            )
+        for record in tables.records:
+            path = Path(record.filename_lr if at_100_hz else record.filename_hr)
+            if path.is_absolute() or ".." in path.parts or not path.name:
+                raise LabelError(
+                    f"{folder / 'ptbxl_database.csv'} names the file {str(path)!r}, which is not"
+                    " below its folder; use the file as published."
+                )
+            if not 1 <= record.fold <= 10:
+                raise LabelError(
+                    f"{folder / 'ptbxl_database.csv'} puts {path} into fold {record.fold}; folds"
+                    " are 1 to 10, so use the file as published."
+                )
+            labels = {task: tables.labels(task, record.statements) for task in class_names}
+            entries.append(
+                _Entry(
+                    id=path.name,
+                    path=folder / path,
+                    labels=labels,
+                    fold=record.fold,
+                    patient=record.patient,
+                    age=record.age,
+                    sex=record.sex,
+                )
+            )
+    return sorted(entries, key=lambda entry: entry.id), class_names
+
+
+def _without(entries: list[_Entry], leave_out: Path | None) -> list[_Entry]:
+    """The entries but for those of a table."""
+    from data_prep.labels import read_recordings
+
+    if leave_out is None:
+        return entries
+    names = set(read_recordings(leave_out))
+    kept = [entry for entry in entries if entry.id not in names]
+    if len(kept) == len(entries):
+        raise LabelError(
+            f"{leave_out} names none of the records found, such as {entries[0].id}; give them the"
+            " same names there, or drop --leave-out."
+        )
+    print(f"{len(entries) - len(kept)} records stay out because {leave_out} names them.")
+    return kept
+
+
+def _fill(
+    writer: "StoreWriter", entries: list[_Entry], fs: float, workers: int | None
+) -> Iterator[tuple[_Entry, RecordError | LabelError]]:
+    """Append all usable records to the store, and yield the others with the reason."""
+    from data_prep.labels import cpsc_codes_to_labels
+
+    taken: dict[str, Path] = {}
+    for entry, loaded in _loaded(entries, fs, workers):
+        if entry.id in taken:
+            yield (
+                entry,
+                RecordError(
+                    f"{entry.path} has the name of {taken[entry.id]}, which is in the store;"
+                    " give each recording once."
+                ),
+            )
+            continue
+        if loaded.signal is None:
+            yield entry, RecordError(loaded.refusal)
+            continue
+        labels = entry.labels or {CPSC_TASK: cpsc_codes_to_labels(loaded.codes)}
+        if not any(labels.values()):
+            known = f"its diagnoses are {', '.join(loaded.codes) or 'not given'}"
+            where = known if entry.labels is None else "the table of labels gives it none"
+            yield (
+                entry,
+                LabelError(f"{entry.path} has no label of a known class: {where}; add one."),
+            )
+            continue
+        classes = labels.get(CPSC_TASK, ())
+        in_order = entry.labels is not None or len(classes) == 1
+        writer.append(
+            entry.id,
+            loaded.signal,
+            labels=labels,
+            first_label=classes[0] if classes and in_order else -1,
+            fold=entry.fold,
+            patient=entry.patient,
+            age=loaded.age if math.isnan(entry.age) else entry.age,
+            sex=entry.sex or loaded.sex,
+        )
+        taken[entry.id] = entry.path
+
+
+def _loaded(
+    entries: list[_Entry], fs: float, workers: int | None
+) -> Iterator[tuple[_Entry, _Loaded]]:
+    """Read the records over several processes and give them back in order."""
+    from joblib import Parallel, cpu_count, delayed
+    from tqdm import tqdm
+
+    processes = min(workers or cpu_count(), len(entries))
+    with (
+        Parallel(n_jobs=processes, return_as="generator") as parallel,
+        tqdm(total=len(entries), unit="record", desc="reading") as progress,
+    ):
+        # joblib reads on while we write; blocks bound how far it can run ahead.
+        for start in range(0, len(entries), _BLOCK * processes):
+            block = entries[start : start + _BLOCK * processes]
+            results = parallel(delayed(_load)(entry.path, fs) for entry in block)
+            for entry, loaded in zip(block, results, strict=True):
+                yield entry, loaded
+                progress.update()
+
+
+def _load(path: Path, fs: float) -> _Loaded:
+    from data_prep.records import read_record
+    from data_prep.signals import fill_invalid, resample
+
+    try:
+        record = read_record(path)
+    except RecordError as error:
+        return _Loaded(refusal=str(error))
+    try:
+        signal = resample(fill_invalid(record.signal), fs=record.fs, target_fs=fs)
+    except RecordError as error:
+        return _Loaded(refusal=f"{path}: {error}")
+    return _Loaded(signal=signal, age=record.age, sex=record.sex, codes=record.codes)
+
+
+def _write_rejected(path: Path, rejected: list[tuple[_Entry, str]]) -> None:
+    from data_prep.files import written_whole
+
+    with written_whole(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["record", "file", "reason"])
+        rows.writerows([entry.id, entry.path, reason] for entry, reason in rejected)
+
+
+def _version() -> str:
+    try:
+        return version("ecg-keras")
+    except PackageNotFoundError:
+        return "from a checkout"
+
+
+def command() -> None:
+    """Run as ``ecg-build``."""
+    run_command(main)
+
+
+if __name__ == "__main__":
+    command()
