@@ -1,0 +1,998 @@
+"""The report on predictions: scored, then written as JSON, CSV, Markdown and one HTML page.
+
+The Markdown and the page are two renderings of the same blocks, so that they say the same.
+"""
+
+import base64
+import csv
+import html
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from string import Template
+
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from data_prep import plots, scores
+from data_prep.errors import PredictionsError
+from data_prep.files import written_whole
+from data_prep.labels import CPSC_CLASSES
+from data_prep.predictions import Predictions
+
+# What each overall score is called and what it is, in the order of the report.
+SCORES = {
+    "macro_f1_first_label": (
+        "Macro-F1 over classes, one answer a record",
+        "F1 of each class, averaged over all classes with equal weight; the answer is the class"
+        " of the largest probability, the truth the record's first label. MLBF-Net's macro-F1.",
+    ),
+    "macro_f1_any_label": (
+        "Macro-F1 over classes, one answer against all labels",
+        "F1 of each class, averaged over all classes with equal weight; the answer is the class"
+        " of the largest probability, the truth all labels of the record, because it is not"
+        " known which stands first. One answer cannot find several labels.",
+    ),
+    "macro_f1_thresholds": (
+        "Macro-F1 over classes, at the model's thresholds",
+        "F1 of each class, averaged over all classes with equal weight; a class is answered from"
+        " its own threshold on, which was fitted on validation records and stored with the"
+        " model. If the records scored here are those validation records, it flatters.",
+    ),
+    "macro_f1_half": (
+        "Macro-F1 over classes, at 0.5",
+        "The same with 0.5 as the threshold of every class.",
+    ),
+    "cpsc_score": (
+        "CPSC 2018 challenge score",
+        "Mean of nine F1 by the challenge's rule: the class of the largest probability is right"
+        " if it is any of the record's labels, and else counts as a confusion with the first.",
+    ),
+    "cpsc_AF": (
+        "CPSC 2018, AF",
+        "The challenge's Faf: its F1 of AF.",
+    ),
+    "cpsc_Block": (
+        "CPSC 2018, block",
+        "The challenge's Fblock: its F1 over I-AVB, LBBB and RBBB taken together.",
+    ),
+    "cpsc_Premature contraction": (
+        "CPSC 2018, premature contraction",
+        "The challenge's Fpc: its F1 over PAC and PVC taken together.",
+    ),
+    "cpsc_ST-segment change": (
+        "CPSC 2018, ST-segment change",
+        "The challenge's Fst: its F1 over STD and STE taken together.",
+    ),
+    "macro_auc": (
+        "Macro-AUC over classes",
+        "Area under the ROC curve of each class, averaged with equal weight over the classes"
+        " that some records have and some have not. MRM-Net's AUC.",
+    ),
+    "record_f1": (
+        "Mean per-record F1, at 0.5",
+        "F1 of each record over its classes, averaged over records; a class is answered from 0.5"
+        " on. MRM-Net's F1; it is not the macro-F1 over classes.",
+    ),
+    "label_accuracy": (
+        "Label accuracy, at 0.5",
+        "Share of all record-and-class cells answered rightly; a class is answered from 0.5 on."
+        " MRM-Net's accuracy; high wherever labels are rare.",
+    ),
+}
+
+_Scores = dict[str, np.ndarray]
+
+_CLASS_COLUMNS = (
+    ("Support", "records that have the class as the truth of precision, recall and F1."),
+    ("AP", "average precision, the area under the precision-recall curve as a staircase."),
+)
+
+
+# --- Scoring ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Predictions and all their scores.
+
+    Attributes:
+        name: what the report calls them.
+        path: the file they came from.
+        labels_from: where the labels came from.
+        predictions: those of the records that have a label.
+        first_labels: ``(N,)`` 0-based; None if not all are known.
+        left_out: number of records that were predicted but have no label.
+        values: each score that the labels allow, by its name in :data:`SCORES`.
+        intervals: its 95 % interval, ``(2,)``; and ``class_f1`` and ``class_auc``, ``(C, 2)``.
+        classes: precision, recall, F1 and support of each class.
+        class_auc: ``(C,)``, NaN where it does not exist.
+        average_precision: ``(C,)``, NaN where it does not exist.
+    """
+
+    name: str
+    path: Path
+    labels_from: str
+    predictions: Predictions
+    first_labels: np.ndarray | None
+    left_out: int
+    values: dict[str, float]
+    intervals: dict[str, np.ndarray]
+    classes: scores.ClassScores
+    class_auc: np.ndarray
+    average_precision: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray:
+        """``(N, C)`` uint8 of 0 and 1."""
+        assert self.predictions.labels is not None
+        return self.predictions.labels
+
+    def scores_of(self, counts: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Compute :func:`scores.all_scores` of these predictions over ``counts``."""
+        return _scores_of(self.predictions, self.first_labels, counts)
+
+
+def score_predictions(
+    predictions: Predictions,
+    *,
+    path: Path,
+    name: str,
+    labels_from: str,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Result:
+    """Score predictions against the labels they carry.
+
+    Records without any label of the task are left out, as PTB-XL's protocol has it.
+
+    Args:
+        predictions: with labels.
+        path: the file they came from.
+        name: what the report is to call them.
+        labels_from: where the labels came from.
+        resamples: how often records are resampled for the intervals.
+        seed: of the resampling.
+
+    Raises:
+        PredictionsError: if no record has a label.
+    """
+    assert predictions.labels is not None
+    labelled = np.asarray(predictions.labels.any(axis=1))
+    if not labelled.any():
+        raise PredictionsError(
+            f"none of the {len(labelled)} records in {path} has a label of the task"
+            f" {predictions.task}; give their labels with --reference or --store."
+        )
+    kept = _rows(predictions, np.flatnonzero(labelled))
+    assert kept.labels is not None
+    first_labels = scores.known_first_labels(kept.labels, kept.first_labels)
+
+    called = kept.probabilities >= kept.thresholds
+    truth = kept.labels
+    if kept.single_label:
+        called = scores.one_hot(kept.answers, len(kept.class_names))
+        if first_labels is not None:
+            truth = scores.one_hot(first_labels, len(kept.class_names))
+
+    values = _scores_of(kept, first_labels)
+    with _progress(f"resampling {name}", resamples) as step:
+        intervals = scores.bootstrap_intervals(
+            lambda counts: step(_scores_of(kept, first_labels, counts), len(counts)),
+            num_records=len(kept.ids),
+            resamples=resamples,
+            seed=seed,
+        )
+    return Result(
+        name=name,
+        path=path,
+        labels_from=labels_from,
+        predictions=kept,
+        first_labels=first_labels,
+        left_out=int((~labelled).sum()),
+        values={key: float(values[key][0]) for key in SCORES if key in values},
+        intervals=intervals,
+        classes=scores.per_class(truth, called),
+        class_auc=values["class_auc"][0],
+        average_precision=scores.class_average_precision(kept.labels, kept.probabilities),
+    )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score and its interval, NaN where it does not exist; signed if it is a difference."""
+
+    value: float
+    low: float = float("nan")
+    high: float = float("nan")
+    signed: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """Two results on the same records, ``other - base`` by score."""
+
+    base: Result
+    other: Result
+    values: dict[str, Estimate]
+
+
+def compare(base: Result, other: Result, *, resamples: int, seed: int) -> Difference | None:
+    """Compare two results by a paired bootstrap.
+
+    Args:
+        base: what is subtracted.
+        other: from which it is subtracted.
+        resamples: how often records are resampled.
+        seed: of the resampling.
+
+    Returns:
+        The differences of the scores that both have; None unless both are on the same records,
+        classes and labels.
+    """
+    order = np.argsort(base.predictions.ids), np.argsort(other.predictions.ids)
+    first, second = (
+        replace(result, predictions=_rows(result.predictions, rows), first_labels=None)
+        for result, rows in zip((base, other), order, strict=True)
+    )
+    if (
+        first.predictions.class_names != second.predictions.class_names
+        or not np.array_equal(first.predictions.ids, second.predictions.ids)
+        or not np.array_equal(first.labels, second.labels)
+    ):
+        return None
+    if base.first_labels is not None and other.first_labels is not None:
+        first = replace(first, first_labels=base.first_labels[order[0]])
+        second = replace(second, first_labels=other.first_labels[order[1]])
+
+    with _progress(f"comparing {other.name} with {base.name}", 2 * resamples) as step:
+        intervals = scores.paired_bootstrap(
+            lambda counts: step(first.scores_of(counts), len(counts)),
+            lambda counts: step(second.scores_of(counts), len(counts)),
+            num_records=len(first.labels),
+            resamples=resamples,
+            seed=seed,
+        )
+    return Difference(
+        base=base,
+        other=other,
+        values={
+            key: Estimate(
+                value=other.values[key] - base.values[key],
+                low=float(intervals[key][0]),
+                high=float(intervals[key][1]),
+                signed=True,
+            )
+            for key in SCORES
+            if key in base.values and key in other.values and key in intervals
+        },
+    )
+
+
+# --- Writing ---------------------------------------------------------------------------------
+
+
+def write_report(
+    out: Path,
+    results: Sequence[Result],
+    *,
+    history: Sequence[Path] = (),
+    resamples: int,
+    seed: int,
+) -> Path:
+    """Write scores.json, per_class.csv, report.md, figures and index.html.
+
+    Args:
+        out: the folder.
+        results: at least one.
+        history: history.csv files of training runs.
+        resamples: how often records were and are to be resampled.
+        seed: of the resampling.
+
+    Returns:
+        The path of index.html.
+
+    Raises:
+        PredictionsError: if a history cannot be understood.
+    """
+    learning = _learning_curves(history)
+    differences = [
+        difference
+        for other in results[1:]
+        if (difference := compare(results[0], other, resamples=resamples, seed=seed)) is not None
+    ]
+    blocks = _blocks(results, differences, learning, resamples=resamples, seed=seed)
+    title = "Evaluation of " + " and ".join(result.name for result in results)
+
+    for block in blocks:
+        if isinstance(block, Picture):
+            _write(out / block.file, block.png)
+    _write(out / "scores.json", _json(results, differences, resamples=resamples, seed=seed))
+    _write(out / "per_class.csv", _per_class_csv(results))
+    _write(out / "report.md", _markdown(title, blocks))
+    _write(out / "index.html", _page(title, blocks))
+    return out / "index.html"
+
+
+def summary(results: Sequence[Result]) -> str:
+    """Lay out the overall scores as a small table for the terminal."""
+    rows = [["", *(result.name for result in results)]]
+    for key, (title, _) in SCORES.items():
+        if any(key in result.values for result in results):
+            rows.append([title, *(_plain(_estimate(result, key)) for result in results)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+# --- What the report says --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Heading:
+    """The heading of a section."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Running text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Notes:
+    """A list of remarks."""
+
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Terms and what they mean or hold."""
+
+    items: tuple[tuple[str, str], ...]
+
+
+Cell = str | Estimate
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first column names the row."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure and what it shows."""
+
+    file: str
+    png: bytes = field(repr=False)
+    title: str
+    caption: str
+
+
+Block = Heading | Paragraph | Notes | Terms | Table | Picture
+
+
+def _blocks(
+    results: Sequence[Result],
+    differences: Sequence[Difference],
+    learning: Sequence[Picture],
+    *,
+    resamples: int,
+    seed: int,
+) -> list[Block]:
+    blocks: list[Block] = []
+    if len(results) > 1:
+        blocks += _comparison(results, differences)
+    for result in results:
+        blocks += _section(result)
+    if learning:
+        blocks += [Heading("Learning curves"), *learning]
+    used = [key for key in SCORES if any(key in result.values for result in results)]
+    blocks += [
+        Heading("What the scores are"),
+        Terms(tuple(SCORES[key] for key in used) + _CLASS_COLUMNS),
+        Paragraph(
+            f"Intervals are 95 % percentile intervals of {resamples:,} bootstrap resamples of the"
+            f" records (seed {seed}). They tell how much the scores would vary with other records"
+            " of the same kind, not with another training of the network."
+        ),
+    ]
+    return blocks
+
+
+def _section(result: Result) -> list[Block]:
+    predictions = result.predictions
+    members = len(predictions.members)
+    blocks: list[Block] = [
+        Heading(result.name),
+        Terms(
+            (
+                ("Network", predictions.network),
+                ("Task", f"{predictions.task}, {len(predictions.class_names)} classes"),
+                ("Records", f"{len(predictions.ids):,}"),
+                (
+                    "Members",
+                    "1 network"
+                    if members == 1
+                    else f"{members} networks, their probabilities averaged",
+                ),
+                (
+                    "Answer",
+                    "one class a record, the most probable"
+                    if predictions.single_label
+                    else "every class from its threshold on",
+                ),
+                ("Labels from", result.labels_from),
+                ("Predictions", str(result.path)),
+            )
+        ),
+        Table(
+            "Overall scores with 95 % intervals",
+            ("Score", "Value"),
+            tuple((SCORES[key][0], _estimate(result, key)) for key in result.values),
+        ),
+        Notes(tuple(_remarks(result))),
+        _class_table(result),
+    ]
+    return blocks + list(_pictures(result))
+
+
+def _remarks(result: Result) -> Iterator[str]:
+    predictions, labels = result.predictions, result.labels
+    names = np.array(predictions.class_names)
+    if result.left_out:
+        yield (f"{result.left_out:,} predicted records have no label of the task and are left out.")
+    unsupported = names[result.classes.support == 0]
+    if len(unsupported):
+        which = "has as its first label" if _by_first_label(result) else "has"
+        yield (
+            f"No record {which} {_listed(unsupported)}: F1 is 0 there by convention, and counts"
+            " in macro-F1."
+        )
+    undefined = names[~np.isfinite(result.class_auc)]
+    if len(undefined):
+        yield (
+            f"{_listed(undefined)} {'is' if len(undefined) == 1 else 'are'} on no record or on"
+            " every record: AUC does not exist there, and macro-AUC is over the other"
+            f" {len(names) - len(undefined)} of {len(names)} classes."
+        )
+    else:
+        yield f"Macro-AUC is over all {len(names)} classes; each has records with and without it."
+    if result.first_labels is None and predictions.task == "cpsc2018":
+        yield (
+            "It is not known which label of each record stands first, so the CPSC 2018 challenge"
+            " score and the confusion matrix are left out; a REFERENCE.csv would give both."
+        )
+    if "cpsc_score" in result.values and not np.isfinite(result.values["cpsc_score"]):
+        yield (
+            "The CPSC 2018 challenge score does not exist here: at least one of its nine classes"
+            " is neither the first label nor the answer of any record."
+        )
+    if not predictions.single_label and (predictions.thresholds == 0.5).all():
+        yield "The model's thresholds are all 0.5: none were fitted."
+    yield (
+        "Answering no class at all would reach a label accuracy of"
+        f" {1 - float(labels.mean()):.3f} on these records."
+    )
+
+
+def _class_table(result: Result) -> Table:
+    predictions, classes = result.predictions, result.classes
+    rows = []
+    for c, name in enumerate(predictions.class_names):
+        cells: list[Cell] = [name, f"{classes.support[c]:,}"]
+        if not predictions.single_label:
+            cells.append(f"{predictions.thresholds[c]:.3f}")
+        cells += [
+            Estimate(float(classes.precision[c])),
+            Estimate(float(classes.recall[c])),
+            Estimate(float(classes.f1[c]), *result.intervals["class_f1"][c].tolist()),
+            Estimate(float(result.class_auc[c]), *result.intervals["class_auc"][c].tolist()),
+            Estimate(float(result.average_precision[c])),
+        ]
+        rows.append(tuple(cells))
+    threshold = () if predictions.single_label else ("Threshold",)
+    answers = (
+        "precision, recall and F1 of the most probable class against"
+        f" {'the first label' if _by_first_label(result) else 'all labels'}"
+        if predictions.single_label
+        else "precision, recall and F1 at the model's thresholds against all labels"
+    )
+    return Table(
+        f"Each class: {answers}; AUC and AP of the probabilities against all labels",
+        ("Class", "Support", *threshold, "Precision", "Recall", "F1", "AUC", "AP"),
+        tuple(rows),
+    )
+
+
+def _by_first_label(result: Result) -> bool:
+    return result.predictions.single_label and result.first_labels is not None
+
+
+def _pictures(result: Result) -> Iterator[Picture]:
+    predictions, names = result.predictions, result.predictions.class_names
+    slug = re.sub(r"[^a-z0-9]+", "-", result.name.lower()).strip("-")
+    if result.first_labels is not None:
+        matrix = scores.confusion_matrix(
+            result.first_labels, predictions.answers, num_classes=len(names)
+        )
+        numbers = " and numbers are records" if len(names) <= plots.MOST_PANELS else ""
+        yield Picture(
+            f"{slug}_confusion_matrix.png",
+            _png(plots.plot_confusion_matrix(matrix, names)),
+            "Confusion matrix",
+            "Rows are the record's first label, columns the class of the largest probability;"
+            f" colour is the share of the row{numbers}. A record with several labels stands in"
+            " the row of its first.",
+        )
+    several = len(names) <= plots.MOST_PANELS
+    yield Picture(
+        f"{slug}_roc.png",
+        _png(plots.plot_roc(result.labels, predictions.probabilities, names)),
+        "ROC curves",
+        "Sensitivity against 1 − specificity as the threshold falls, one panel a class, the other"
+        " classes in grey; dotted is chance. A class is true if it is any of the record's labels."
+        if several
+        else "Sensitivity against 1 − specificity as the threshold falls: mean over the classes"
+        " that some records have and some have not, and the range of the middle 80 % of them;"
+        " dotted is chance.",
+    )
+    yield Picture(
+        f"{slug}_precision_recall.png",
+        _png(plots.plot_precision_recall(result.labels, predictions.probabilities, names)),
+        "Precision-recall curves",
+        "Precision against recall as the threshold falls, one panel a class, the other classes in"
+        " grey; dotted is the share of records that have the class, which chance would reach."
+        if several
+        else "Precision against recall as the threshold falls: mean over the classes that some"
+        " records have and some have not, and the range of the middle 80 % of them; dotted is"
+        " the mean share of records that have a class, which chance would reach.",
+    )
+
+
+def _comparison(results: Sequence[Result], differences: Sequence[Difference]) -> list[Block]:
+    compared = {id(difference.other): difference for difference in differences}
+    blocks: list[Block] = [
+        Heading("Side by side"),
+        Table(
+            "Overall scores with 95 % intervals",
+            ("Score", *(result.name for result in results)),
+            tuple(
+                (title, *(_estimate(result, key) for result in results))
+                for key, (title, _) in SCORES.items()
+                if any(key in result.values for result in results)
+            ),
+        ),
+    ]
+    for other in results[1:]:
+        difference = compared.get(id(other))
+        if difference is None:
+            blocks.append(
+                Paragraph(
+                    f"{other.name} and {results[0].name} answer for different records, classes or"
+                    " labels, so their scores are not set against each other."
+                )
+            )
+            continue
+        blocks.append(
+            Table(
+                f"{other.name} minus {results[0].name}, on the same"
+                f" {len(other.predictions.ids):,} records, with 95 % intervals of the paired"
+                " bootstrap; an interval without 0 is a difference beyond the chance of which"
+                " records were drawn",
+                ("Score", "Difference"),
+                tuple((SCORES[key][0], estimate) for key, estimate in difference.values.items()),
+            )
+        )
+    return blocks
+
+
+def _learning_curves(paths: Sequence[Path]) -> list[Picture]:
+    """Draw one figure for each folder of runs, such as ``runs/NAME`` over ``fold_1``, ..."""
+    groups: dict[Path, dict[str, dict[str, np.ndarray]]] = {}
+    for path in paths:
+        folder = path.absolute().parent
+        groups.setdefault(folder.parent, {})[folder.name] = plots.read_history(path)
+    return [
+        Picture(
+            f"learning_curves_{number}.png",
+            _png(plots.plot_learning_curves(histories)),
+            f"Learning curves of {folder.name}",
+            "Loss of training (dashed) and validation records by epoch, and the validation scores;"
+            f" a dot marks the best epoch. Runs: {_listed(list(histories))}.",
+        )
+        for number, (folder, histories) in enumerate(groups.items(), start=1)
+    ]
+
+
+# --- Markdown --------------------------------------------------------------------------------
+
+
+def _markdown(title: str, blocks: Sequence[Block]) -> str:
+    def text(words: str) -> str:
+        return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", words)
+
+    def row(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cells) + " |"
+
+    lines = [f"# {text(title)}", ""]
+    for block in blocks:
+        match block:
+            case Heading():
+                lines += [f"## {text(block.text)}"]
+            case Paragraph():
+                lines += [text(block.text)]
+            case Notes():
+                lines += [f"- {text(item)}" for item in block.items]
+            case Terms():
+                lines += [f"- **{text(term)}**: {text(words)}" for term, words in block.items]
+            case Table():
+                lines += [f"{text(block.caption)}:", "", row(map(text, block.header))]
+                lines += [row(["---"] + ["---:"] * (len(block.header) - 1))]
+                lines += [row(text(_plain(cell)) for cell in cells) for cells in block.rows]
+            case Picture():
+                lines += [f"![{text(block.title)}]({block.file})", "", f"*{text(block.caption)}*"]
+        lines += [""]
+    return "\n".join(lines)
+
+
+# --- HTML ------------------------------------------------------------------------------------
+
+
+def figure_to_data_uri(png: bytes) -> str:
+    """Turn a PNG into a ``data:`` address, so that a page carries the figure itself."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _page(title: str, blocks: Sequence[Block]) -> str:
+    headings = [block.text for block in blocks if isinstance(block, Heading)]
+    links = "".join(
+        f'<a href="#part-{number}">{html.escape(text)}</a>' for number, text in enumerate(headings)
+    )
+    parts, number = [], 0
+    for block in blocks:
+        if isinstance(block, Heading):
+            closing = "</section>\n" if number else ""
+            parts.append(
+                f'{closing}<section id="part-{number}">\n<h2>{html.escape(block.text)}</h2>'
+            )
+            number += 1
+        else:
+            parts.append(_element(block))
+    return Template(_PAGE).substitute(
+        title=html.escape(title), style=_STYLE, links=links, parts="\n".join(parts)
+    )
+
+
+def _element(block: Block) -> str:
+    match block:
+        case Paragraph():
+            return f"<p>{html.escape(block.text)}</p>"
+        case Notes():
+            items = "".join(f"<li>{html.escape(item)}</li>" for item in block.items)
+            return f'<ul class="notes">{items}</ul>'
+        case Terms():
+            items = "".join(
+                f"<div><dt>{html.escape(term)}</dt><dd>{html.escape(words)}</dd></div>"
+                for term, words in block.items
+            )
+            brief = max(len(words) for _, words in block.items) < 90
+            return f'<dl class="{"facts" if brief else "definitions"}">{items}</dl>'
+        case Table():
+            return _table(block)
+        case Picture():
+            return (
+                f'<figure><img src="{figure_to_data_uri(block.png)}"'
+                f' alt="{html.escape(block.title)}">'
+                f"<figcaption><strong>{html.escape(block.title)}.</strong>"
+                f" {html.escape(block.caption)}</figcaption></figure>"
+            )
+        case _:
+            raise TypeError(block)
+
+
+def _table(table: Table) -> str:
+    header = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.header)
+    body = "".join(
+        f'<tr><th scope="row">{html.escape(_plain(first))}</th>'
+        + "".join(f"<td>{_cell(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for first, *cells in table.rows
+    )
+    width = "narrow" if len(table.header) < 4 else "wide"
+    return (
+        f'<div class="table {width}" tabindex="0"><table><caption>{html.escape(table.caption)}.'
+        f"</caption><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _cell(cell: Cell) -> str:
+    if isinstance(cell, str):
+        return html.escape(cell)
+    words = f"<b>{_number(cell.value, signed=cell.signed)}</b>"
+    if not np.isfinite(cell.low):
+        return words
+    words += f" <small>{_range(cell)}</small>"
+    # Scores lie in 0..1; a difference is drawn on -1..1, with its zero in the middle.
+    at = [50 + 50 * x if cell.signed else 100 * x for x in (cell.low, cell.high, cell.value)]
+    low, high, value = np.clip(at, 0, 100)
+    return (
+        f'<span class="estimate">{words}<span class="bar{" zero" if cell.signed else ""}"'
+        f' aria-hidden="true"><i style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
+        f'<b style="left:{value:.1f}%"></b></span></span>'
+    )
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+$style</style>
+</head>
+<body>
+<header>
+<p class="eyebrow">ECG-Keras</p>
+<h1>$title</h1>
+<nav>$links</nav>
+</header>
+<main>
+$parts
+</section>
+</main>
+<footer>Written by ecg-evaluate. Research software, no medical device.</footer>
+</body>
+</html>
+"""
+
+_STYLE = """:root {
+  color-scheme: light dark;
+  --page: #f5f6f8; --card: #ffffff; --ink: #1c2027; --soft: #5b6472; --line: #dfe3e8;
+  --accent: #0072b2; --range: #9cc9e6;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --page: #14171c; --card: #1d2128; --ink: #e7eaee; --soft: #a0a9b6; --line: #343a44;
+    --accent: #56b4e9; --range: #2d5f80;
+  }
+}
+* { box-sizing: border-box; }
+body {
+  margin: 0; background: var(--page); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
+}
+header, main, footer { max-width: 1080px; margin: 0 auto; padding: 0 20px; }
+header { padding-top: 36px; }
+.eyebrow { margin: 0; color: var(--accent); font-weight: 600; letter-spacing: 0.04em; }
+h1 { margin: 2px 0 12px; font-size: clamp(1.5rem, 5vw, 2.1rem); line-height: 1.2; }
+h2 { margin: 0 0 16px; font-size: 1.3rem; }
+nav { display: flex; flex-wrap: wrap; gap: 4px 18px; }
+a { color: var(--accent); text-underline-offset: 3px; }
+section {
+  display: grid; grid-template-columns: minmax(0, 1fr); gap: 22px;
+  margin: 22px 0; padding: 24px; border: 1px solid var(--line); border-radius: 10px;
+  background: var(--card);
+}
+section > * { margin: 0; }
+dl.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; }
+dl div { min-width: 0; }
+dt { color: var(--soft); font-size: 0.85rem; }
+dd { margin: 0; overflow-wrap: anywhere; }
+dl.definitions { display: grid; gap: 12px; }
+dl.definitions dt { color: var(--ink); font-size: 1rem; font-weight: 600; }
+dl.definitions dd { color: var(--soft); max-width: 75ch; }
+.notes { padding-left: 20px; color: var(--soft); max-width: 80ch; }
+p { max-width: 80ch; }
+.table { overflow-x: auto; }
+table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+caption { padding-bottom: 8px; color: var(--soft); text-align: left; font-size: 0.9rem; }
+th, td { padding: 7px 10px; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { text-align: left; font-weight: 500; }
+thead th { color: var(--soft); font-size: 0.85rem; white-space: nowrap; }
+td, .wide thead th + th { text-align: right; }
+.narrow td, .narrow thead th + th { text-align: left; }
+.wide tbody th { position: sticky; left: 0; background: var(--card); }
+td > b { font-weight: 400; }
+.estimate { display: inline-block; width: 100%; min-width: 128px; white-space: nowrap; }
+.estimate > b { font-weight: 600; }
+small { color: var(--soft); font-size: 0.8rem; }
+.bar {
+  display: block; position: relative; height: 5px; margin-top: 4px; border-radius: 3px;
+  background: var(--line);
+}
+.bar i { position: absolute; top: 0; bottom: 0; background: var(--range); border-radius: 3px; }
+.bar b {
+  position: absolute; top: -2px; width: 3px; height: 9px; margin-left: -1px;
+  background: var(--accent); border-radius: 1px;
+}
+.bar.zero::after {
+  content: ""; position: absolute; left: 50%; top: -2px; width: 1px; height: 9px;
+  background: var(--soft);
+}
+figure { max-width: 760px; }
+figure img {
+  display: block; width: 100%; height: auto; padding: 8px; border: 1px solid var(--line);
+  border-radius: 8px; background: #ffffff;
+}
+figcaption { padding-top: 8px; color: var(--soft); font-size: 0.9rem; }
+figcaption strong { color: var(--ink); }
+footer { padding-bottom: 36px; color: var(--soft); font-size: 0.85rem; }
+@media (max-width: 560px) {
+  header, main, footer { padding-left: 10px; padding-right: 10px; }
+  section { padding: 16px 12px; }
+  th, td { padding: 7px 6px; }
+}
+"""
+
+
+# --- JSON and CSV ----------------------------------------------------------------------------
+
+
+def _json(
+    results: Sequence[Result], differences: Sequence[Difference], *, resamples: int, seed: int
+) -> str:
+    content = {
+        "bootstrap": {"resamples": resamples, "seed": seed, "interval": 0.95},
+        "predictions": [
+            {
+                "name": result.name,
+                "file": str(result.path),
+                "network": result.predictions.network,
+                "task": result.predictions.task,
+                "records": len(result.predictions.ids),
+                "left_out": result.left_out,
+                "members": len(result.predictions.members),
+                "single_label": result.predictions.single_label,
+                "labels_from": result.labels_from,
+                "scores": {key: _numbers(_estimate(result, key)) for key in result.values},
+                "classes": list(_class_rows(result)),
+            }
+            for result in results
+        ],
+        "differences": [
+            {
+                "of": difference.other.name,
+                "minus": difference.base.name,
+                "scores": {key: _numbers(each) for key, each in difference.values.items()},
+            }
+            for difference in differences
+        ],
+    }
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def _per_class_csv(results: Sequence[Result]) -> str:
+    file = io.StringIO()
+    rows = [{"predictions": r.name, **row} for r in results for row in _class_rows(r)]
+    writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def _class_rows(result: Result) -> Iterator[dict[str, str | int | float | None]]:
+    predictions, classes = result.predictions, result.classes
+    for c, name in enumerate(predictions.class_names):
+        f1, auc = result.intervals["class_f1"][c], result.intervals["class_auc"][c]
+        yield {
+            "class": name,
+            "threshold": None if predictions.single_label else _finite(predictions.thresholds[c]),
+            "support": int(classes.support[c]),
+            "precision": _finite(classes.precision[c]),
+            "recall": _finite(classes.recall[c]),
+            "f1": _finite(classes.f1[c]),
+            "f1_low": _finite(f1[0]),
+            "f1_high": _finite(f1[1]),
+            "records_with_class": int(result.labels[:, c].sum()),
+            "auc": _finite(result.class_auc[c]),
+            "auc_low": _finite(auc[0]),
+            "auc_high": _finite(auc[1]),
+            "average_precision": _finite(result.average_precision[c]),
+        }
+
+
+@contextmanager
+def _progress(what: str, steps: int) -> Iterator[Callable[[_Scores, int], _Scores]]:
+    """Give a function that hands on its first argument and moves a progress bar on."""
+    with tqdm(total=steps, desc=what, leave=False) as bar:
+
+        def step(values: _Scores, done: int) -> _Scores:
+            bar.update(done)
+            return values
+
+        yield step
+
+
+# --- Small parts -----------------------------------------------------------------------------
+
+
+def _scores_of(
+    predictions: Predictions, first_labels: np.ndarray | None, counts: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    assert predictions.labels is not None
+    return scores.all_scores(
+        predictions.labels,
+        first_labels,
+        predictions.probabilities,
+        thresholds=predictions.thresholds,
+        single_label=predictions.single_label,
+        cpsc=predictions.task == "cpsc2018" and predictions.class_names == CPSC_CLASSES,
+        counts=counts,
+    )
+
+
+def _rows(predictions: Predictions, rows: np.ndarray) -> Predictions:
+    labels, first_labels = predictions.labels, predictions.first_labels
+    return replace(
+        predictions,
+        ids=predictions.ids[rows],
+        probabilities=predictions.probabilities[rows],
+        members=predictions.members[:, rows],
+        labels=None if labels is None else labels[rows],
+        first_labels=None if first_labels is None else first_labels[rows],
+    )
+
+
+def _estimate(result: Result, key: str) -> Estimate:
+    if key not in result.values:
+        return Estimate(float("nan"))
+    return Estimate(result.values[key], *result.intervals[key].tolist())
+
+
+def _plain(cell: Cell) -> str:
+    if isinstance(cell, str):
+        return cell
+    number = _number(cell.value, signed=cell.signed)
+    return f"{number} ({_range(cell)})" if np.isfinite(cell.low) else number
+
+
+def _range(cell: Estimate) -> str:
+    return f"{_number(cell.low, signed=cell.signed)} to {_number(cell.high, signed=cell.signed)}"
+
+
+def _number(value: float, *, signed: bool = False) -> str:
+    if not np.isfinite(value):
+        return "–"
+    return f"{value:+.3f}".replace("-", "−") if signed else f"{value:.3f}"
+
+
+def _numbers(cell: Estimate) -> dict[str, float | None]:
+    return {"value": _finite(cell.value), "low": _finite(cell.low), "high": _finite(cell.high)}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _listed(names: Sequence[str] | np.ndarray) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else str(last)
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=160)
+    return file.getvalue()
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    with written_whole(path) as part:
+        part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
