@@ -1,0 +1,538 @@
+"""The boxes of MLBF-Net (Fig. 1, Table I) that hold weights, one layer for all leads together.
+
+The twelve branches are equal in form and differ in their weights alone, so each layer here holds
+the weights of all branches stacked on the first axis and computes them side by side.  That changes
+no number; it replaces some five hundred variables by forty and twenty-four recurrences by one.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from data_prep.backend import keras, tf
+
+ops = keras.ops
+
+LEAKY_SLOPE = 0.3  # Keras' default when the paper was written; the paper gives none.
+
+
+def stacked(make: Callable[[], Any], stack_dims: int) -> Callable[..., Any]:
+    """Initialise each member of a stack of weights as if it stood alone.
+
+    An initialiser shown the whole stack would take the stack axes for part of the fan-in.
+
+    Args:
+        make: gives a fresh initialiser, with a seed of its own, for each member.
+        stack_dims: how many leading axes of the shape are the stack.
+
+    Returns:
+        An initialiser for the stacked shape.
+    """
+
+    def initialise(shape: tuple[int, ...], dtype: Any = None) -> Any:
+        stack, member = tuple(shape[:stack_dims]), tuple(shape[stack_dims:])
+        count = 1
+        for size in stack:
+            count *= size
+        members = [make()(member, dtype=dtype) for _ in range(count)]
+        return ops.reshape(ops.stack(members), stack + member)
+
+    return initialise
+
+
+def dropout(x: Any, rate: float, seed: Any) -> Any:
+    """Zero a share ``rate`` of the entries of ``x`` and scale the others by ``1 / (1 - rate)``.
+
+    One 32-bit random number serves two entries: sixteen bits resolve the rate to 1.5e-5, and
+    half the random numbers cost half the time.
+
+    Args:
+        x: any tensor.
+        rate: share of entries to drop, in [0, 1).
+        seed: int32 pair for a stateless generator.
+
+    Returns:
+        A tensor of the shape and type of ``x``.
+    """
+    shape = tf.shape(x)
+    count = tf.reduce_prod(shape)
+    bits = tf.random.stateless_uniform([(count + 1) // 2], seed, None, None, dtype=tf.int32)
+    halves = tf.reshape(tf.bitcast(bits, tf.uint16), [-1])[:count]
+    kept = tf.reshape(halves >= tf.constant(round(rate * 65536), tf.uint16), shape)
+    return x * (tf.cast(kept, x.dtype) * tf.cast(1.0 / (1.0 - rate), x.dtype))
+
+
+@tf.custom_gradient
+def _convolve(x: Any, kernel: Any, bias: Any) -> tuple[Any, Callable[..., Any]]:
+    """LeakyReLU of a "same" convolution of stride 1, with a gradient that needs only the output.
+
+    The sign of the output is the sign of what went into the LeakyReLU, so nothing else need be
+    kept, and TensorFlow may run the three operations as one.
+
+    Args:
+        x: ``(batch, 1, time, channel)``.
+        kernel: ``(1, tap, channel, filter)``.
+        bias: ``(filter,)``.
+
+    Returns:
+        ``(batch, 1, time, filter)``, and the function giving the three gradients.
+    """
+    linear = tf.nn.bias_add(tf.nn.conv2d(x, kernel, strides=1, padding="SAME"), bias)
+    y = tf.nn.leaky_relu(linear, alpha=LEAKY_SLOPE)
+
+    def gradient(dy: Any) -> tuple[Any, Any, Any]:
+        dz = tf.raw_ops.LeakyReluGrad(gradients=dy, features=y, alpha=LEAKY_SLOPE)
+        strides = [1, 1, 1, 1]
+        return (
+            tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=tf.shape(x), filter=kernel, out_backprop=dz,
+                strides=strides, padding="SAME",
+            ),
+            tf.raw_ops.Conv2DBackpropFilter(
+                input=x, filter_sizes=tf.shape(kernel), out_backprop=dz,
+                strides=strides, padding="SAME",
+            ),
+            tf.raw_ops.BiasAddGrad(out_backprop=dz),
+        )
+
+    return y, gradient
+
+
+def _convolve_by_two(x: Any, kernel: Any, bias: Any) -> Any:
+    """LeakyReLU of a "same" convolution of even width and stride 2.
+
+    Two time steps are folded into the channels: with a zero tap put before and one after the
+    kernel, ``y[j] = sum_t w[t] x[2j - k/2 + 1 + t]`` reads whole pairs, and is a convolution of
+    stride 1 over the pairs with half the taps and twice the channels.  The numbers are the same;
+    the gradient of the kernel takes half the time.
+
+    Args:
+        x: ``(batch, 1, time, channel)``.
+        kernel: ``(tap, channel, filter)``, an even number of taps.
+        bias: ``(filter,)``.
+
+    Returns:
+        ``(batch, 1, ceil(time / 2), filter)``.
+    """
+    taps, channels, filters = kernel.shape
+    x = tf.pad(x, [[0, 0], [0, 0], [0, tf.shape(x)[2] % 2], [0, 0]])
+    pairs = tf.reshape(x, [tf.shape(x)[0], 1, tf.shape(x)[2] // 2, 2 * channels])
+    wide = tf.pad(kernel, [[1, 1], [0, 0], [0, 0]])
+    return _convolve(pairs, tf.reshape(wide, [1, taps // 2 + 1, 2 * channels, filters]), bias)
+
+
+@keras.saving.register_keras_serializable("ecg_keras")
+class BranchConvolutions(keras.layers.Layer):
+    """The convolutional subnetwork of every branch (MLBF-Net, eq. 1 and Table I).
+
+    Each block is two convolutions of stride 1 and one of stride 2, each followed by a LeakyReLU,
+    and a dropout.
+
+    Most of a batch of recordings is the padding behind them (three quarters of CPSC 2018 padded
+    to 60 s), and what the convolutions compute there does not depend on the recording.  So they
+    run over the batch only as far as its longest recording reaches, and over one all-zero signal
+    of full length; what follows the recordings is taken from that signal.  A block's output is
+    touched by a recording up to ``reach`` samples behind its end, and is wrong up to ``reach``
+    samples before the end of what it was given, so each block is given ``2 * reach`` samples of
+    the all-zero signal's features beyond what it must answer for.  Outputs and gradients are
+    those of the whole computation.  Dropout draws, behind the batch's longest recording, one mask
+    for all recordings of the batch: every recording still meets independent masks of the right
+    rate, only shares that part of them with its neighbours of this one step.
+
+    Args:
+        branches: number of branches; the input's channels are dealt to them in order.
+        filters: filters of every convolution.
+        kernel_sizes: taps of the three convolutions of each block; the last must be even.
+        dropout: share of a block's outputs dropped in training.
+
+    Call arguments:
+        signal: ``(batch, time, channel)``, millivolts; zeros behind each recording's end.
+
+    Returns:
+        f_CNN: a list with one ``(batch, ceil(time / 2**blocks), filters)`` for each branch.
+    """
+
+    def __init__(
+        self,
+        branches: int,
+        filters: int = 12,
+        kernel_sizes: tuple[tuple[int, int, int], ...] = ((3, 3, 24),) * 4 + ((3, 3, 48),),
+        dropout: float = 0.2,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.branches = branches
+        self.filters = filters
+        self.kernel_sizes = tuple(tuple(sizes) for sizes in kernel_sizes)
+        self.dropout = dropout
+        self.seed_generator = keras.random.SeedGenerator()
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make one stack of kernels and one of biases for each convolution."""
+        channels = input_shape[-1] // self.branches
+        self.kernels, self.biases = [], []
+        for block, sizes in enumerate(self.kernel_sizes, 1):
+            for position, taps in enumerate(sizes, 1):
+                self.kernels.append(
+                    self.add_weight(
+                        name=f"block_{block}_conv_{position}_kernel",
+                        shape=(self.branches, taps, channels, self.filters),
+                        initializer=stacked(keras.initializers.GlorotUniform, 1),
+                    )
+                )
+                self.biases.append(
+                    self.add_weight(
+                        name=f"block_{block}_conv_{position}_bias",
+                        shape=(self.branches, self.filters),
+                        initializer="zeros",
+                    )
+                )
+                channels = self.filters
+
+    def call(self, signal: Any, training: bool = False) -> list[Any]:
+        """Convolve every branch."""
+        batch, time, channels = tf.shape(signal)[0], signal.shape[1], signal.shape[2]
+        used = tf.reduce_any(signal != 0, axis=[0, 2])
+        last = tf.reduce_max(tf.where(used, tf.range(1, time + 1), 1))
+        recorded = tf.minimum((last + 1) // 2 * 2, time)
+        signal = tf.cast(signal[:, :recorded], self.compute_dtype)
+        width = channels // self.branches
+        kernels = [tf.unstack(tf.cast(k, self.compute_dtype)) for k in self.kernels]
+        biases = [tf.unstack(tf.cast(b, self.compute_dtype)) for b in self.biases]
+        length = self.compute_output_shape((None, time, channels))[0][1:]
+        features = []
+        for branch in range(self.branches):
+            x = signal[:, None, :, branch * width : (branch + 1) * width]
+            silence = tf.zeros([1, 1, time, width], x.dtype)
+            for block, sizes in enumerate(self.kernel_sizes):
+                first = 3 * block
+                weights = [(kernels[i][branch], biases[i][branch]) for i in range(first, first + 3)]
+                reach = sizes[0] // 2 + sizes[1] // 2 + sizes[2] // 2
+                recorded, full = tf.shape(x)[2], tf.shape(silence)[2]
+                touched = tf.minimum((recorded + reach + 3) // 4 * 2, (full + 1) // 2)
+                beyond = silence[:, :, recorded : recorded + 2 * reach + 4]
+                x = tf.concat([x, tf.repeat(beyond, batch, axis=0)], axis=2)
+                x = self._block(x, weights, training)[:, :, :touched]
+                silence = self._block(silence, weights, training)
+            beyond = silence[:, :, tf.shape(x)[2] :]
+            x = tf.concat([x, tf.repeat(beyond, batch, axis=0)], axis=2)
+            features.append(tf.ensure_shape(x[:, 0], [None, *length]))
+        return features
+
+    def _block(self, x: Any, weights: list[tuple[Any, Any]], training: bool) -> Any:
+        (kernel_1, bias_1), (kernel_2, bias_2), (kernel_3, bias_3) = weights
+        x = _convolve(x, kernel_1[None], bias_1)
+        x = _convolve(x, kernel_2[None], bias_2)
+        x = _convolve_by_two(x, kernel_3, bias_3)
+        if training and self.dropout:
+            x = dropout(x, self.dropout, self.seed_generator.next())
+        return x
+
+    def compute_output_shape(
+        self, input_shape: tuple[int | None, ...]
+    ) -> list[tuple[int | None, ...]]:
+        """One feature map for each branch."""
+        batch, time, _ = input_shape
+        for _ in self.kernel_sizes:
+            time = -(-time // 2)  # type: ignore[operator]
+        return [(batch, time, self.filters)] * self.branches
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "branches": self.branches,
+            "filters": self.filters,
+            "kernel_sizes": self.kernel_sizes,
+            "dropout": self.dropout,
+        }
+
+
+def _times(weight: Any, x: Any) -> Any:
+    """Multiply ``(branch, in, out)`` weights with ``(branch, in, batch)`` columns."""
+    return tf.matmul(weight, x, transpose_a=True)
+
+
+def _scan(step: Callable[..., Any], state: Any, steps: int, reverse: bool) -> tuple[Any, Any]:
+    """Run ``state, outputs = step(t, state)`` over time and stack the outputs in time's order."""
+    outputs = step(tf.constant(0), state)[1]
+    arrays = [tf.TensorArray(tf.float32, steps, element_shape=o.shape) for o in outputs]
+
+    def body(count: Any, state: Any, arrays: Any) -> tuple[Any, Any, Any]:
+        t = steps - 1 - count if reverse else count
+        state, outputs = step(t, state)
+        return count + 1, state, [a.write(t, o) for a, o in zip(arrays, outputs, strict=True)]
+
+    _, state, arrays = tf.while_loop(
+        lambda count, *_: count < steps,
+        body,
+        (tf.constant(0), state, arrays),
+        maximum_iterations=steps,
+    )
+    return state, [a.stack() for a in arrays]
+
+
+def _gru_states(
+    x: Any, kernel: Any, recurrent: Any, bias: Any, *, reverse: bool, keep: bool
+) -> list[Any]:
+    """Run one GRU for each branch, side by side: ``keep`` adds what the gradient needs.
+
+    Args:
+        x: ``(time, branch, in, batch)``; with the batch last, every operation of a step runs
+            over contiguous vectors.
+        kernel: ``(branch, in, 3 * unit)``: update gate, reset gate, candidate.
+        recurrent: ``(branch, unit, 3 * unit)``.
+        bias: ``(branch, 2, 3 * unit)``: that of the input, that of the recurrence.
+        reverse: run from the last time step to the first.
+        keep: also return the gates.
+
+    Returns:
+        States ``(time, branch, unit, batch)``; with ``keep`` also update gate, reset gate,
+        candidate and the candidate's recurrent part, of the same shape.
+    """
+    branches, units = recurrent.shape[:2]
+
+    def step(t: Any, h: Any) -> tuple[Any, list[Any]]:
+        from_input = _times(kernel, x[t]) + bias[:, 0, :, None]
+        from_state = _times(recurrent, h) + bias[:, 1, :, None]
+        update, reset = tf.split(tf.sigmoid((from_input + from_state)[:, : 2 * units]), 2, axis=1)
+        recalled = from_state[:, 2 * units :]
+        candidate = tf.tanh(from_input[:, 2 * units :] + reset * recalled)
+        h = update * h + (1 - update) * candidate
+        return h, [h, update, reset, candidate, recalled] if keep else [h]
+
+    start = tf.zeros([branches, units, tf.shape(x)[3]])
+    return _scan(step, start, x.shape[0], reverse)[1]
+
+
+def _gru_gradients(
+    dy: Any, x: Any, kept: list[Any], kernel: Any, recurrent: Any, *, reverse: bool
+) -> tuple[Any, Any, Any, Any]:
+    """Backpropagate through :func:`_gru_states`, accumulating the weights' gradients on the way.
+
+    Args:
+        dy: gradient of the states, ``(time, branch, unit, batch)``.
+        x: as given to the forward pass.
+        kept: what it returned.
+        kernel: as given to it.
+        recurrent: as given to it.
+        reverse: as given to it.
+
+    Returns:
+        The gradients of ``x``, ``kernel``, ``recurrent`` and ``bias``.
+    """
+    states, updates, resets, candidates, recalls = kept
+    steps, one_before = x.shape[0], 1 if reverse else -1
+    start = tf.zeros_like(states[0])
+
+    def step(t: Any, carried: Any) -> tuple[Any, list[Any]]:
+        dh, d_kernel, d_recurrent, d_bias = carried
+        before = t + one_before
+        exists = (before >= 0) & (before < steps)
+        h = tf.where(exists, states[tf.clip_by_value(before, 0, steps - 1)], start)
+        update, reset, candidate, recalled = updates[t], resets[t], candidates[t], recalls[t]
+        dh += dy[t]
+        d_update = dh * (h - candidate) * update * (1 - update)
+        d_candidate = dh * (1 - update) * (1 - candidate * candidate)
+        d_reset = d_candidate * recalled * reset * (1 - reset)
+        from_input = tf.concat([d_update, d_reset, d_candidate], axis=1)
+        from_state = tf.concat([d_update, d_reset, d_candidate * reset], axis=1)
+        d_kernel += tf.matmul(x[t], from_input, transpose_b=True)
+        d_recurrent += tf.matmul(h, from_state, transpose_b=True)
+        d_bias += tf.reduce_sum(tf.stack([from_input, from_state], axis=1), axis=3)
+        dh = dh * update + tf.matmul(recurrent, from_state)
+        return (dh, d_kernel, d_recurrent, d_bias), [tf.matmul(kernel, from_input)]
+
+    branches, _, gates = recurrent.shape
+    nothing = (
+        start, tf.zeros_like(kernel), tf.zeros_like(recurrent), tf.zeros([branches, 2, gates])
+    )  # fmt: skip
+    (_, d_kernel, d_recurrent, d_bias), (dx,) = _scan(step, nothing, steps, not reverse)
+    return dx, d_kernel, d_recurrent, d_bias
+
+
+# A step is some thirty operations on tensors of a few kilobytes.  Compiled, the loop costs a
+# tenth of what TensorFlow's interpreter needs for it; the compiler keeps one version a shape.
+_compiled_states = tf.function(_gru_states, jit_compile=True)
+_compiled_gradients = tf.function(_gru_gradients, jit_compile=True)
+
+
+def _gru(x: Any, kernel: Any, recurrent: Any, bias: Any, *, reverse: bool) -> Any:
+    """Run the GRUs of :func:`_gru_states` with a gradient written out by hand.
+
+    TensorFlow's own gradient of a loop stores every intermediate of every step in lists, and took
+    six times as long.
+    """
+
+    @tf.custom_gradient
+    def run(x: Any, kernel: Any, recurrent: Any, bias: Any) -> tuple[Any, Callable[..., Any]]:
+        kept = _compiled_states(x, kernel, recurrent, bias, reverse=reverse, keep=True)
+
+        def gradient(dy: Any) -> tuple[Any, Any, Any, Any]:
+            return _compiled_gradients(dy, x, kept, kernel, recurrent, reverse=reverse)
+
+        return kept[0], gradient
+
+    return run(x, kernel, recurrent, bias)
+
+
+@keras.saving.register_keras_serializable("ecg_keras")
+class BranchBiGRU(keras.layers.Layer):
+    """The bidirectional GRU of every branch (MLBF-Net, eq. 2 and Fig. 2).
+
+    All recurrences, two for each branch, are independent of each other; those of one direction
+    run as one loop over time with a batched matrix product.  The recurrence has a bias vector of
+    its own (Keras' ``reset_after=True``), as the paper's Table VI counts 1,872 parameters.
+
+    Args:
+        units: of each direction.
+        dropout: share of the outputs dropped in training.
+
+    Call arguments:
+        features: f_CNN: a list with one ``(batch, time, feature)`` for each branch.
+
+    Returns:
+        f_BiGRU: ``(batch, time, branch, 2 * units)``, float32: forward, then backward.
+    """
+
+    def __init__(self, units: int = 12, dropout: float = 0.2, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units = units
+        self.dropout = dropout
+        self.seed_generator = keras.random.SeedGenerator()
+
+    def build(self, input_shape: list[tuple[int | None, ...]]) -> None:
+        """Make the weights of both directions of every branch."""
+        branches, width, gates = len(input_shape), input_shape[0][-1], 3 * self.units
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(2, branches, width, gates),
+            initializer=stacked(keras.initializers.GlorotUniform, 2),
+        )
+        self.recurrent_kernel = self.add_weight(
+            name="recurrent_kernel",
+            shape=(2, branches, self.units, gates),
+            initializer=stacked(keras.initializers.OrthogonalInitializer, 2),
+        )
+        self.bias = self.add_weight(
+            name="bias", shape=(2, branches, 2, gates), initializer="zeros"
+        )
+
+    def call(self, features: list[Any], training: bool = False) -> Any:
+        """Run every branch in both directions."""
+        # The recurrence stays in float32: its steps are too small to gain from half precision,
+        # and 469 of them add up their rounding.
+        x = tf.transpose(tf.cast(tf.stack(features), tf.float32), [2, 0, 3, 1])
+        directions = []
+        for direction, reverse in enumerate((False, True)):
+            weights = [
+                tf.cast(w[direction], tf.float32)
+                for w in (self.kernel, self.recurrent_kernel, self.bias)
+            ]
+            if training:
+                directions.append(_gru(x, *weights, reverse=reverse))
+            else:
+                directions += _gru_states(x, *weights, reverse=reverse, keep=False)
+        y = tf.concat(directions, axis=2)  # (time, branch, 2 * units, batch)
+        y = tf.transpose(y, [3, 0, 1, 2])
+        if training and self.dropout:
+            y = dropout(y, self.dropout, self.seed_generator.next())
+        return y
+
+    def compute_output_spec(self, features: list[Any], training: bool = False) -> Any:
+        """Both directions of every branch."""
+        batch, time, _ = features[0].shape
+        shape = (batch, time, len(features), 2 * self.units)
+        return keras.KerasTensor(shape, dtype="float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "units": self.units, "dropout": self.dropout}
+
+
+@keras.saving.register_keras_serializable("ecg_keras")
+class BranchAttention(keras.layers.Layer):
+    """The attention module (MLBF-Net, eq. 5 to 7), one for each branch.
+
+    ``u_t = tanh(f_t W + b)``, ``alpha = softmax over t (u_t . u_w)``, output
+    ``sum over t of alpha_t f_t``.  For the fused features there is one branch.
+
+    Call arguments:
+        features: ``(batch, time, branch, feature)``.
+
+    Returns:
+        f_att ``(batch, branch, feature)``, and the weights alpha ``(batch, time, branch)``.
+    """
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make W, b and u_w of every branch."""
+        _, _, branches, width = input_shape
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(branches, width, width),
+            initializer=stacked(keras.initializers.GlorotUniform, 1),
+        )
+        self.bias = self.add_weight(name="bias", shape=(branches, width), initializer="zeros")
+        self.context = self.add_weight(
+            name="context",
+            shape=(branches, width, 1),
+            initializer=stacked(keras.initializers.GlorotUniform, 1),
+        )
+
+    def call(self, features: Any) -> tuple[Any, Any]:
+        """Weigh the time steps and sum them."""
+        u = ops.tanh(ops.einsum("btlf,lfg->btlg", features, self.kernel) + self.bias)
+        scores = ops.sum(u * self.context[..., 0], axis=-1)
+        alpha = ops.softmax(ops.cast(scores, "float32"), axis=1)
+        attended = ops.sum(features * ops.cast(alpha, features.dtype)[..., None], axis=1)
+        return attended, alpha
+
+    def compute_output_shape(
+        self, input_shape: tuple[int | None, ...]
+    ) -> tuple[tuple[int | None, ...], tuple[int | None, ...]]:
+        """One feature vector a branch, one weight a branch and time step."""
+        batch, time, branches, width = input_shape
+        return (batch, branches, width), (batch, time, branches)
+
+
+@keras.saving.register_keras_serializable("ecg_keras")
+class BranchSoftmax(keras.layers.Layer):
+    """The fully connected layer and softmax at the end of every branch (MLBF-Net, Table I).
+
+    Args:
+        num_classes: number of classes.
+
+    Call arguments:
+        features: ``(batch, branch, feature)``.
+
+    Returns:
+        Probabilities ``(batch, branch, num_classes)``, float32.
+    """
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make the weights of every branch."""
+        _, branches, width = input_shape
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(branches, width, self.num_classes),
+            initializer=stacked(keras.initializers.GlorotUniform, 1),
+        )
+        self.bias = self.add_weight(
+            name="bias", shape=(branches, self.num_classes), initializer="zeros"
+        )
+
+    def call(self, features: Any) -> Any:
+        """Classify every branch."""
+        logits = ops.einsum("blf,lfc->blc", features, self.kernel) + self.bias
+        return ops.softmax(ops.cast(logits, "float32"), axis=-1)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """One distribution a branch."""
+        return (*input_shape[:2], self.num_classes)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "num_classes": self.num_classes}

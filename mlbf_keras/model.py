@@ -1,0 +1,194 @@
+"""MLBF-Net as a functional Keras model (Zhang et al., "MLBF-Net", Fig. 1)."""
+
+from pathlib import Path
+from typing import Any
+
+from data_prep.backend import keras
+from data_prep.contract import Contract, SignalContract
+from data_prep.labels import CPSC_CLASSES, LEADS
+from mlbf_keras.layers import BranchAttention, BranchBiGRU, BranchConvolutions, BranchSoftmax
+
+NETWORK = "MLBF-Net"
+SAMPLING_RATE = 250.0  # Hz; section IV-C1
+INPUT_LENGTH = 15000  # samples: 60 s
+
+
+def default_contract(
+    *, num_classes: int = 9, input_length: int = INPUT_LENGTH, num_leads: int = 12
+) -> Contract:
+    """Return the contract of a network that was given none: CPSC 2018 at 250 Hz.
+
+    Args:
+        num_classes: number of classes; nine get the names of CPSC 2018.
+        input_length: in samples.
+        num_leads: number of leads; the first of the standard order.
+    """
+    names = tuple(f"class {i}" for i in range(1, num_classes + 1))
+    return Contract(
+        network=NETWORK,
+        task="cpsc2018",
+        class_names=CPSC_CLASSES if num_classes == len(CPSC_CLASSES) else names,
+        sampling_rate=SAMPLING_RATE,
+        input_length=input_length,
+        fit="pad",
+        single_label=True,
+        leads=LEADS[:num_leads],
+    )
+
+
+def build_model(
+    *,
+    input_length: int = INPUT_LENGTH,
+    num_leads: int = 12,
+    num_classes: int = 9,
+    filters: int = 12,
+    gru_units: int = 12,
+    dropout: float = 0.2,
+    auxiliary_heads: bool = True,
+    contract: Contract | None = None,
+) -> Any:
+    """Build MLBF-Net: one branch a lead, and a head on the features of all (Fig. 1).
+
+    Args:
+        input_length: L, samples of the input; 15,000 are 60 s at 250 Hz.
+        num_leads: number of leads, and so of branches.
+        num_classes: C.
+        filters: of every convolution.
+        gru_units: of each direction of the GRU.
+        dropout: share dropped after each block, after the GRU and after the attention.
+        auxiliary_heads: give each branch its attention and its softmax; without them the network
+            has the one loss of the ablation in Table V.
+        contract: what the model file is to say of input and output; by default
+            :func:`default_contract`.
+
+    Returns:
+        A model from ``signal`` ``(batch, input_length, num_leads)`` in millivolts to a dict of
+        float32 probabilities ``(batch, num_classes)``: ``"diagnosis"``, then ``"lead_I"`` to
+        ``"lead_V6"``.
+    """
+    contract = contract or default_contract(
+        num_classes=num_classes, input_length=input_length, num_leads=num_leads
+    )
+    signal = keras.Input((input_length, num_leads), name="signal")
+    x = SignalContract(contract, name="contract")(signal)
+
+    # Convolutional subnetwork of each branch: five blocks, each halving the time.
+    f_cnn = BranchConvolutions(num_leads, filters=filters, dropout=dropout, name="f_cnn")(x)
+    # [(batch, 469, 12)] * 12
+
+    # Bidirectional GRU of each branch.
+    f_bigru = BranchBiGRU(gru_units, dropout=dropout, name="f_bigru")(f_cnn)
+    # (batch, 469, 12, 24)
+
+    # Integrity: the features of all leads side by side, and one attention over them.
+    time, width = f_bigru.shape[1], num_leads * 2 * gru_units
+    fused = keras.layers.Reshape((time, 1, width), name="fused")(f_bigru)
+    # (batch, 469, 1, 288)
+    f_att, _ = BranchAttention(name="fused_attention")(fused)
+    f_att = keras.layers.Reshape((width,), name="fused_features")(f_att)
+    # (batch, 288)
+    f_att = keras.layers.BatchNormalization(name="fused_norm")(f_att)
+    f_att = keras.layers.Dropout(dropout, name="fused_dropout")(f_att)
+    diagnosis = keras.layers.Dense(
+        num_classes, activation="softmax", dtype="float32", name="diagnosis"
+    )(f_att)
+    outputs = {"diagnosis": diagnosis}
+
+    # Diversity: an attention and an answer for each lead.
+    if auxiliary_heads:
+        f_att, _ = BranchAttention(name="lead_attention")(f_bigru)  # (batch, 12, 24)
+        # Normalising the 288 channels at once is normalising each branch's 24.
+        f_att = keras.layers.Reshape((width,), name="lead_features")(f_att)
+        f_att = keras.layers.BatchNormalization(name="lead_norm")(f_att)
+        f_att = keras.layers.Dropout(dropout, name="lead_dropout")(f_att)
+        f_att = keras.layers.Reshape((num_leads, 2 * gru_units), name="lead_rows")(f_att)
+        f_out = BranchSoftmax(num_classes, name="lead_softmax")(f_att)  # (batch, 12, 9)
+        for index, lead in enumerate(contract.leads):
+            outputs[f"lead_{lead}"] = f_out[:, index]
+    return keras.Model(signal, outputs, name="mlbf_net")
+
+
+def build_branchnet(
+    *,
+    input_length: int = INPUT_LENGTH,
+    num_leads: int = 12,
+    num_classes: int = 9,
+    filters: int = 12,
+    gru_units: int = 12,
+    dropout: float = 0.2,
+    contract: Contract | None = None,
+) -> Any:
+    """Build BranchNet on all leads at once, the baseline of Table IV.
+
+    Args:
+        input_length: L, samples of the input.
+        num_leads: channels of the one branch.
+        num_classes: C.
+        filters: of every convolution.
+        gru_units: of each direction of the GRU.
+        dropout: share dropped after each block, after the GRU and after the attention.
+        contract: what the model file is to say of input and output; by default
+            :func:`default_contract`.
+
+    Returns:
+        A model from ``signal`` ``(batch, input_length, num_leads)`` in millivolts to
+        ``{"diagnosis": (batch, num_classes)}``.
+    """
+    contract = contract or default_contract(
+        num_classes=num_classes, input_length=input_length, num_leads=num_leads
+    )
+    signal = keras.Input((input_length, num_leads), name="signal")
+    x = SignalContract(contract, name="contract")(signal)
+    f_cnn = BranchConvolutions(1, filters=filters, dropout=dropout, name="f_cnn")(x)
+    f_bigru = BranchBiGRU(gru_units, dropout=dropout, name="f_bigru")(f_cnn)
+    # (batch, 469, 1, 24)
+    f_att, _ = BranchAttention(name="attention")(f_bigru)
+    f_att = keras.layers.Reshape((2 * gru_units,), name="features")(f_att)
+    f_att = keras.layers.BatchNormalization(name="norm")(f_att)
+    f_att = keras.layers.Dropout(dropout, name="dropout")(f_att)
+    diagnosis = keras.layers.Dense(
+        num_classes, activation="softmax", dtype="float32", name="diagnosis"
+    )(f_att)
+    return keras.Model(signal, {"diagnosis": diagnosis}, name="branchnet")
+
+
+def compile_model(
+    model: Any, *, learning_rate: float = 1e-3, loss_weight: float = 1.0, jit_compile: bool = False
+) -> Any:
+    """Compile with Adam and ``L = L_c + lambda * sum of L_j`` (eq. 10).
+
+    Args:
+        model: from :func:`build_model` or :func:`build_branchnet`.
+        learning_rate: Adam's, fixed.
+        loss_weight: lambda, the weight of each branch's cross-entropy.
+        jit_compile: compile the whole step with XLA; slower on a CPU, untried on a GPU.
+
+    Returns:
+        The model.
+    """
+    heads = list(model.output)
+    model.compile(
+        optimizer=keras.optimizers.Adam(learning_rate),
+        loss={head: "categorical_crossentropy" for head in heads},
+        loss_weights={head: 1.0 if head == "diagnosis" else loss_weight for head in heads},
+        jit_compile=jit_compile,
+    )
+    return model
+
+
+def load_model(path: str | Path) -> Any:
+    """Open a model file of this package.
+
+    Args:
+        path: a ``.keras`` file written by ``mlbf-train``.
+
+    Returns:
+        A :class:`data_prep.model_files.ECGModel`: the network with its contract.
+
+    Raises:
+        ModelFileError: if the file is missing, corrupt, or another network's.
+    """
+    import mlbf_keras.layers  # noqa: F401  (registers what the file is made of)
+    from data_prep import model_files
+
+    return model_files.load_model(path, network=NETWORK)
