@@ -14,6 +14,7 @@ electrocardiogram (Circulation 2009, parts III and VI) and of common textbooks.
 
 import csv
 import math
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,6 +49,8 @@ _DOWER = np.array(
 _ELECTRODES_FROM_LEADS = np.eye(9, 8, k=-1)
 _ELECTRODES_FROM_LEADS[:3, :2] = np.array([[-1, -1], [2, -1], [-1, 2]]) / 3
 
+_V1_ELECTRODE = 3
+
 # Leads I, II, V1 ... V6 from the nine electrodes.
 _LEADS_FROM_ELECTRODES = np.eye(8, 9, k=1)
 _LEADS_FROM_ELECTRODES[:2, :3] = [[-1, 1, 0], [-1, 0, 1]]
@@ -57,8 +60,8 @@ _LEADS_FROM_ELECTRODES[2:, :3] = -1 / 3
 # onset), and the dipole at the peak along x, y, z (mV).
 _P = np.array(
     [
-        [36, 16, 16, 0.05, 0.09, 0.06],  # right atrium
-        [66, 17, 17, 0.08, 0.08, -0.05],  # left atrium
+        [36, 16, 16, 0.05, 0.09, 0.04],  # right atrium
+        [66, 17, 17, 0.08, 0.08, -0.04],  # left atrium
     ]
 )
 _QRS_NORMAL = np.array(
@@ -80,7 +83,8 @@ _QRS_RBBB = np.array(
 _QRS_LBBB = np.array(
     [
         [16, 7, 7, 0.10, 0.05, 0.10],  # septum from right to left: no q in I and V6
-        [50, 17, 17, 0.95, 0.45, -0.75],  # two humps: the notched R of I and V6
+        [50, 17, 17, 0.95, 0.45, -0.70],  # two humps: the notched R of I and V6, ...
+        [77, 15, 15, 0.05, 0.05, -0.40],  # ... which V1 hardly shows
         [103, 19, 19, 0.95, 0.10, -0.80],
     ]
 )
@@ -116,7 +120,7 @@ _HEART_RATES = {  # of the ventricles, beats per minute
 _TERRITORIES: dict[str, dict[str, tuple[tuple[str, ...], tuple[float, float, float]]]] = {
     "STE": {
         "inferior": (("II", "III", "aVF"), (-0.25, 1.0, 0.0)),
-        "anterior": (("V2", "V3", "V4"), (0.1, -0.45, 1.0)),
+        "anterior": (("V2", "V3", "V4"), (0.1, -0.6, 1.0)),
         "lateral": (("I", "aVL", "V5", "V6"), (1.0, -0.5, 0.1)),
     },
     "STD": {
@@ -214,9 +218,11 @@ def synthetic_record(
     # Breathing turns and shifts the heart a little under the electrodes.
     phase = rng.uniform(0, 2 * np.pi)
     dipole *= 1 + rng.uniform(0.01, 0.05) * np.sin(2 * np.pi * breathing * time + phase)[:, None]
-    if "AF" in names:
-        dipole += _fibrillation(rng, time)
     potentials = dipole @ electrodes.T
+    if "AF" in names:
+        # V1 lies right over the right atrium, nearer than a distant dipole would have it.
+        nearness = np.where(np.arange(9) == _V1_ELECTRODE, 1.3, 1.0)
+        potentials += nearness * (_fibrillation(rng, time) @ electrodes.T)
     potentials += _electrode_noise(rng, length=length, fs=fs, breathing=breathing)
 
     mean_age, sd_age = (45, 15) if names == ("Normal",) else (64, 13)
@@ -301,8 +307,9 @@ def main(
         for part, count in parts.items():
             if count:
                 (Path(unfinished) / part).mkdir()
-        done = Parallel(n_jobs=workers or -1, return_as="generator")(jobs)
-        rows = list(tqdm(done, total=len(jobs), desc="synthetic records", unit="record"))
+        # Closed before the folder goes, so that no process still writes there.
+        with closing(Parallel(n_jobs=workers or -1, return_as="generator")(jobs)) as done:
+            rows = list(tqdm(done, total=len(jobs), desc="synthetic records", unit="record"))
         for part, these in (("train", rows[:records]), ("test", rows[records:])):
             if these:
                 _write_reference(Path(unfinished) / part / "REFERENCE.csv", these)
@@ -374,6 +381,8 @@ def _rhythm(
     # A premature beat counts as visible when the beats before and after it lie in the record.
     before = times - intervals
     after = np.append(times[1:], np.inf)
+    if "AF" in names:
+        after = np.maximum(after, before + 2.2 * mean)
     free = (before > 0.25) & (after < seconds - 0.2) & (np.arange(count) > 0)
     wanted = [(kind, name) for kind, name in (("A", "PAC"), ("V", "PVC")) if name in names]
     for place, (kind, _) in enumerate(wanted):
@@ -381,7 +390,7 @@ def _rhythm(
         # Leave room for the other kind in a record of few beats.
         still_wanted = len(wanted) - 1 - place
         chosen = rng.choice(candidates[: len(candidates) - 2 * still_wanted])
-        extra = rng.poisson(seconds * rng.uniform(0.03, 0.14))
+        extra = rng.poisson(seconds * rng.uniform(0.05, 0.2))
         for index in (chosen, *rng.permutation(candidates)[:extra]):
             # Beats enough must be left for the other kind, and each pause be seen undisturbed.
             left = free.copy()
@@ -394,7 +403,7 @@ def _rhythm(
         if kinds[index] == "A":
             # The sinus node is reset: the pause is not fully compensatory.
             intervals[index] = max(coupling * usual, 0.36)
-            intervals[index + 1] = usual * rng.uniform(1.02, 1.15)
+            intervals[index + 1] = usual * rng.uniform(1.02, 1.1)
         elif "AF" in names:
             intervals[index] = max(coupling * mean, 0.36)
             intervals[index + 1] = mean * rng.uniform(1.2, 1.5)
@@ -542,11 +551,10 @@ def _rendered(waves: np.ndarray, *, length: int, fs: float) -> np.ndarray:
 def _fibrillation(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
     """Fibrillation waves ``(time, 3)`` (mV): two wandering oscillations of 4 to 9 Hz."""
     waves = np.zeros((len(time), 3))
-    # The right atrium lies under V1, so that the first and larger points there.
-    towards_v1 = _DOWER[2] / np.linalg.norm(_DOWER[2])
+    # The first and larger points from the left atrium to V1.
     for direction, size in (
-        (towards_v1, rng.uniform(0.05, 0.11)),
-        (np.array([0.3, 0.9, 0.2]), rng.uniform(0.01, 0.03)),
+        (np.array([-0.55, 0.25, 0.45]), rng.uniform(0.06, 0.12)),
+        (np.array([0.1, 0.9, 0.2]), rng.uniform(0.01, 0.03)),
     ):
         frequency = rng.uniform(4.6, 8.2)
         a, b, c = rng.uniform(0, 2 * np.pi, size=3)
