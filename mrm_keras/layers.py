@@ -1,0 +1,379 @@
+"""The blocks of MRM-Net that hold weights or add a loss, named as in the paper.
+
+Where the paper is silent, the blocks follow PyTorch, in which it was written: convolutions are
+padded with k//2 zeros on both sides whatever their stride, batch norm has epsilon 1e-5 and keeps
+0.9 of its moving statistics at each step, pools pad with minus infinity, and weights start
+uniform within 1/sqrt(fan-in).  Convolutions followed by batch norm have no bias, everything else
+has one.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+BATCH_NORM_MOMENTUM = 0.9
+EPSILON = 1e-5
+
+Shape = tuple[int | None, ...]
+
+
+def torch_uniform() -> keras.initializers.Initializer:
+    """PyTorch's initial weights, uniform within 1/sqrt(fan-in)."""
+    return keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
+
+
+@keras.saving.register_keras_serializable("ecg_keras")
+class ConvBlock(keras.layers.Layer):
+    """Convolution, batch norm, and if wanted ReLU and max-pooling (MRM-Net, Fig. 2).
+
+    With several kernel sizes the convolution is the average of one convolution of each size: the
+    multi-scale fusion of MRM-Net, section III-B.  A convolution is linear in its kernel, and
+    with k//2 padding all (odd) kernels are centred on the same sample; so the average of the
+    convolutions is one convolution with the average of the kernels, the shorter ones padded
+    with zeros: 33 taps instead of 3 + 13 + 23 + 33 = 72.
+
+    Args:
+        filters: C, the number of output channels.
+        kernel_sizes: k of each convolution that is averaged, in samples, odd.
+        strides: of the convolution, in samples.
+        relu: whether ReLU follows the batch norm.
+        pool: the max-pool of kernel 2 at the end: ``"none"``; ``"overlap"`` has stride 1 and
+            padding 1, so that the length grows by one; ``"halve"`` has stride 2.
+
+    Call arguments:
+        x: ``(batch, time, channel)``.
+        training: whether to normalise by the batch and update the moving statistics.
+
+    Returns:
+        ``(batch, time', C)``; time' = (time - 1) // strides + 1, then +1 or // 2 by ``pool``.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_sizes: Sequence[int],
+        *,
+        strides: int = 1,
+        relu: bool = True,
+        pool: Literal["none", "overlap", "halve"] = "none",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_sizes = tuple(kernel_sizes)
+        self.strides = strides
+        self.relu = relu
+        self.pool = pool
+
+    def build(self, input_shape: Shape) -> None:
+        """Create one kernel per size, scale, offset and moving statistics."""
+        self.kernels = [
+            self.add_weight(
+                name=f"kernel_{size}",
+                shape=(size, input_shape[-1], self.filters),
+                initializer=torch_uniform(),
+                autocast=False,
+            )
+            for size in self.kernel_sizes
+        ]
+        channel = {"shape": (self.filters,), "autocast": False}
+        self.gamma = self.add_weight(name="gamma", initializer="ones", **channel)
+        self.beta = self.add_weight(name="beta", initializer="zeros", **channel)
+        moving = {"trainable": False, "aggregation": "mean", **channel}
+        self.moving_mean = self.add_weight(name="moving_mean", initializer="zeros", **moving)
+        self.moving_variance = self.add_weight(name="moving_variance", initializer="ones", **moving)
+
+    def merged_kernel(self) -> Any:
+        """The average of the kernels, centred: ``(longest k, channel, C)``, float32."""
+        longest = max(self.kernel_sizes)
+        centred = [
+            ops.pad(kernel, (((longest - size) // 2,) * 2, (0, 0), (0, 0)))
+            for kernel, size in zip(self.kernels, self.kernel_sizes, strict=True)
+        ]
+        return sum(centred[1:], start=centred[0]) / len(centred)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        """Convolve, normalise, rectify, pool."""
+        kernel = ops.cast(self.merged_kernel(), self.compute_dtype)
+        half = max(self.kernel_sizes) // 2
+        y = tf.nn.conv2d(
+            x[:, None], kernel[None], self.strides, [(0, 0), (0, 0), (half, half), (0, 0)]
+        )[:, 0]
+        y = ops.cast(y, "float32")
+        if training and self.trainable:
+            mean, variance = ops.moments(y, axes=(0, 1))
+            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving * BATCH_NORM_MOMENTUM + batch * (1 - BATCH_NORM_MOMENTUM))
+        else:
+            mean, variance = self.moving_mean, self.moving_variance
+        scale = self.gamma * ops.rsqrt(variance + EPSILON)
+        y = ops.cast(y * scale + (self.beta - mean * scale), self.compute_dtype)
+        if self.relu:
+            y = ops.relu(y)
+        if self.pool == "halve":
+            y = ops.max_pool(y, 2)
+        elif self.pool == "overlap":
+            y = tf.pad(y, ((0, 0), (1, 1), (0, 0)), constant_values=-float("inf"))
+            y = ops.maximum(y[:, :-1], y[:, 1:])
+        return y
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """``(batch, time', C)``."""
+        batch, time, _ = input_shape
+        if time is not None:
+            time = (time - 1) // self.strides + 1
+            time = {"none": time, "overlap": time + 1, "halve": time // 2}[self.pool]
+        return (batch, time, self.filters)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_sizes": self.kernel_sizes,
+            "strides": self.strides,
+            "relu": self.relu,
+            "pool": self.pool,
+        }
+
+
+@keras.saving.register_keras_serializable("ecg_keras")
+class BaseBlock(keras.layers.Layer):
+    """Residual block of two 3-wide convolutions (MRM-Net, section III-C).
+
+    relu(BN(conv3(relu(BN(conv3(x))))) + x); where the number of channels changes, the residual
+    path is a convolution of kernel 1 with batch norm.  The paper does not draw the inside of the
+    block; this is the residual block it names.
+
+    Args:
+        filters: C, the number of output channels.
+
+    Call arguments:
+        x: ``(batch, time, channel)``.
+        training: passed on to batch norm.
+
+    Returns:
+        ``(batch, time, C)``.
+    """
+
+    def __init__(self, filters: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.filters = filters
+
+    def build(self, input_shape: Shape) -> None:
+        """Create the two convolutions and, where the channels change, the projection."""
+        policy = self.dtype_policy
+        self.conv_1 = ConvBlock(self.filters, (3,), dtype=policy, name="conv_1")
+        self.conv_2 = ConvBlock(self.filters, (3,), relu=False, dtype=policy, name="conv_2")
+        self.projection = None
+        self.conv_1.build(input_shape)
+        self.conv_2.build((*input_shape[:-1], self.filters))
+        if input_shape[-1] != self.filters:
+            self.projection = ConvBlock(
+                self.filters, (1,), relu=False, dtype=policy, name="projection"
+            )
+            self.projection.build(input_shape)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        """Add what the two convolutions make of x to x, and rectify."""
+        y = self.conv_2(self.conv_1(x, training=training), training=training)
+        shortcut = x if self.projection is None else self.projection(x, training=training)
+        return ops.relu(y + shortcut)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """``(batch, time, C)``."""
+        return (*input_shape[:-1], self.filters)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "filters": self.filters}
+
+
+@keras.saving.register_keras_serializable("ecg_keras")
+class ChannelAttention(keras.layers.Layer):
+    """A weight per channel, CA(Z) = sigmoid(MLP(avg Z) + MLP(max Z)) (MRM-Net, eq. 1).
+
+    Average and maximum are over time; the MLP, shared by both, is dense C/reduction, ReLU,
+    dense C (the paper does not give its sizes).
+
+    Args:
+        reduction: by which the hidden layer is narrower than C (at least one unit is kept).
+
+    Call arguments:
+        z: ``(batch, time, C)``.
+
+    Returns:
+        ``(batch, 1, C)``, each in 0..1.
+    """
+
+    def __init__(self, reduction: int = 8, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.reduction = reduction
+
+    def build(self, input_shape: Shape) -> None:
+        """Create the shared MLP."""
+        channels = input_shape[-1]
+        assert channels is not None
+        hidden = max(1, channels // self.reduction)
+        self.reduce = keras.layers.Dense(
+            hidden, "relu", kernel_initializer=torch_uniform(), dtype=self.dtype_policy,
+            name="reduce",
+        )  # fmt: skip
+        self.expand = keras.layers.Dense(
+            channels, kernel_initializer=torch_uniform(), dtype=self.dtype_policy, name="expand"
+        )
+        self.reduce.build((None, channels))
+        self.expand.build((None, hidden))
+
+    def call(self, z: Any) -> Any:
+        """Weigh the channels."""
+        average = ops.mean(z, axis=1, keepdims=True)
+        maximum = ops.max(z, axis=1, keepdims=True)
+        return ops.sigmoid(self.expand(self.reduce(average)) + self.expand(self.reduce(maximum)))
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """``(batch, 1, C)``."""
+        return (input_shape[0], 1, input_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "reduction": self.reduction}
+
+
+@keras.saving.register_keras_serializable("ecg_keras")
+class SpatialAttention(keras.layers.Layer):
+    """A weight per time step, SA(Z) = sigmoid(conv3([avg Z; max Z])) (MRM-Net, eq. 2).
+
+    Average and maximum are over channels.
+
+    Call arguments:
+        z: ``(batch, time, C)``.
+
+    Returns:
+        ``(batch, time, 1)``, each in 0..1.
+    """
+
+    def build(self, input_shape: Shape) -> None:
+        """Create the convolution from two channels to one."""
+        self.conv = keras.layers.Conv1D(
+            1, 3, padding="same", kernel_initializer=torch_uniform(), dtype=self.dtype_policy,
+            name="conv",
+        )  # fmt: skip
+        self.conv.build((*input_shape[:-1], 2))
+
+    def call(self, z: Any) -> Any:
+        """Weigh the time steps."""
+        average = ops.mean(z, axis=-1, keepdims=True)
+        maximum = ops.max(z, axis=-1, keepdims=True)
+        return ops.sigmoid(self.conv(ops.concatenate([average, maximum], axis=-1)))
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """``(batch, time, 1)``."""
+        return (*input_shape[:-1], 1)
+
+
+@keras.saving.register_keras_serializable("ecg_keras")
+class AttentionFusion(keras.layers.Layer):
+    """LN(concat[CA(Z) * Z, SA(Z) * Z]), both attentions side by side (MRM-Net, Fig. 3b).
+
+    The paper's eq. 3 repeats eq. 2; its text and figure give this.  The layer norm is over the
+    2C channels of each time step.
+
+    Args:
+        reduction: of the channel attention.
+
+    Call arguments:
+        z: ``(batch, time, C)``.
+
+    Returns:
+        ``(batch, time, 2C)``.
+    """
+
+    def __init__(self, reduction: int = 8, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.reduction = reduction
+
+    def build(self, input_shape: Shape) -> None:
+        """Create both attentions and the layer norm."""
+        policy = self.dtype_policy
+        self.channel = ChannelAttention(self.reduction, dtype=policy, name="channel")
+        self.spatial = SpatialAttention(dtype=policy, name="spatial")
+        self.norm = keras.layers.LayerNormalization(epsilon=EPSILON, dtype=policy, name="norm")
+        self.channel.build(input_shape)
+        self.spatial.build(input_shape)
+        self.norm.build(self.compute_output_shape(input_shape))
+
+    def call(self, z: Any) -> Any:
+        """Weigh by channel and by time step, concatenate, normalise."""
+        weighed = ops.concatenate([self.channel(z) * z, self.spatial(z) * z], axis=-1)
+        return self.norm(weighed)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """``(batch, time, 2C)``."""
+        channels = input_shape[-1]
+        assert channels is not None
+        return (*input_shape[:-1], 2 * channels)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "reduction": self.reduction}
+
+
+@keras.saving.register_keras_serializable("ecg_keras")
+class MutualLearning(keras.layers.Layer):
+    """Lets two features of equal size learn from each other (MRM-Net, eq. 5-7).
+
+    While training, adds weight * T^2 * mean over the batch of KL(p_a || p_b) + KL(p_b || p_a),
+    with p = softmax(flatten(.) / T) and each KL summed over the features; gradients flow into
+    both sides.  The features pass unchanged.  T^2 keeps the gradients' size independent of T;
+    the paper gives neither T nor the reduction, these are the ones its authors trained with.
+
+    Flattening is in the order (time, channel), so that two steps of the low branch meet the one
+    step of the high branch which covers the same time.
+
+    Args:
+        weight: alpha, beta or gamma of eq. 7.
+        temperature: T.
+
+    Call arguments:
+        features: the pair a, b, each ``(batch, ...)`` with the same number of elements.
+        training: whether to add the loss.
+
+    Returns:
+        The pair a, b.
+    """
+
+    def __init__(self, weight: float, temperature: float = 4.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.weight = weight
+        self.temperature = temperature
+
+    def call(self, features: Sequence[Any], training: bool = False) -> Any:
+        """Add the loss and hand on the features."""
+        if training and self.weight:
+            # float32 whatever the policy: the probabilities are of the order of 1e-5.
+            log_a, log_b = (
+                ops.log_softmax(
+                    ops.reshape(ops.cast(x, "float32"), (ops.shape(x)[0], -1)) / self.temperature
+                )
+                for x in features
+            )
+            # KL(a||b) + KL(b||a) = sum of (p_a - p_b) (log p_a - log p_b)
+            both = ops.sum((ops.exp(log_a) - ops.exp(log_b)) * (log_a - log_b), axis=-1)
+            self.add_loss(self.weight * self.temperature**2 * ops.mean(both))
+        return list(features)
+
+    def compute_output_shape(self, input_shape: Sequence[Shape]) -> list[Shape]:
+        """The shapes stay as they are."""
+        return list(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "weight": self.weight,
+            "temperature": self.temperature,
+        }

@@ -1,0 +1,205 @@
+"""MRM-Net: two resolutions that learn from each other (arXiv 2406.16928)."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+
+from data_prep.contract import Contract, SignalContract
+from data_prep.errors import OptionError
+from data_prep.labels import CPSC_CLASSES, LEADS
+from mrm_keras.layers import EPSILON, AttentionFusion, BaseBlock, ConvBlock, MutualLearning
+from mrm_keras.layers import torch_uniform as uniform
+
+NETWORK = "MRM-Net"
+SAMPLING_RATE = 100.0
+
+
+def build_model(
+    *,
+    num_classes: int = 9,
+    input_length: int = 1000,
+    num_leads: int = 12,
+    low_channels: int = 128,
+    high_channels: int = 256,
+    alpha: float = 0.01,
+    beta: float = 0.01,
+    gamma: float = 0.1,
+    temperature: float = 4.0,
+    fusion: Literal["mutual", "add", "concat", "low", "high"] = "mutual",
+    dropout: float = 0.2,
+    contract: Contract | None = None,
+) -> keras.Model:
+    """Build MRM-Net as the paper draws it (MRM-Net, Fig. 1).
+
+    Args:
+        num_classes: number of classes, each with a probability of its own.
+        input_length: of the signal, in samples.
+        num_leads: number of leads.
+        low_channels: C, channels of the low branch.
+        high_channels: channels of the high branch, 2C under ``fusion="mutual"``.
+        alpha: weight of the mutual loss between Z1 and Z2 (eq. 7).
+        beta: weight of the mutual loss between Z3 and Z4.
+        gamma: weight of the mutual loss between the outputs of both branches.
+        temperature: T of the mutual losses.
+        fusion: how both branches come together. ``"mutual"`` is MRM-Net. ``"add"`` and
+            ``"concat"`` (Table V) bring Z3 to the size of Z4 by a convolution of kernel 3 and
+            stride 2 with batch norm and ReLU, and add both or concatenate them and reduce them
+            by a BaseBlock, before one head (the paper does not say which features it fused).
+            ``"low"`` and ``"high"`` (Table VI) are one branch alone.
+        dropout: rate of the dropout in the multi-scale fusion blocks.
+        contract: what the model file is to promise; its classes, length and leads must agree
+            with the other arguments. None: one of this network and task ``cpsc2018`` at 100 Hz,
+            without standardisation.
+
+    Returns:
+        A model from ``signal`` ``(batch, input_length, num_leads)`` in millivolts to a dict of
+        float32 probabilities ``(batch, num_classes)``: under ``"mutual"`` ``diagnosis`` (the mean
+        of the two others), ``low`` and ``high``, otherwise ``diagnosis`` alone.
+
+    Raises:
+        OptionError: the contract contradicts the other arguments, or the two branches' features
+            are not of equal size where the fusion needs it.
+    """
+    if contract is None:
+        contract = Contract(
+            network=NETWORK,
+            task="cpsc2018",
+            class_names=CPSC_CLASSES
+            if num_classes == len(CPSC_CLASSES)
+            else tuple(f"class {i + 1}" for i in range(num_classes)),
+            sampling_rate=SAMPLING_RATE,
+            input_length=input_length,
+            fit="stretch",
+            single_label=False,
+            leads=LEADS
+            if num_leads == len(LEADS)
+            else tuple(f"lead {i + 1}" for i in range(num_leads)),
+        )
+    promised = (len(contract.class_names), contract.input_length, len(contract.leads))
+    if promised != (num_classes, input_length, num_leads):
+        raise OptionError(
+            f"the contract promises {promised[0]} classes, {promised[1]} samples and {promised[2]}"
+            f" leads, but the model was asked for {num_classes}, {input_length} and {num_leads};"
+            " give both the same."
+        )
+    # Shapes in the comments are for the default arguments.
+    signal = keras.Input((input_length, num_leads), name="signal")
+    x = SignalContract(contract, name="contract")(signal)  # (1000, 12)
+    x = trunk(x)  # (1004, 128)
+
+    if fusion in ("low", "high"):
+        channels, strides = (low_channels, 1) if fusion == "low" else (high_channels, 2)
+        z = multi_scale_fusion(x, channels, strides=strides, dropout=dropout, name=fusion)
+        z = attention_fusion(z, name=fusion)
+        answers = {"diagnosis": probabilities(logits(z, num_classes, "head"), "diagnosis")}
+        return keras.Model(signal, answers, name="mrm_net")
+
+    z1 = multi_scale_fusion(x, low_channels, strides=1, dropout=dropout, name="low")  # (502, 128)
+    z2 = multi_scale_fusion(x, high_channels, strides=2, dropout=dropout, name="high")  # (251, 256)
+    if z1.shape[1] // 2 != z2.shape[1] or (
+        fusion == "mutual" and z1.shape[1] * z1.shape[2] != z2.shape[1] * z2.shape[2]
+    ):
+        raise OptionError(
+            f"the two branches' features, {z1.shape[1:]} and {z2.shape[1:]}, must be of equal size"
+            " to be compared; take an input length that is a multiple of 4 and twice as many high"
+            " channels as low ones."
+        )
+    if fusion == "mutual":
+        z1, z2 = MutualLearning(alpha, temperature, name="mutual_z1_z2")([z1, z2])
+    z3 = attention_fusion(z1, name="low")  # (502, 128)
+    z4 = attention_fusion(z2, name="high")  # (251, 256)
+
+    if fusion == "mutual":
+        z3, z4 = MutualLearning(beta, temperature, name="mutual_z3_z4")([z3, z4])
+        out1 = logits(z3, num_classes, "low_head")  # (9)
+        out2 = logits(z4, num_classes, "high_head")  # (9)
+        out1, out2 = MutualLearning(
+            gamma, temperature, dtype="float32", name="mutual_out1_out2"
+        )([out1, out2])  # fmt: skip
+        low, high = probabilities(out1, "low"), probabilities(out2, "high")
+        diagnosis = keras.layers.Average(dtype="float32", name="diagnosis")([low, high])
+        answers = {"diagnosis": diagnosis, "low": low, "high": high}
+        return keras.Model(signal, answers, name="mrm_net")
+
+    up = ConvBlock(high_channels, (3,), strides=2, name="low_to_high")(z3)  # (251, 256)
+    if fusion == "add":
+        z = keras.layers.Add(name="fused")([up, z4])  # (251, 256)
+    else:
+        z = keras.layers.Concatenate(name="concatenated")([up, z4])  # (251, 512)
+        z = BaseBlock(high_channels, name="fused")(z)  # (251, 256)
+    answers = {"diagnosis": probabilities(logits(z, num_classes, "head"), "diagnosis")}
+    return keras.Model(signal, answers, name="mrm_net")
+
+
+def trunk(x: Any) -> Any:
+    """Four ConvBlock1, each of which lengthens the signal by one sample (MRM-Net, Table I)."""
+    for i, (kernel, filters) in enumerate(((11, 32), (7, 64), (5, 128), (3, 128)), start=1):
+        x = ConvBlock(filters, (kernel,), pool="overlap", name=f"trunk_{i}")(x)
+    return x
+
+
+def multi_scale_fusion(x: Any, channels: int, *, strides: int, dropout: float, name: str) -> Any:
+    """Four kernel sizes averaged, and ConvBlock2 beside them, added (MRM-Net, Fig. 2)."""
+    scales = ConvBlock(
+        channels, (3, 13, 23, 33), strides=strides, pool="halve", name=f"{name}_multi_scale"
+    )(x)
+    scales = keras.layers.Dropout(dropout, name=f"{name}_dropout")(scales)
+    parallel = ConvBlock(channels, (3,), strides=strides, pool="halve", name=f"{name}_conv_block")
+    return keras.layers.Add(name=f"{name}_z")([scales, parallel(x)])
+
+
+def attention_fusion(z: Any, *, name: str) -> Any:
+    """Three BaseBlocks, both attentions, and back to the channels of z (MRM-Net, Fig. 3a)."""
+    channels = z.shape[-1]
+    for i in (1, 2, 3):
+        z = BaseBlock(channels, name=f"{name}_block_{i}")(z)
+    z = AttentionFusion(name=f"{name}_attention")(z)  # (time, 2 channels)
+    return BaseBlock(channels, name=f"{name}_fusion")(z)
+
+
+def logits(z: Any, num_classes: int, name: str) -> Any:
+    """Linear(LN(AvgPool(z))) (MRM-Net, section III-C), float32 whatever the policy."""
+    z = keras.layers.GlobalAveragePooling1D(dtype="float32", name=f"{name}_pool")(z)
+    z = keras.layers.LayerNormalization(epsilon=EPSILON, dtype="float32", name=f"{name}_norm")(z)
+    return keras.layers.Dense(
+        num_classes, kernel_initializer=uniform(), dtype="float32", name=f"{name}_linear"
+    )(z)
+
+
+def probabilities(out: Any, name: str) -> Any:
+    """One probability per class from its logit, float32 whatever the policy."""
+    return keras.layers.Activation("sigmoid", dtype="float32", name=name)(out)
+
+
+def compile_model(
+    model: keras.Model, *, learning_rate: float = 1e-3, jit_compile: bool = False
+) -> keras.Model:
+    """Compile for training: Adam, and binary cross-entropy on each branch's answer (eq. 4).
+
+    ``diagnosis`` has a loss only where it is the only answer; the mutual terms of eq. 7 come
+    from the model itself, while training only.  Targets are a dict of one 0/1 array ``(batch,
+    num_classes)`` for each of the model's heads, ``diagnosis`` included.
+
+    Args:
+        model: from :func:`build_model`.
+        learning_rate: of Adam.
+        jit_compile: whether XLA compiles the steps.
+
+    Returns:
+        The same model.
+    """
+    heads = [head for head in model.output_names if head != "diagnosis"] or ["diagnosis"]
+    model.compile(
+        optimizer=keras.optimizers.Adam(learning_rate),
+        loss={head: keras.losses.BinaryCrossentropy() for head in heads},
+        jit_compile=jit_compile,
+    )
+    return model
+
+
+def load_model(path: Path | str) -> keras.Model:
+    """Open a model file of this package; see ``data_prep.model_files.load_model``."""
+    from data_prep.model_files import load_model as load
+
+    return load(path, network=NETWORK)

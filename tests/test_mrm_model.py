@@ -1,0 +1,279 @@
+"""The whole of MRM-Net: sizes, numbers, losses, training, files."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import mrm_numpy
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from data_prep.contract import Contract
+from data_prep.errors import OptionError
+from data_prep.labels import CPSC_CLASSES, LEADS
+from mrm_keras.model import build_model, compile_model
+
+FUSIONS = ("mutual", "add", "concat", "low", "high")
+SMALL: dict[str, Any] = {"input_length": 60, "low_channels": 4, "high_channels": 8}
+
+# Keras' writer of .keras files hands TensorFlow's arrays to NumPy in a way NumPy 2 warns about.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="module")
+def full() -> keras.Model:
+    return build_model()
+
+
+def signals(count: int, length: int = 60) -> NDArray[np.float32]:
+    rng = np.random.default_rng(3)
+    return rng.normal(size=(count, length, 12)).astype("float32")
+
+
+def shake(model: keras.Model) -> dict[str, NDArray[np.float64]]:
+    """Move every weight away from its start, return all by path."""
+    rng = np.random.default_rng(4)
+    for weight in model.weights:
+        if weight.name in ("gamma", "moving_variance"):
+            weight.assign(rng.uniform(0.5, 1.5, size=weight.shape))
+        elif weight.name in ("beta", "moving_mean", "bias"):
+            weight.assign(rng.uniform(-0.5, 0.5, size=weight.shape))
+    return {weight.path: weight.numpy().astype("float64") for weight in model.weights}
+
+
+def targets(model: keras.Model, labels: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    return {head: labels for head in model.output}
+
+
+def test_sizes_are_the_papers(full: keras.Model) -> None:
+    """Table I, section III-B, and the flattened sizes the mutual loss compares."""
+    shapes = {layer.name: layer.output for layer in full.layers}
+    assert [shapes[f"trunk_{i}"].shape[1:] for i in (1, 2, 3, 4)] == [
+        (1001, 32), (1002, 64), (1003, 128), (1004, 128),
+    ]  # fmt: skip
+    z1, z2 = shapes["mutual_z1_z2"]
+    z3, z4 = shapes["mutual_z3_z4"]
+    assert z1.shape[1:] == z3.shape[1:] == (502, 128)
+    assert z2.shape[1:] == z4.shape[1:] == (251, 256)
+    assert 502 * 128 == 251 * 256 == 64_256
+    assert full.input.name == "signal" and full.input.shape == (None, 1000, 12)
+    assert list(full.output) == ["diagnosis", "low", "high"]
+    assert all(out.shape == (None, 9) for out in full.output.values())
+
+
+def test_parameters_are_counted_row_by_row(full: keras.Model) -> None:
+    norm = 4  # scale, offset, moving mean and variance of each channel
+    trunk = {
+        "trunk_1": 11 * 12 * 32 + norm * 32,
+        "trunk_2": 7 * 32 * 64 + norm * 64,
+        "trunk_3": 5 * 64 * 128 + norm * 128,
+        "trunk_4": 3 * 128 * 128 + norm * 128,
+    }
+    expected = dict(trunk)
+    for name, c in (("low", 128), ("high", 256)):
+        block = 2 * (3 * c * c + norm * c)
+        mlp = c * (c // 8) + c // 8 + (c // 8) * c + c
+        expected |= {
+            f"{name}_multi_scale": (3 + 13 + 23 + 33) * 128 * c + norm * c,
+            f"{name}_conv_block": 3 * 128 * c + norm * c,
+            f"{name}_block_1": block,
+            f"{name}_block_2": block,
+            f"{name}_block_3": block,
+            # the MLP, the convolution of two channels, the layer norm of 2C
+            f"{name}_attention": mlp + (3 * 2 + 1) + 2 * 2 * c,
+            # 2C to C, C to C, and the residual's projection 2C to C
+            f"{name}_fusion": 3 * 2 * c * c + 3 * c * c + 2 * c * c + 3 * norm * c,
+            f"{name}_head_norm": 2 * c,
+            f"{name}_head_linear": c * 9 + 9,
+        }
+    counted = {layer.name: layer.count_params() for layer in full.layers}
+    assert {name: count for name, count in counted.items() if count} == expected
+    assert full.count_params() == sum(expected.values()) == 6_215_760
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_answers_are_those_of_plain_numpy(fusion: Any) -> None:
+    model = build_model(**SMALL, fusion=fusion)
+    w = shake(model)
+    x = signals(2)
+    expected = mrm_numpy.forward(x.astype("float64"), w, fusion=fusion)
+    answers = model(x)
+    assert list(answers) == list(expected)
+    for head, probabilities in expected.items():
+        assert np.ptp(probabilities) > 0.01
+        np.testing.assert_allclose(answers[head], probabilities, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_answers_at_full_size_are_those_of_plain_numpy(full: keras.Model) -> None:
+    w = shake(full)
+    x = signals(1, 1000)
+    expected = mrm_numpy.forward(x.astype("float64"), w)
+    for head, answer in full(x).items():
+        np.testing.assert_allclose(answer, expected[head], rtol=1e-4)
+
+
+def test_every_layer_has_a_name_of_its_own(full: keras.Model) -> None:
+    automatic = [layer.name for layer in full.layers if layer.name.rstrip("_0123456789") in {
+        keras.src.utils.naming.to_snake_case(type(layer).__name__)}]  # fmt: skip
+    assert automatic == []
+
+
+def test_each_mutual_term_weighs_what_it_should() -> None:
+    """alpha, beta, gamma times the loss NumPy gives for what enters that very term."""
+    weights = {"alpha": 0.3, "beta": 0.5, "gamma": 0.7}
+    x = signals(5)
+    for name, layer in (
+        ("alpha", "mutual_z1_z2"), ("beta", "mutual_z3_z4"), ("gamma", "mutual_out1_out2"),
+    ):  # fmt: skip
+        only: dict[str, Any] = {k: v if k == name else 0.0 for k, v in weights.items()}
+        keras.utils.set_random_seed(1)
+        model = build_model(**SMALL, dropout=0.0, temperature=2.0, **only)
+        model(x, training=True)
+        (loss,) = model.losses
+        pair = keras.Model(model.input, model.get_layer(layer).output)(x, training=True)
+        expected = mrm_numpy.mutual_loss(np.asarray(pair[0]), np.asarray(pair[1]), temperature=2.0)
+        assert expected > 1e-6
+        np.testing.assert_allclose(loss, weights[name] * expected, rtol=1e-3)
+
+
+def test_mutual_terms_add_up_in_training_and_are_absent_at_validation() -> None:
+    x = signals(8)
+    y = np.random.default_rng(5).integers(0, 2, size=(8, 9)).astype("float32")
+    model = compile_model(build_model(**SMALL, dropout=0.0, gamma=10.0), learning_rate=0.0)
+
+    def bce(answers: dict[str, Any]) -> float:
+        p = {head: np.asarray(answers[head], dtype=np.float64) for head in ("low", "high")}
+        return sum(-np.mean(y * np.log(q) + (1 - y) * np.log(1 - q)) for q in p.values())
+
+    trained = model(x, training=True)
+    mutual = sum(float(loss) for loss in model.losses)
+    assert mutual > 0.01
+    history = model.fit(x, targets(model, y), batch_size=8, verbose=0).history
+    np.testing.assert_allclose(history["loss"], bce(trained) + mutual, rtol=1e-4)
+
+    logs = model.evaluate(x, targets(model, y), batch_size=8, verbose=0, return_dict=True)
+    np.testing.assert_allclose(logs["loss"], bce(model(x, training=False)), rtol=1e-5)
+    np.testing.assert_allclose(logs["loss"], logs["low_loss"] + logs["high_loss"], rtol=1e-5)
+
+
+def test_diagnosis_is_the_mean_of_both_branches() -> None:
+    answers = build_model(**SMALL)(signals(3))
+    np.testing.assert_allclose(
+        answers["diagnosis"], (answers["low"] + answers["high"]) / 2, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_gradients_reach_every_trainable_weight(fusion: Any) -> None:
+    model = compile_model(build_model(**SMALL, fusion=fusion))
+    for weight in model.weights:
+        if weight.path.endswith("reduce/bias"):
+            weight.assign(weight + 3.0)  # the one hidden unit so few channels have must be on
+    x = signals(4)
+    y = np.eye(9, dtype="float32")[:4]
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(
+            x, targets(model, tf.constant(y)), model(x, training=True), training=True
+        )
+    gradients = tape.gradient(loss, [weight.value for weight in model.trainable_weights])
+    for weight, gradient in zip(model.trainable_weights, gradients, strict=True):
+        assert gradient is not None and np.abs(gradient).max() > 0, weight.path
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_file_predicts_as_the_model_it_came_from(fusion: Any, tmp_path: Path) -> None:
+    model = build_model(**SMALL, num_classes=5, fusion=fusion)
+    shake(model)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    x = signals(3)
+    answers, before = again(x), model(x)
+    assert list(answers) == list(before)
+    for head in before:
+        np.testing.assert_array_equal(answers[head], before[head])
+    assert again.get_layer("contract").contract == model.get_layer("contract").contract
+    assert [w.path for w in again.weights] == [w.path for w in model.weights]
+
+
+def test_mixed_precision_answers_in_float32() -> None:
+    """bfloat16 inside, and probabilities near those of float32."""
+    x = signals(16)
+    plain = build_model(**SMALL)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        mixed = build_model(**SMALL)
+    finally:
+        keras.config.set_dtype_policy(before)
+    shake(plain)
+    mixed.set_weights(plain.get_weights())
+    assert mixed.get_layer("low_z").compute_dtype == "bfloat16"
+    assert {weight.dtype for weight in mixed.trainable_weights} == {"float32"}
+    expected = plain(x)
+    for head, answer in mixed(x).items():
+        assert answer.dtype == "float32"
+        assert np.abs(answer - expected[head]).max() < 0.02
+
+
+@pytest.mark.parametrize(
+    "fusion", ["mutual", *(pytest.param(f, marks=pytest.mark.slow) for f in FUSIONS[1:])]
+)
+def test_training_learns_a_tiny_problem(fusion: Any) -> None:
+    """A class for each sign of lead I's mean."""
+    x = signals(32)
+    y = np.stack([x[:, :, 0].mean(1) > 0, x[:, :, 0].mean(1) <= 0], axis=-1).astype("float32")
+    model = build_model(**SMALL, num_classes=2, fusion=fusion)
+    compile_model(model, learning_rate=5e-3)
+    losses = model.fit(x, targets(model, y), epochs=12, batch_size=16, verbose=0).history["loss"]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_default_contract_says_what_the_model_is(full: keras.Model) -> None:
+    contract = full.get_layer("contract").contract
+    assert contract == Contract(
+        network="MRM-Net",
+        task="cpsc2018",
+        class_names=CPSC_CLASSES,
+        sampling_rate=100.0,
+        input_length=1000,
+        fit="stretch",
+        single_label=False,
+        leads=LEADS,
+    )
+
+
+def test_given_contract_standardises_and_must_agree() -> None:
+    contract = Contract(
+        network="MRM-Net",
+        task="superdiagnostic",
+        class_names=("NORM", "MI", "STTC", "CD", "HYP"),
+        sampling_rate=100.0,
+        input_length=60,
+        fit="stretch",
+        single_label=False,
+        mean=0.25,
+        std=2.0,
+    )
+    model = build_model(**SMALL, num_classes=5, contract=contract)
+    w = shake(model)
+    x = signals(2)
+    expected = mrm_numpy.forward((x.astype("float64") - 0.25) / 2.0, w)
+    np.testing.assert_allclose(model(x)["diagnosis"], expected["diagnosis"], rtol=1e-4)
+    with pytest.raises(OptionError, match="5 classes, 60 samples and 12 leads"):
+        build_model(**SMALL, contract=contract)
+
+
+@pytest.mark.parametrize(
+    "options", [{"input_length": 62}, {"high_channels": 12}, {"input_length": 63}]
+)
+def test_branches_that_cannot_be_compared_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(OptionError, match="must be of equal size"):
+        build_model(**{**SMALL, **options})
