@@ -2,8 +2,10 @@
 
 import csv
 import math
+import signal
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from data_prep.store import StoreWriter
 
 CPSC_TASK = "cpsc2018"
-_BLOCK = 64
+_BLOCK = 32
 _RATES = {"cpsc2018": 250.0, "ptb-xl": 100.0}
 
 
@@ -309,16 +311,35 @@ def _loaded(
 
     processes = min(workers or cpu_count(), len(entries))
     with (
-        Parallel(n_jobs=processes, return_as="generator") as parallel,
+        Parallel(n_jobs=processes) as parallel,
         tqdm(total=len(entries), unit="record", desc="reading") as progress,
     ):
-        # joblib reads on while we write; blocks bound how far it can run ahead.
+        with _interrupts_held_back():
+            parallel(delayed(_load_libraries)() for _ in range(processes))
+        # Block by block, so that what has been read but not yet written stays little.
         for start in range(0, len(entries), _BLOCK * processes):
             block = entries[start : start + _BLOCK * processes]
-            results = parallel(delayed(_load)(entry.path, fs) for entry in block)
-            for entry, loaded in zip(block, results, strict=True):
-                yield entry, loaded
-                progress.update()
+            loaded = parallel(delayed(_load)(entry.path, fs) for entry in block)
+            yield from zip(block, loaded, strict=True)
+            progress.update(len(block))
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Processes started in this block never see Ctrl-C: it is ours to end them, in silence."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _load_libraries() -> None:
+    import scipy.signal  # noqa: F401
+    import wfdb  # noqa: F401
 
 
 def _load(path: Path, fs: float) -> _Loaded:

@@ -20,10 +20,9 @@ The schema, version 1.  Attributes of the file: ``schema`` (``"ecg-keras store"`
 import errno
 import json
 import math
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,6 +39,40 @@ SCHEMA = "ecg-keras store"
 SCHEMA_VERSION = 1
 
 _REBUILD = "build it again with ecg-build"
+
+
+class _Disk(FileIO):
+    """The file under HDF5, which does not learn of failed writes: it could not close the file.
+
+    (HDF5 that cannot flush its caches keeps the file open, and the process crashes at its end.)
+    The first failure is kept, later writes go nowhere, and the ``with`` block ends by raising it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self.path = path
+        self.failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while rest and self.failure is None:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.failure = error
+        return size
+
+    def require_written(self) -> None:
+        if self.failure is not None:
+            # An exhausted quota is a full disk to whom it befalls.
+            number = self.failure.errno
+            code = errno.ENOSPC if number in (errno.EDQUOT, errno.ENOSPC) else number
+            raise OSError(code, self.failure.strerror, str(self.path)) from self.failure
+
+    def close(self) -> None:
+        super().close()
+        self.require_written()
 
 
 class StoreWriter:
@@ -83,9 +116,9 @@ class StoreWriter:
     def __enter__(self) -> "StoreWriter":
         """Open the file beside its final place."""
         with ExitStack() as stack:
-            stack.enter_context(_disk_errors(self.path))
             part = stack.enter_context(written_whole(self.path))
-            self._file = stack.enter_context(h5py.File(part, "w"))
+            self._disk = stack.enter_context(_Disk(part))
+            self._file = stack.enter_context(h5py.File(self._disk, "w"))
             self._signals = self._file.create_dataset(
                 "signals",
                 shape=(0, len(LEADS)),
@@ -150,6 +183,7 @@ class StoreWriter:
         start, stop = self._offsets[-1], self._offsets[-1] + len(signal)
         self._signals.resize(stop, axis=0)
         self._signals[start:stop] = signal
+        self._disk.require_written()
         self._offsets.append(stop)
         self._ids[record_id] = None
         self._rows.append((patient, sex, age, fold, first_label))
@@ -363,17 +397,3 @@ def _encoded(texts: Sequence[str]) -> np.ndarray:
 
 def _decoded(texts: np.ndarray) -> np.ndarray:
     return np.char.decode(texts, "utf-8")
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """Give HDF5's reports of a failed write, of whatever kind, their number back."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        number = re.search(r"errno = (\d+)", str(error))
-        if number is None:
-            raise
-        # An exhausted quota is a full disk to whom it befalls.
-        code = errno.ENOSPC if int(number[1]) == errno.EDQUOT else int(number[1])
-        raise OSError(code, os.strerror(code), str(path)) from error
