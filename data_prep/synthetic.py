@@ -384,18 +384,18 @@ def _rhythm(
     if "AF" in names:
         after = np.maximum(after, before + 2.2 * mean)
     free = (before > 0.25) & (after < seconds - 0.2) & (np.arange(count) > 0)
-    wanted = [(kind, name) for kind, name in (("A", "PAC"), ("V", "PVC")) if name in names]
-    for place, (kind, _) in enumerate(wanted):
+    wanted = [kind for kind, name in (("A", "PAC"), ("V", "PVC")) if name in names]
+    for kind in wanted:
+        another_to_come = kind != wanted[-1]
         candidates = np.flatnonzero(free)
-        # Leave room for the other kind in a record of few beats.
-        still_wanted = len(wanted) - 1 - place
-        chosen = rng.choice(candidates[: len(candidates) - 2 * still_wanted])
+        # The first of them is sure to be placed, also where two beats must stay for another kind.
+        chosen = rng.choice(candidates[:-2] if another_to_come else candidates)
         extra = rng.poisson(seconds * rng.uniform(0.05, 0.2))
         for index in (chosen, *rng.permutation(candidates)[:extra]):
-            # Beats enough must be left for the other kind, and each pause be seen undisturbed.
+            # Never two in a row: each pause is seen undisturbed.
             left = free.copy()
-            left[max(index - 1, 0) : index + 2] = False
-            if free[index] and (left.any() or not still_wanted):
+            left[index - 1 : index + 2] = False
+            if free[index] and (left.any() or not another_to_come):
                 kinds[index] = kind
                 free = left
     for index in np.flatnonzero(kinds != "N"):

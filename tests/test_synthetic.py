@@ -4,6 +4,7 @@ What is measured comes from plain peak finding and thresholds, not from the gene
 with limits that each fail if the class were drawn as another.
 """
 
+import errno
 import re
 import subprocess
 import sys
@@ -652,15 +653,17 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"mine.txt": b"precious"}
 
 
+@pytest.mark.parametrize("place", ["_write_record", "_write_reference"])
+@pytest.mark.parametrize("trouble", [KeyboardInterrupt(), OSError(errno.ENOSPC, "disk full")])
 def test_an_interrupted_run_leaves_the_folder_empty_and_fit_for_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, trouble: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise trouble
 
     with monkeypatch.context() as patch:
-        patch.setattr("data_prep.synthetic._write_reference", stop)
-        with pytest.raises(KeyboardInterrupt):
+        patch.setattr(f"data_prep.synthetic.{place}", stop)
+        with pytest.raises(type(trouble)):
             main(out=tmp_path, records=2, max_seconds=6, workers=1)
     assert list(tmp_path.iterdir()) == []
     main(out=tmp_path, records=2, max_seconds=6, workers=1)
