@@ -5,10 +5,11 @@ import math
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Literal
 
 from data_prep.commands import run_command
@@ -310,31 +311,31 @@ def _loaded(
     from tqdm import tqdm
 
     processes = min(workers or cpu_count(), len(entries))
-    with (
-        Parallel(n_jobs=processes) as parallel,
-        tqdm(total=len(entries), unit="record", desc="reading") as progress,
-    ):
-        with _interrupts_held_back():
-            parallel(delayed(_load_libraries)() for _ in range(processes))
+    with ExitStack() as stack:
+        parallel = stack.enter_context(Parallel(n_jobs=processes, return_as="generator"))
+        with _interrupts_ignored():
+            started = parallel(delayed(_load_libraries)() for _ in range(processes))
+        list(started)
+        progress = stack.enter_context(tqdm(total=len(entries), unit="record", desc="reading"))
         # Block by block, so that what has been read but not yet written stays little.
         for start in range(0, len(entries), _BLOCK * processes):
             block = entries[start : start + _BLOCK * processes]
-            loaded = parallel(delayed(_load)(entry.path, fs) for entry in block)
+            loaded = list(parallel(delayed(_load)(entry.path, fs) for entry in block))
             yield from zip(block, loaded, strict=True)
             progress.update(len(block))
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
+def _interrupts_ignored() -> Iterator[None]:
     """Processes started in this block never see Ctrl-C: it is ours to end them, in silence."""
-    if not hasattr(signal, "pthread_sigmask"):
+    if current_thread() is not main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
 
 
 def _load_libraries() -> None:
