@@ -61,7 +61,7 @@ def plot_confusion_matrix(matrix: np.ndarray, class_names: tuple[str, ...]) -> F
     shares = np.divide(matrix, support, out=np.zeros(matrix.shape), where=support > 0)
     with rc_context(_STYLE):
         side = float(np.clip(0.62 * classes + 1.6, 4.5, 12))
-        figure = _figure(side, side)
+        figure = _figure(side, side - 0.7)
         axes = figure.add_subplot()
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         size = min(11.0, 40 * side / classes)

@@ -11,7 +11,8 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from string import Template
 
@@ -377,12 +378,20 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure and what it shows."""
+    """A figure and what it shows; ``half`` if two may stand side by side."""
 
     file: str
-    png: bytes = field(repr=False)
+    figure: Figure
     title: str
     caption: str
+    half: bool = False
+
+    @cached_property
+    def png(self) -> bytes:
+        """The figure as the bytes of a PNG file."""
+        file = io.BytesIO()
+        self.figure.savefig(file, format="png", dpi=160)
+        return file.getvalue()
 
 
 Block = Heading | Paragraph | Notes | Terms | Table | Picture
@@ -400,7 +409,7 @@ def _blocks(
     if len(results) > 1:
         blocks += _comparison(results, differences)
     for result in results:
-        blocks += _section(result)
+        blocks += _section(result, alone=len(results) == 1)
     if learning:
         blocks += [Heading("Learning curves"), *learning]
     used = [key for key in SCORES if any(key in result.values for result in results)]
@@ -416,7 +425,7 @@ def _blocks(
     return blocks
 
 
-def _section(result: Result) -> list[Block]:
+def _section(result: Result, *, alone: bool) -> list[Block]:
     predictions = result.predictions
     members = len(predictions.members)
     blocks: list[Block] = [
@@ -442,15 +451,22 @@ def _section(result: Result) -> list[Block]:
                 ("Predictions", str(result.path)),
             )
         ),
-        Table(
-            "Overall scores with 95 % intervals",
-            ("Score", "Value"),
-            tuple((SCORES[key][0], _estimate(result, key)) for key in result.values),
-        ),
-        Notes(tuple(_remarks(result))),
-        _class_table(result),
     ]
-    return blocks + list(_pictures(result))
+    if alone:
+        blocks.append(_score_table([result]))
+    return [*blocks, Notes(tuple(_remarks(result))), _class_table(result), *_pictures(result)]
+
+
+def _score_table(results: Sequence[Result]) -> Table:
+    return Table(
+        "Overall scores with 95 % intervals",
+        ("Score", *(result.name for result in results)),
+        tuple(
+            (title, *(_estimate(result, key) for result in results))
+            for key, (title, _) in SCORES.items()
+            if any(key in result.values for result in results)
+        ),
+    )
 
 
 def _remarks(result: Result) -> Iterator[str]:
@@ -464,6 +480,12 @@ def _remarks(result: Result) -> Iterator[str]:
         yield (
             f"No record {which} {_listed(unsupported)}: F1 is 0 there by convention, and counts"
             " in macro-F1."
+        )
+    few = names[(result.classes.support > 0) & (result.classes.support < 10)]
+    if len(few):
+        yield (
+            f"Fewer than 10 records stand behind {_listed(few)}: chance decides much there, more"
+            " than the intervals can show."
         )
     undefined = names[~np.isfinite(result.class_auc)]
     if len(undefined):
@@ -496,16 +518,17 @@ def _class_table(result: Result) -> Table:
     predictions, classes = result.predictions, result.classes
     rows = []
     for c, name in enumerate(predictions.class_names):
-        cells: list[Cell] = [name, f"{classes.support[c]:,}"]
-        if not predictions.single_label:
-            cells.append(f"{predictions.thresholds[c]:.3f}")
-        cells += [
-            Estimate(float(classes.precision[c])),
-            Estimate(float(classes.recall[c])),
+        cells: list[Cell] = [
+            name,
+            f"{classes.support[c]:,}",
             Estimate(float(classes.f1[c]), *result.intervals["class_f1"][c].tolist()),
             Estimate(float(result.class_auc[c]), *result.intervals["class_auc"][c].tolist()),
             Estimate(float(result.average_precision[c])),
+            Estimate(float(classes.precision[c])),
+            Estimate(float(classes.recall[c])),
         ]
+        if not predictions.single_label:
+            cells.append(Estimate(float(predictions.thresholds[c])))
         rows.append(tuple(cells))
     threshold = () if predictions.single_label else ("Threshold",)
     answers = (
@@ -516,7 +539,7 @@ def _class_table(result: Result) -> Table:
     )
     return Table(
         f"Each class: {answers}; AUC and AP of the probabilities against all labels",
-        ("Class", "Support", *threshold, "Precision", "Recall", "F1", "AUC", "AP"),
+        ("Class", "Support", "F1", "AUC", "AP", "Precision", "Recall", *threshold),
         tuple(rows),
     )
 
@@ -535,7 +558,7 @@ def _pictures(result: Result) -> Iterator[Picture]:
         numbers = " and numbers are records" if len(names) <= plots.MOST_PANELS else ""
         yield Picture(
             f"{slug}_confusion_matrix.png",
-            _png(plots.plot_confusion_matrix(matrix, names)),
+            plots.plot_confusion_matrix(matrix, names),
             "Confusion matrix",
             "Rows are the record's first label, columns the class of the largest probability;"
             f" colour is the share of the row{numbers}. A record with several labels stands in"
@@ -544,7 +567,7 @@ def _pictures(result: Result) -> Iterator[Picture]:
     several = len(names) <= plots.MOST_PANELS
     yield Picture(
         f"{slug}_roc.png",
-        _png(plots.plot_roc(result.labels, predictions.probabilities, names)),
+        plots.plot_roc(result.labels, predictions.probabilities, names),
         "ROC curves",
         "Sensitivity against 1 − specificity as the threshold falls, one panel a class, the other"
         " classes in grey; dotted is chance. A class is true if it is any of the record's labels."
@@ -552,10 +575,11 @@ def _pictures(result: Result) -> Iterator[Picture]:
         else "Sensitivity against 1 − specificity as the threshold falls: mean over the classes"
         " that some records have and some have not, and the range of the middle 80 % of them;"
         " dotted is chance.",
+        half=True,
     )
     yield Picture(
         f"{slug}_precision_recall.png",
-        _png(plots.plot_precision_recall(result.labels, predictions.probabilities, names)),
+        plots.plot_precision_recall(result.labels, predictions.probabilities, names),
         "Precision-recall curves",
         "Precision against recall as the threshold falls, one panel a class, the other classes in"
         " grey; dotted is the share of records that have the class, which chance would reach."
@@ -563,23 +587,13 @@ def _pictures(result: Result) -> Iterator[Picture]:
         else "Precision against recall as the threshold falls: mean over the classes that some"
         " records have and some have not, and the range of the middle 80 % of them; dotted is"
         " the mean share of records that have a class, which chance would reach.",
+        half=True,
     )
 
 
 def _comparison(results: Sequence[Result], differences: Sequence[Difference]) -> list[Block]:
     compared = {id(difference.other): difference for difference in differences}
-    blocks: list[Block] = [
-        Heading("Side by side"),
-        Table(
-            "Overall scores with 95 % intervals",
-            ("Score", *(result.name for result in results)),
-            tuple(
-                (title, *(_estimate(result, key) for result in results))
-                for key, (title, _) in SCORES.items()
-                if any(key in result.values for result in results)
-            ),
-        ),
-    ]
+    blocks: list[Block] = [Heading("Side by side"), _score_table(results)]
     for other in results[1:]:
         difference = compared.get(id(other))
         if difference is None:
@@ -612,7 +626,7 @@ def _learning_curves(paths: Sequence[Path]) -> list[Picture]:
     return [
         Picture(
             f"learning_curves_{number}.png",
-            _png(plots.plot_learning_curves(histories)),
+            plots.plot_learning_curves(histories),
             f"Learning curves of {folder.name}",
             "Loss of training (dashed) and validation records by epoch, and the validation scores;"
             f" a dot marks the best epoch. Runs: {_listed(list(histories))}.",
@@ -656,7 +670,7 @@ def _markdown(title: str, blocks: Sequence[Block]) -> str:
 
 
 def figure_to_data_uri(png: bytes) -> str:
-    """Turn a PNG into a ``data:`` address, so that a page carries the figure itself."""
+    """Turn a PNG file into a ``data:`` address, so that a page carries the figure itself."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
@@ -697,9 +711,13 @@ def _element(block: Block) -> str:
         case Table():
             return _table(block)
         case Picture():
+            # Small enough to be seen at once, and no smaller than its letters can be read.
+            inches = block.figure.get_figwidth()
             return (
-                f'<figure><img src="{figure_to_data_uri(block.png)}"'
-                f' alt="{html.escape(block.title)}">'
+                f'<figure class="{"half" if block.half else "full"}">'
+                f'<div class="scroll" style="max-width:{90 * inches:.0f}px">'
+                f'<img src="{figure_to_data_uri(block.png)}" alt="{html.escape(block.title)}"'
+                f' style="min-width:{50 * inches:.0f}px"></div>'
                 f"<figcaption><strong>{html.escape(block.title)}.</strong>"
                 f" {html.escape(block.caption)}</figcaption></figure>"
             )
@@ -715,10 +733,12 @@ def _table(table: Table) -> str:
         + "</tr>"
         for first, *cells in table.rows
     )
-    width = "narrow" if len(table.header) < 4 else "wide"
+    kind = "score" if table.header[0] == "Score" else "class"
+    caption = html.escape(table.caption)
     return (
-        f'<div class="table {width}" tabindex="0"><table><caption>{html.escape(table.caption)}.'
-        f"</caption><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<div class="table"><p class="caption">{caption}.</p><div class="scroll" tabindex="0">'
+        f'<table class="{kind}" aria-label="{caption}"><thead><tr>{header}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div></div>"
     )
 
 
@@ -729,14 +749,13 @@ def _cell(cell: Cell) -> str:
     if not np.isfinite(cell.low):
         return words
     words += f" <small>{_range(cell)}</small>"
-    # Scores lie in 0..1; a difference is drawn on -1..1, with its zero in the middle.
-    at = [50 + 50 * x if cell.signed else 100 * x for x in (cell.low, cell.high, cell.value)]
-    low, high, value = np.clip(at, 0, 100)
-    return (
-        f'<span class="estimate">{words}<span class="bar{" zero" if cell.signed else ""}"'
-        f' aria-hidden="true"><i style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
-        f'<b style="left:{value:.1f}%"></b></span></span>'
-    )
+    if not cell.signed:
+        words += (
+            f'<span class="bar" aria-hidden="true"><i style="left:{100 * cell.low:.1f}%;'
+            f'width:{100 * (cell.high - cell.low):.1f}%"></i>'
+            f'<b style="left:{100 * cell.value:.1f}%"></b></span>'
+        )
+    return f'<span class="estimate">{words}</span>'
 
 
 _PAGE = """<!DOCTYPE html>
@@ -792,7 +811,7 @@ section {
   background: var(--card);
 }
 section > * { margin: 0; }
-dl.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 12px; }
+dl.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 12px; }
 dl div { min-width: 0; }
 dt { color: var(--soft); font-size: 0.85rem; }
 dd { margin: 0; overflow-wrap: anywhere; }
@@ -801,17 +820,19 @@ dl.definitions dt { color: var(--ink); font-size: 1rem; font-weight: 600; }
 dl.definitions dd { color: var(--soft); max-width: 75ch; }
 .notes { padding-left: 20px; color: var(--soft); max-width: 80ch; }
 p { max-width: 80ch; }
-.table { overflow-x: auto; }
+.scroll { overflow-x: auto; }
+.table { min-width: 0; }
+.caption { margin: 0 0 8px; color: var(--soft); font-size: 0.9rem; }
 table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { padding-bottom: 8px; color: var(--soft); text-align: left; font-size: 0.9rem; }
+table.score { max-width: 860px; }
 th, td { padding: 7px 10px; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { text-align: left; font-weight: 500; }
 thead th { color: var(--soft); font-size: 0.85rem; white-space: nowrap; }
-td, .wide thead th + th { text-align: right; }
-.narrow td, .narrow thead th + th { text-align: left; }
-.wide tbody th { position: sticky; left: 0; background: var(--card); }
+.class td, .class thead th + th { text-align: right; }
+.class tbody th { position: sticky; left: 0; background: var(--card); }
 td > b { font-weight: 400; }
-.estimate { display: inline-block; width: 100%; min-width: 128px; white-space: nowrap; }
+.estimate { display: block; min-width: 134px; white-space: nowrap; text-align: left; }
+.class thead th:nth-child(3), .class thead th:nth-child(4) { text-align: left; }
 .estimate > b { font-weight: 600; }
 small { color: var(--soft); font-size: 0.8rem; }
 .bar {
@@ -823,22 +844,26 @@ small { color: var(--soft); font-size: 0.8rem; }
   position: absolute; top: -2px; width: 3px; height: 9px; margin-left: -1px;
   background: var(--accent); border-radius: 1px;
 }
-.bar.zero::after {
-  content: ""; position: absolute; left: 50%; top: -2px; width: 1px; height: 9px;
-  background: var(--soft);
+figure { margin: 0; }
+figure .scroll {
+  border: 1px solid var(--line); border-radius: 8px; background: #ffffff;
 }
-figure { max-width: 760px; }
-figure img {
-  display: block; width: 100%; height: auto; padding: 8px; border: 1px solid var(--line);
-  border-radius: 8px; background: #ffffff;
-}
+figure img { display: block; width: 100%; height: auto; padding: 8px; }
 figcaption { padding-top: 8px; color: var(--soft); font-size: 0.9rem; }
 figcaption strong { color: var(--ink); }
 footer { padding-bottom: 36px; color: var(--soft); font-size: 0.85rem; }
+@media (min-width: 900px) {
+  section { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  section > :not(figure.half) { grid-column: 1 / -1; }
+}
 @media (max-width: 560px) {
   header, main, footer { padding-left: 10px; padding-right: 10px; }
   section { padding: 16px 12px; }
+  dl.facts { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   th, td { padding: 7px 6px; }
+  .score tbody th { font-size: 0.9rem; }
+  .score .estimate { min-width: 88px; white-space: normal; }
+  .score .estimate small { display: block; white-space: nowrap; font-size: 0.72rem; }
 }
 """
 
@@ -985,12 +1010,6 @@ def _finite(value: float) -> float | None:
 def _listed(names: Sequence[str] | np.ndarray) -> str:
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else str(last)
-
-
-def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=160)
-    return file.getvalue()
 
 
 def _write(path: Path, content: str | bytes) -> None:

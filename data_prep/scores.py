@@ -100,7 +100,7 @@ def class_f1(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean over all classes of :func:`class_f1`; a class nobody has and nobody calls counts 0.
+    """Mean over all classes of :func:`class_f1`; a class no record has or is called counts 0.
 
     Args:
         labels: ``(N, C)`` of 0 and 1.
@@ -382,14 +382,16 @@ def all_scores(
     if first_labels is not None:
         truth = one_hot(first_labels, labels.shape[1])
         scores["class_f1"] = _class_f1(truth, answers, counts)
-        scores["macro_f1_first_label"] = scores["class_f1"].mean(axis=1)
+        scores["macro_f1_first_label"] = _mean_over_defined(scores["class_f1"])
     elif single_label:
         scores["class_f1"] = _class_f1(labels, answers, counts)
-        scores["macro_f1_any_label"] = scores["class_f1"].mean(axis=1)
+        scores["macro_f1_any_label"] = _mean_over_defined(scores["class_f1"])
     if not single_label:
         scores["class_f1"] = _class_f1(labels, probabilities >= thresholds, counts)
-        scores["macro_f1_thresholds"] = scores["class_f1"].mean(axis=1)
-        scores["macro_f1_half"] = _class_f1(labels, probabilities >= 0.5, counts).mean(axis=1)
+        scores["macro_f1_thresholds"] = _mean_over_defined(scores["class_f1"])
+        scores["macro_f1_half"] = _mean_over_defined(
+            _class_f1(labels, probabilities >= 0.5, counts)
+        )
     scores["class_auc"] = _class_auc(labels, probabilities, counts)
     scores["macro_auc"] = _mean_over_defined(scores["class_auc"])
     scores["record_f1"] = counts @ _record_f1(labels, probabilities) / totals
@@ -475,7 +477,10 @@ def _resample(num_records: int, resamples: int, seed: int) -> Iterator[np.ndarra
 
 def _class_f1(labels: np.ndarray, predicted: np.ndarray, counts: np.ndarray) -> np.ndarray:
     labels, predicted = np.asarray(labels, np.float64), np.asarray(predicted, np.float64)
-    return _ratio(2 * (counts @ (labels * predicted)), counts @ (labels + predicted))
+    either = labels + predicted
+    f1 = _ratio(2 * (counts @ (labels * predicted)), counts @ either, undefined=np.nan)
+    f1[:, ~either.any(axis=0)] = 0
+    return f1
 
 
 def _class_auc(labels: np.ndarray, probabilities: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -524,7 +529,8 @@ def _cpsc_scores(
     hits = counts @ (rows * called)
     margins = counts @ rows + counts @ called
     f1 = _ratio(2 * hits, margins, undefined=np.nan)
-    scores = {"score": f1.mean(axis=1), "f1": f1}
+    everywhere = bool((rows + called).any(axis=0).all())
+    scores = {"score": _mean_over_defined(f1) if everywhere else np.full(len(f1), np.nan), "f1": f1}
     for name, group in CPSC_GROUPS.items():
         members = list(group)
         scores[name] = _ratio(

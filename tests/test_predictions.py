@@ -1,0 +1,147 @@
+"""The file of predictions comes back as it was written, and what is no such file is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.errors import PredictionsError
+from data_prep.predictions import Predictions, load_predictions, save_predictions
+
+
+@pytest.fixture
+def predictions() -> Predictions:
+    members = np.random.default_rng(0).random((2, 3, 4)).astype(np.float32)
+    return Predictions(
+        ids=np.array(["A0001", "Å2", "A0003"]),
+        class_names=("Normal", "AF", "I-AVB", "LBBB"),
+        probabilities=members.mean(axis=0),
+        members=members,
+        thresholds=np.array([0.5, 0.25, 0.125, 1.0]),
+        single_label=True,
+        network="MLBF-Net",
+        task="cpsc2018",
+        labels=np.array([[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0]]),
+        first_labels=np.array([0, 3, -1]),
+    )
+
+
+class TestRoundTrip:
+    def test_everything_comes_back(self, predictions: Predictions, tmp_path: Path) -> None:
+        path = tmp_path / "new" / "predictions.npz"
+        save_predictions(path, predictions)
+        loaded = load_predictions(path)
+        for name, value in vars(predictions).items():
+            found = getattr(loaded, name)
+            assert type(found) is type(value), name
+            np.testing.assert_array_equal(found, value)
+        assert loaded.probabilities.dtype == np.float32
+        assert loaded.labels is not None and loaded.labels.dtype == np.uint8
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_without_labels(self, predictions: Predictions, tmp_path: Path) -> None:
+        save_predictions(tmp_path / "p.npz", replace(predictions, labels=None, first_labels=None))
+        loaded = load_predictions(tmp_path / "p.npz")
+        assert loaded.labels is None and loaded.first_labels is None
+
+    def test_answers_are_the_most_probable_classes(self, predictions: Predictions) -> None:
+        expected = [max(range(4), key=lambda c: row[c]) for row in predictions.probabilities]
+        assert predictions.answers.tolist() == expected
+
+    def test_same_predictions_same_bytes(self, predictions: Predictions, tmp_path: Path) -> None:
+        save_predictions(tmp_path / "a.npz", predictions)
+        save_predictions(tmp_path / "b.npz", predictions)
+        assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("changes", "trouble"),
+        [
+            ({"probabilities": np.zeros((2, 4))}, "probabilities has the shape"),
+            ({"members": np.zeros((3, 4))}, "members has the shape"),
+            ({"members": np.zeros((0, 3, 4))}, "no member"),
+            ({"thresholds": np.zeros(3)}, "thresholds has the shape"),
+            ({"labels": np.zeros((3, 3))}, "labels has the shape"),
+            ({"labels": np.full((3, 4), 2)}, "other than 0 and 1"),
+            ({"first_labels": np.array([0, 1, 4])}, "outside -1..3"),
+            ({"probabilities": np.full((3, 4), np.nan)}, "not between 0 and 1"),
+            ({"probabilities": np.full((3, 4), 1.5)}, "not between 0 and 1"),
+            ({"ids": np.array(["a", "b", "a"])}, "record a comes more than once"),
+            ({"class_names": ("a", "b", "c", "a")}, "class a comes more than once"),
+        ],
+    )
+    def test_what_does_not_fit(
+        self, predictions: Predictions, changes: dict[str, object], trouble: str
+    ) -> None:
+        with pytest.raises(PredictionsError, match=trouble):
+            replace(predictions, **changes)  # type: ignore[arg-type]
+
+    def test_absent(self, tmp_path: Path) -> None:
+        with pytest.raises(PredictionsError, match="nothing.npz is absent"):
+            load_predictions(tmp_path / "nothing.npz")
+
+    def test_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(PredictionsError, match="is a folder"):
+            load_predictions(tmp_path)
+
+    @pytest.mark.parametrize("content", [b"", b"Recording,Result\nA0001,5\n", b"PK\x03\x04 broken"])
+    def test_no_npz(self, content: bytes, tmp_path: Path) -> None:
+        path = tmp_path / "p.npz"
+        path.write_bytes(content)
+        with pytest.raises(PredictionsError, match="p.npz cannot be read as a file of predictions"):
+            load_predictions(path)
+
+    def test_bare_array(self, tmp_path: Path) -> None:
+        path = tmp_path / "p.npz"
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+        with pytest.raises(PredictionsError, match="cannot be read"):
+            load_predictions(path)
+
+    def test_other_arrays(self, tmp_path: Path) -> None:
+        path = tmp_path / "p.npz"
+        np.savez(path, ids=np.array(["a"]), x=np.zeros(3))
+        with pytest.raises(PredictionsError, match="holds no class_names, probabilities"):
+            load_predictions(path)
+
+    def test_pickled_objects(self, predictions: Predictions, tmp_path: Path) -> None:
+        path = tmp_path / "p.npz"
+        save_predictions(path, predictions)
+        with np.load(path) as arrays:
+            content = dict(arrays)
+        content["ids"] = np.array(["a", None, {}], dtype=object)
+        np.savez(path, **content)
+        with pytest.raises(PredictionsError, match="p.npz cannot be read"):
+            load_predictions(path)
+
+    def test_words_for_numbers(self, predictions: Predictions, tmp_path: Path) -> None:
+        path = tmp_path / "p.npz"
+        save_predictions(path, predictions)
+        with np.load(path) as arrays:
+            content = dict(arrays)
+        content["thresholds"] = np.array(["a", "b", "c", "d"])
+        np.savez(path, **content)
+        with pytest.raises(PredictionsError, match="p.npz holds arrays of another kind"):
+            load_predictions(path)
+
+    def test_every_truncation_and_damage(self, predictions: Predictions, tmp_path: Path) -> None:
+        """Whatever is cut off or overwritten: our own exception, or the same predictions."""
+        path = tmp_path / "p.npz"
+        save_predictions(path, predictions)
+        whole = path.read_bytes()
+        damaged = [whole[:length] for length in range(0, len(whole), 97)]
+        for at in range(0, len(whole) - 4, 61):
+            damaged.append(whole[:at] + b"\xff\x00\xff\x00" + whole[at + 4 :])
+        refused = 0
+        for content in damaged:
+            path.write_bytes(content)
+            try:
+                loaded = load_predictions(path)
+            except PredictionsError as error:
+                assert str(path) in str(error)
+                refused += 1
+            else:
+                np.testing.assert_array_equal(loaded.members, predictions.members)
+        assert refused > len(damaged) / 2

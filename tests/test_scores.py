@@ -1,0 +1,380 @@
+"""Scores against scikit-learn, against plain loops, and against numbers worked out by hand."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from data_prep.errors import PredictionsError
+from data_prep.scores import (
+    all_scores,
+    best_thresholds,
+    bootstrap_intervals,
+    class_auc,
+    class_average_precision,
+    class_f1,
+    confusion_matrix,
+    cpsc_score,
+    known_first_labels,
+    label_accuracy,
+    macro_auc,
+    macro_f1,
+    one_hot,
+    paired_bootstrap,
+    per_class,
+    record_f1,
+    single_label_macro_f1,
+)
+
+
+def made_up(
+    *, records: int = 300, classes: int = 9, decimals: int = 2, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, some records with none, and coarse probabilities that tie often."""
+    random = np.random.default_rng(seed)
+    labels = (random.random((records, classes)) < 0.2).astype(np.uint8)
+    probabilities = 0.3 * labels + 0.7 * random.random((records, classes))
+    return labels, probabilities.round(decimals).astype(np.float32)
+
+
+def made_up_cpsc(*, records: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels of one to three classes, which of them is first, and answers."""
+    random = np.random.default_rng(seed)
+    labels = np.zeros((records, 9), np.uint8)
+    first_labels = np.empty(records, np.int64)
+    for row in range(records):
+        chosen = random.permutation(9)[: random.integers(1, 4)]
+        labels[row, chosen], first_labels[row] = 1, chosen[0]
+    answers = np.where(random.random(records) < 0.5, first_labels, random.integers(0, 9, records))
+    return labels, first_labels, answers
+
+
+class TestClasses:
+    def test_agree_with_sklearn(self) -> None:
+        labels, probabilities = made_up()
+        predicted = (probabilities >= 0.5).astype(np.uint8)
+        precision, recall, f1, support = metrics.precision_recall_fscore_support(
+            labels, predicted, zero_division=0
+        )
+        scored = per_class(labels, predicted)
+        np.testing.assert_allclose(scored.precision, precision)
+        np.testing.assert_allclose(scored.recall, recall)
+        np.testing.assert_allclose(scored.f1, f1)
+        np.testing.assert_array_equal(scored.support, support)
+        np.testing.assert_allclose(class_f1(labels, predicted), f1)
+        assert macro_f1(labels, predicted) == pytest.approx(np.mean(f1))
+        np.testing.assert_allclose(
+            class_auc(labels, probabilities),
+            metrics.roc_auc_score(labels, probabilities, average=None),
+        )
+        assert macro_auc(labels, probabilities) == pytest.approx(
+            metrics.roc_auc_score(labels, probabilities, average="macro")
+        )
+        np.testing.assert_allclose(
+            class_average_precision(labels, probabilities),
+            metrics.average_precision_score(labels, probabilities, average=None),
+        )
+
+    def test_single_label_macro_f1_agrees_with_sklearn(self) -> None:
+        _, first_labels, _ = made_up_cpsc()
+        _, probabilities = made_up()
+        expected = metrics.f1_score(first_labels, probabilities.argmax(axis=1), average="macro")
+        assert single_label_macro_f1(first_labels, probabilities) == pytest.approx(expected)
+
+    def test_single_label_macro_f1_counts_an_absent_class_as_zero(self) -> None:
+        """Classes 0 and 1 are all right, class 2 is neither true nor answered: 2/3."""
+        probabilities = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1]])
+        assert single_label_macro_f1(np.array([0, 1]), probabilities) == pytest.approx(2 / 3)
+
+    def test_macro_auc_leaves_out_classes_that_all_or_none_have(self) -> None:
+        labels = np.array([[1, 0, 1], [0, 0, 1], [1, 0, 1]])
+        probabilities = np.array([[0.9, 0.1, 0.5], [0.5, 0.2, 0.5], [0.4, 0.3, 0.5]])
+        # One of the two pairs of a positive and a negative stands in the right order.
+        np.testing.assert_array_equal(class_auc(labels, probabilities), [0.5, np.nan, np.nan])
+        assert macro_auc(labels, probabilities) == 0.5
+        assert np.isnan(macro_auc(labels[:, 1:], probabilities[:, 1:]))
+        assert np.isnan(class_average_precision(labels, probabilities)[1])
+
+    def test_a_class_that_is_nowhere_scores_zero(self) -> None:
+        nothing = np.zeros((4, 2), np.uint8)
+        assert macro_f1(nothing, nothing) == 0
+
+    def test_confusion_matrix(self) -> None:
+        truth, answers = np.array([0, 0, 0, 1]), np.array([0, 1, 0, 1])
+        matrix = confusion_matrix(truth, answers, num_classes=3)
+        np.testing.assert_array_equal(matrix, [[2, 1, 0], [0, 1, 0], [0, 0, 0]])
+        normalised = confusion_matrix(truth, answers, num_classes=3, normalise=True)
+        np.testing.assert_allclose(normalised[:2] * 3, [[2, 1, 0], [0, 3, 0]])
+        assert np.isnan(normalised[2]).all()
+
+
+class TestRecords:
+    def test_agree_with_sklearn(self) -> None:
+        labels, probabilities = made_up()
+        called = probabilities >= 0.5
+        assert (labels.sum(axis=1) + called.sum(axis=1) == 0).any(), "no empty record to test"
+        assert record_f1(labels, probabilities) == pytest.approx(
+            metrics.f1_score(labels, called, average="samples", zero_division=0)
+        )
+        assert label_accuracy(labels, probabilities) == pytest.approx(
+            1 - metrics.hamming_loss(labels, called)
+        )
+
+    def test_record_f1_by_hand(self) -> None:
+        """One right of two called and one true: 2/3; nothing true or called: 0; all right: 1."""
+        labels = np.array([[1, 0, 0], [0, 0, 0], [0, 1, 1]])
+        probabilities = np.array([[0.9, 0.5, 0.1], [0.1, 0.2, 0.49], [0.3, 0.6, 0.7]])
+        assert record_f1(labels, probabilities) == pytest.approx((2 / 3 + 0 + 1) / 3)
+
+    def test_it_is_not_macro_f1(self) -> None:
+        labels, probabilities = made_up()
+        assert abs(record_f1(labels, probabilities) - macro_f1(labels, probabilities >= 0.5)) > 0.01
+
+
+class TestThresholds:
+    @pytest.mark.parametrize("decimals", [1, 2, 7])
+    def test_no_threshold_does_better(self, decimals: int) -> None:
+        labels, probabilities = made_up(decimals=decimals)
+        fitted = class_f1(labels, probabilities >= best_thresholds(labels, probabilities))
+        for threshold in np.unique(probabilities):
+            tried = class_f1(labels, probabilities >= threshold)
+            assert (tried <= fitted + 1e-12).all()
+
+    def test_midpoint(self) -> None:
+        labels = np.array([[0], [0], [1], [1]])
+        probabilities = np.array([[0.1], [0.25], [0.5], [0.9]])
+        np.testing.assert_array_equal(best_thresholds(labels, probabilities), [0.375])
+
+    def test_half_where_no_record_has_the_class(self) -> None:
+        assert best_thresholds(np.zeros((3, 1)), np.array([[0.9], [0.8], [0.7]])) == 0.5
+
+    def test_of_equal_thresholds_the_one_nearest_to_half(self) -> None:
+        """From 0.1 on F1 is 2/3 and from 0.6 on as well; between them it is less."""
+        labels = np.array([[1], [0], [0], [1]])
+        probabilities = np.array([[0.2], [0.4], [0.5], [0.7]])
+        np.testing.assert_allclose(best_thresholds(labels, probabilities), [0.6], rtol=1e-6)
+
+    def test_neighbouring_floats_stay_apart(self) -> None:
+        low = np.float32(0.3)
+        high = np.nextafter(low, np.float32(1))
+        probabilities = np.array([[low], [high]], np.float32)
+        labels = np.array([[0], [1]])
+        thresholds = best_thresholds(labels, probabilities)
+        np.testing.assert_array_equal(probabilities >= thresholds, [[False], [True]])
+        through_python = np.array([float(thresholds[0])], np.float32)
+        np.testing.assert_array_equal(probabilities >= through_python, [[False], [True]])
+
+
+def looped_cpsc_score(
+    labels: np.ndarray, first_labels: np.ndarray, answers: np.ndarray
+) -> tuple[float, list[float], dict[str, float]]:
+    """The challenge's rule, written down record by record."""
+    table = [[0] * 9 for _ in range(9)]
+    for record, answer in enumerate(answers):
+        if labels[record][answer] == 1:
+            table[answer][answer] += 1
+        else:
+            table[first_labels[record]][answer] += 1
+
+    def f1_of(group: list[int]) -> float:
+        hits = sum(table[k][k] for k in group)
+        margins = sum(sum(table[k]) + sum(row[k] for row in table) for k in group)
+        return 2 * hits / margins
+
+    each = [f1_of([k]) for k in range(9)]
+    groups = {
+        "AF": f1_of([1]),
+        "Block": f1_of([2, 3, 4]),
+        "Premature contraction": f1_of([5, 6]),
+        "ST-segment change": f1_of([7, 8]),
+    }
+    return sum(each) / 9, each, groups
+
+
+class TestCPSC:
+    @pytest.mark.parametrize("seed", range(5))
+    def test_agrees_with_plain_loops(self, seed: int) -> None:
+        labels, first_labels, answers = made_up_cpsc(seed=seed)
+        score, each, groups = looped_cpsc_score(labels, first_labels, answers)
+        scored = cpsc_score(labels, first_labels, answers)
+        assert scored.score == pytest.approx(score)
+        np.testing.assert_allclose(scored.f1, each)
+        assert scored.groups == pytest.approx(groups)
+
+    def test_by_hand(self) -> None:
+        """Nine right answers, one of them the second label, and STE taken for STD.
+
+        STD: one right, row 1, column 2: 2/3.  STE: one right, row 2, column 1: 2/3.
+        """
+        first_labels = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 8])
+        answers = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 7])
+        labels = one_hot(first_labels, 9)
+        # AF comes with RBBB and RBBB is answered: right, and counted for RBBB alone.
+        labels = np.vstack([labels, [[0, 1, 0, 0, 1, 0, 0, 0, 0]]])
+        first_labels, answers = np.append(first_labels, 1), np.append(answers, 4)
+        scored = cpsc_score(labels, first_labels, answers)
+        np.testing.assert_allclose(scored.f1, [1] * 7 + [2 / 3, 2 / 3])
+        assert scored.score == pytest.approx((7 + 4 / 3) / 9)
+        assert scored.groups["ST-segment change"] == pytest.approx(2 * 2 / (3 + 3))
+        assert scored.groups["Block"] == 1
+
+    def test_does_not_exist_without_all_nine_classes(self) -> None:
+        first_labels = np.array([0, 1])
+        scored = cpsc_score(one_hot(first_labels, 9), first_labels, first_labels)
+        assert np.isnan(scored.score)
+        np.testing.assert_array_equal(scored.f1[:3], [1, 1, np.nan])
+        assert scored.groups["AF"] == 1
+        assert np.isnan(scored.groups["Block"])
+
+    def test_refuses_other_classes(self) -> None:
+        with pytest.raises(PredictionsError, match="nine classes"):
+            cpsc_score(np.ones((2, 5)), np.array([0, 1]), np.array([0, 1]))
+
+
+class TestAllScores:
+    def score(self, counts: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        labels, first_labels, _ = made_up_cpsc(records=120)
+        probabilities = made_up(records=120)[1]
+        return all_scores(
+            labels,
+            first_labels,
+            probabilities,
+            thresholds=np.full(9, 0.4, np.float32),
+            single_label=False,
+            cpsc=True,
+            counts=counts,
+        )
+
+    def test_a_resample_scores_as_its_records_would(self) -> None:
+        """Drawing by counts equals scoring the very records drawn, by functions and by sklearn."""
+        labels, first_labels, _ = made_up_cpsc(records=120)
+        probabilities = made_up(records=120)[1]
+        drawn = np.random.default_rng(3).integers(120, size=(4, 120))
+        counts = np.array([np.bincount(rows, minlength=120) for rows in drawn])
+        scored = self.score(counts)
+        for resample, rows in enumerate(drawn):
+            y, f, p = labels[rows], first_labels[rows], probabilities[rows]
+            official = cpsc_score(y, f, p.argmax(axis=1))
+            expected = {
+                "macro_f1_first_label": metrics.f1_score(f, p.argmax(axis=1), average="macro"),
+                "macro_f1_thresholds": metrics.f1_score(y, p >= np.float32(0.4), average="macro"),
+                "macro_f1_half": metrics.f1_score(y, p >= 0.5, average="macro"),
+                "macro_auc": metrics.roc_auc_score(y, p, average="macro"),
+                "record_f1": record_f1(y, p),
+                "label_accuracy": label_accuracy(y, p),
+                "cpsc_score": official.score,
+                **{f"cpsc_{name}": value for name, value in official.groups.items()},
+            }
+            assert {key: scored[key][resample] for key in expected} == pytest.approx(expected)
+            assert expected.keys() == scored.keys() - {"class_f1", "class_auc"}
+
+    def test_a_class_missed_by_a_resample_is_left_out_of_its_mean(self) -> None:
+        labels = np.array([[1, 0], [0, 1], [1, 0]])
+        scored = all_scores(
+            labels,
+            None,
+            labels.astype(np.float32),
+            thresholds=np.array([0.5, 0.5]),
+            single_label=True,
+            cpsc=False,
+            counts=np.array([[2, 0, 1]]),
+        )
+        np.testing.assert_array_equal(scored["class_f1"], [[1, np.nan]])
+        assert scored["macro_f1_any_label"] == 1
+
+    def test_first_labels_known_from_lone_labels(self) -> None:
+        labels = np.array([[0, 1, 0], [1, 0, 1]])
+        np.testing.assert_array_equal(known_first_labels(labels, np.array([-1, 2])), [1, 2])
+        np.testing.assert_array_equal(known_first_labels(labels[:1], None), [1])
+        assert known_first_labels(labels, None) is None
+
+
+class TestBootstrap:
+    @staticmethod
+    def accuracy(right: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+        return {"accuracy": counts @ right / len(right)}
+
+    def test_covers_the_truth_about_as_often_as_it_says(self) -> None:
+        """Of 200 samples whose true accuracy is 0.7, the interval holds it in about 95 %."""
+        random = np.random.default_rng(0)
+        covered = 0
+        for seed in range(200):
+            right = random.random(150) < 0.7
+            interval = bootstrap_intervals(
+                partial(self.accuracy, right), num_records=150, resamples=300, seed=seed
+            )["accuracy"]
+            covered += interval[0] <= 0.7 <= interval[1]
+        assert 178 <= covered <= 199
+
+    def test_width_is_that_of_the_normal_approximation(self) -> None:
+        right = np.arange(2000) < 1400
+        low, high = bootstrap_intervals(
+            partial(self.accuracy, right), num_records=2000, resamples=4000
+        )["accuracy"]
+        assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.7 * 0.3 / 2000), rel=0.08)
+
+    def test_seeded(self) -> None:
+        labels, probabilities = made_up()
+
+        def score(counts: np.ndarray) -> dict[str, np.ndarray]:
+            return all_scores(
+                labels,
+                None,
+                probabilities,
+                thresholds=np.full(9, 0.5),
+                single_label=False,
+                cpsc=False,
+                counts=counts,
+            )
+
+        first, again, other = (
+            bootstrap_intervals(score, num_records=300, resamples=50, seed=seed)
+            for seed in (1, 1, 2)
+        )
+        assert first["class_auc"].shape == (9, 2)
+        np.testing.assert_array_equal(first["macro_auc"], again["macro_auc"])
+        assert (first["macro_auc"] != other["macro_auc"]).any()
+
+    def test_a_score_that_never_exists_has_no_interval(self) -> None:
+        intervals = bootstrap_intervals(
+            lambda counts: {"none": np.full(len(counts), np.nan)}, num_records=5, resamples=10
+        )
+        assert np.isnan(intervals["none"]).all()
+
+    def test_paired_is_narrower_than_apart(self) -> None:
+        """Two networks that fail on the same records differ by far less than each varies."""
+        random = np.random.default_rng(0)
+        first = random.random(500) < 0.7
+        second = first.copy()
+        second[:10] = True
+        low, high = paired_bootstrap(
+            partial(self.accuracy, first), partial(self.accuracy, second), num_records=500
+        )["accuracy"]
+        true_difference = second.mean() - first.mean()
+        assert low <= true_difference <= high
+        assert high - low < 0.03
+        same = paired_bootstrap(
+            partial(self.accuracy, first), partial(self.accuracy, first), num_records=500
+        )["accuracy"]
+        np.testing.assert_array_equal(same, [0, 0])
+
+
+class TestBadInput:
+    def test_shapes_that_disagree(self) -> None:
+        with pytest.raises(PredictionsError, match=r"\(3, 2\).*\(3, 4\)"):
+            macro_auc(np.zeros((3, 2)), np.zeros((3, 4)))
+
+    def test_no_record(self) -> None:
+        with pytest.raises(PredictionsError, match="no record"):
+            record_f1(np.zeros((0, 2)), np.zeros((0, 2)))
+
+    def test_not_a_number(self) -> None:
+        probabilities = np.full((3, 2), 0.5)
+        probabilities[1] = np.nan
+        with pytest.raises(PredictionsError, match="1 records have a probability that is not"):
+            best_thresholds(np.ones((3, 2)), probabilities)
+
+    def test_unknown_first_label(self) -> None:
+        with pytest.raises(PredictionsError, match="1 records have no class between 0 and 2"):
+            single_label_macro_f1(np.array([0, -1]), np.full((2, 3), 0.3))
