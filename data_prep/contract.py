@@ -57,6 +57,11 @@ class Contract:
         if self.std <= 0:
             raise OptionError(f"the standard deviation must be above 0 mV, not {self.std}.")
 
+    @property
+    def input_form(self) -> tuple[float, int, str]:
+        """All that decides how a recording is prepared: rate, length and fit."""
+        return self.sampling_rate, self.input_length, self.fit
+
 
 @keras.saving.register_keras_serializable("ecg_keras")
 class SignalContract(keras.layers.Layer):
@@ -76,7 +81,8 @@ class SignalContract(keras.layers.Layer):
     """
 
     def __init__(self, contract: Contract | dict[str, Any], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        # Millivolts lose a digit in half precision before they are standardised.
+        super().__init__(**{"dtype": "float32", **kwargs})
         if not isinstance(contract, Contract):
             lists = {name: tuple(v) if isinstance(v, list) else v for name, v in contract.items()}
             contract = Contract(**lists)

@@ -84,12 +84,18 @@ def _convolve(x: Any, kernel: Any, bias: Any) -> tuple[Any, Callable[..., Any]]:
         strides = [1, 1, 1, 1]
         return (
             tf.raw_ops.Conv2DBackpropInput(
-                input_sizes=tf.shape(x), filter=kernel, out_backprop=dz,
-                strides=strides, padding="SAME",
+                input_sizes=tf.shape(x),
+                filter=kernel,
+                out_backprop=dz,
+                strides=strides,
+                padding="SAME",
             ),
             tf.raw_ops.Conv2DBackpropFilter(
-                input=x, filter_sizes=tf.shape(kernel), out_backprop=dz,
-                strides=strides, padding="SAME",
+                input=x,
+                filter_sizes=tf.shape(kernel),
+                out_backprop=dz,
+                strides=strides,
+                padding="SAME",
             ),
             tf.raw_ops.BiasAddGrad(out_backprop=dz),
         )
@@ -413,9 +419,7 @@ class BranchBiGRU(keras.layers.Layer):
             shape=(2, branches, self.units, gates),
             initializer=stacked(keras.initializers.OrthogonalInitializer, 2),
         )
-        self.bias = self.add_weight(
-            name="bias", shape=(2, branches, 2, gates), initializer="zeros"
-        )
+        self.bias = self.add_weight(name="bias", shape=(2, branches, 2, gates), initializer="zeros")
 
     def call(self, features: list[Any], training: bool = False) -> Any:
         """Run every branch in both directions."""

@@ -8,24 +8,29 @@ from data_prep.contract import Contract, SignalContract
 from data_prep.labels import CPSC_CLASSES, LEADS
 from mlbf_keras.layers import BranchAttention, BranchBiGRU, BranchConvolutions, BranchSoftmax
 
-NETWORK = "MLBF-Net"
+NETWORKS = ("MLBF-Net", "BranchNet")
 SAMPLING_RATE = 250.0  # Hz; section IV-C1
 INPUT_LENGTH = 15000  # samples: 60 s
 
 
 def default_contract(
-    *, num_classes: int = 9, input_length: int = INPUT_LENGTH, num_leads: int = 12
+    *,
+    network: str = "MLBF-Net",
+    num_classes: int = 9,
+    input_length: int = INPUT_LENGTH,
+    num_leads: int = 12,
 ) -> Contract:
     """Return the contract of a network that was given none: CPSC 2018 at 250 Hz.
 
     Args:
+        network: name of the network.
         num_classes: number of classes; nine get the names of CPSC 2018.
         input_length: in samples.
         num_leads: number of leads; the first of the standard order.
     """
     names = tuple(f"class {i}" for i in range(1, num_classes + 1))
     return Contract(
-        network=NETWORK,
+        network=network,
         task="cpsc2018",
         class_names=CPSC_CLASSES if num_classes == len(CPSC_CLASSES) else names,
         sampling_rate=SAMPLING_RATE,
@@ -135,7 +140,10 @@ def build_branchnet(
         ``{"diagnosis": (batch, num_classes)}``.
     """
     contract = contract or default_contract(
-        num_classes=num_classes, input_length=input_length, num_leads=num_leads
+        network="BranchNet",
+        num_classes=num_classes,
+        input_length=input_length,
+        num_leads=num_leads,
     )
     signal = keras.Input((input_length, num_leads), name="signal")
     x = SignalContract(contract, name="contract")(signal)
@@ -191,4 +199,4 @@ def load_model(path: str | Path) -> Any:
     import mlbf_keras.layers  # noqa: F401  (registers what the file is made of)
     from data_prep import model_files
 
-    return model_files.load_model(path, network=NETWORK)
+    return model_files.load_model(path, networks=NETWORKS)

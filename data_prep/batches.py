@@ -1,0 +1,174 @@
+"""From a store to the batches a network is fitted on."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_prep.backend import keras
+from data_prep.contract import Contract
+from data_prep.errors import StoreError
+from data_prep.scores import known_first_labels, one_hot
+from data_prep.signals import prepare
+from data_prep.store import Store
+
+# Records of similar length share a batch, chosen within a window of this many batches, so that
+# the short ones do not wait for the long ones and every epoch still mixes the records anew.
+WINDOW = 8
+
+
+def targets(store: Store, records: np.ndarray, *, task: str, single_label: bool) -> np.ndarray:
+    """Return what a network is to answer.
+
+    Args:
+        store: an open store.
+        records: indices of the records.
+        task: name of the task.
+        single_label: True for the one class that comes first, False for all classes of a record.
+
+    Returns:
+        ``(len(records), classes)`` float32 of 0 and 1.
+
+    Raises:
+        StoreError: where the first of several labels is needed and not known.
+    """
+    labels = store.labels(task)[records]
+    if not single_label:
+        return labels.astype(np.float32)
+    firsts = known_first_labels(labels, store.first_labels[records])
+    if firsts is None:
+        raise StoreError(
+            f"{store.path} holds records with several labels of which the first is not known;"
+            " build it again with a REFERENCE.csv."
+        )
+    return one_hot(firsts, labels.shape[1]).astype(np.float32)
+
+
+class StoreBatches(keras.utils.PyDataset):
+    """Batches of ``signal, {head: label}`` from a store.
+
+    Signals are brought to the network's input (:func:`data_prep.signals.prepare`) but for the
+    zeros at their end, which are added batch by batch.  All signals are held in memory where
+    they take less than half of what is free, else each is read when its turn comes.
+
+    Args:
+        store: an open store; it must stay open.
+        records: indices of the records to use.
+        contract: what the network expects.
+        heads: names of the network's outputs; each is given the same label.
+        batch_size: records a batch; the last may have fewer.
+        shuffle: mix the records anew each epoch; otherwise they come in the order given.
+        seed: of the shuffling; with the epoch it fixes the order.
+
+    Raises:
+        StoreError: where the store's rate is not the network's, or labels are missing.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        records: np.ndarray,
+        *,
+        contract: Contract,
+        heads: Sequence[str],
+        batch_size: int = 64,
+        shuffle: bool = False,
+        seed: int = 0,
+    ) -> None:
+        # Two threads: one prepares the next batches while the network is busy with this one.
+        super().__init__(workers=2, max_queue_size=4)
+        if store.fs != contract.sampling_rate:
+            raise StoreError(
+                f"{store.path} holds signals at {store.fs:g} Hz and the network needs"
+                f" {contract.sampling_rate:g} Hz; build a store with"
+                f" --rate {contract.sampling_rate:g}."
+            )
+        self.store = store
+        self.records = np.asarray(records)
+        self.contract = contract
+        self.heads = tuple(heads)
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.labels = targets(
+            store, self.records, task=contract.task, single_label=contract.single_label
+        )
+        lengths = np.minimum(store.lengths[self.records], contract.input_length)
+        if contract.fit == "stretch":
+            lengths = np.full(len(self.records), contract.input_length)
+        self.lengths = lengths
+        self.num_bytes = int(lengths.sum()) * len(contract.leads) * 4
+        self.in_memory = self.num_bytes < _free_memory() // 2
+        self._signals = [self._read(i) for i in range(len(self.records))] if self.in_memory else []
+        self.epoch = 0
+        self._order = self._shuffled()
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return -(-len(self.records) // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return a batch.
+
+        Args:
+            index: from 0 to the number of batches - 1.
+
+        Returns:
+            Signals ``(batch, input_length, lead)`` float32 in millivolts, and the labels
+            ``(batch, classes)`` of each head.
+        """
+        chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        shape = (len(chosen), self.contract.input_length, len(self.contract.leads))
+        signals = np.zeros(shape, np.float32)
+        for row, i in enumerate(chosen):
+            signal = self._signals[i] if self.in_memory else self._read(i)
+            signals[row, : len(signal)] = signal
+        return signals, dict.fromkeys(self.heads, self.labels[chosen])
+
+    def on_epoch_end(self) -> None:
+        """Mix the records anew."""
+        self.start_epoch(self.epoch + 1)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Take the order of an epoch, counted from 0."""
+        self.epoch = epoch
+        self._order = self._shuffled()
+
+    def _read(self, i: int) -> np.ndarray:
+        return prepare(
+            self.store.signal(self.records[i]),
+            fs=self.store.fs,
+            target_fs=self.contract.sampling_rate,
+            length=self.lengths[i],
+            fit=self.contract.fit,
+        )
+
+    def _shuffled(self) -> np.ndarray:
+        order = np.arange(len(self.records))
+        if not self.shuffle:
+            return order
+        rng = np.random.default_rng((self.seed, self.epoch))
+        rng.shuffle(order)
+        window = WINDOW * self.batch_size
+        for start in range(0, len(order), window):
+            part = order[start : start + window]
+            part[:] = part[np.argsort(self.lengths[part], kind="stable")]
+        # The last batch may be short, and stays last.
+        full = len(order) // self.batch_size * self.batch_size
+        batches = order[:full].reshape(-1, self.batch_size)
+        rng.shuffle(batches)
+        return np.concatenate([batches.ravel(), order[full:]])
+
+
+def _free_memory() -> int:
+    """Bytes of main memory that are free; zero where the system does not tell."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 0
+
+
+def describe(batches: StoreBatches) -> str:
+    """Say in one sentence how many records there are and where they are held."""
+    place = "held in memory" if batches.in_memory else "read from disk, too large for memory"
+    return f"{len(batches.records):,} records, {batches.num_bytes / 1e6:,.0f} MB, {place}"

@@ -1,0 +1,188 @@
+"""A ``.keras`` file opened with its contract: enough to predict from any recording."""
+
+import json
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.backend import keras
+from data_prep.contract import Contract, SignalContract
+from data_prep.errors import ModelFileError, RecordError
+from data_prep.records import Record, read_record
+from data_prep.signals import prepare
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a network says of one recording.
+
+    Attributes:
+        record: the recording's name.
+        probabilities: of each class, by its name, in 0..1.
+        labels: the classes found: the one of largest probability where the network knows one
+            answer only, else all from their thresholds on.
+    """
+
+    record: str
+    probabilities: dict[str, float]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ECGModel:
+    """A trained network and what must be known to use it.
+
+    Attributes:
+        network: the Keras model, from ``signal`` to a dict of probabilities.
+        contract: rate, length, leads, classes, standardisation and thresholds.
+        path: the file it came from.
+    """
+
+    network: Any
+    contract: Contract
+    path: Path
+
+    def predict(self, signals: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
+        """Predict from arrays that are as the contract says.
+
+        Args:
+            signals: ``(records, input_length, lead)``, millivolts, at the contract's rate, leads
+                in the contract's order; see :func:`data_prep.signals.prepare`.
+            batch_size: records at a time.
+
+        Returns:
+            Probabilities ``(records, classes)``, float32.
+
+        Raises:
+            ModelFileError: where the shape is not the contract's.
+        """
+        expected = (self.contract.input_length, len(self.contract.leads))
+        if np.ndim(signals) != 3 or np.shape(signals)[1:] != expected:
+            raise ModelFileError(
+                f"{self.path} takes signals of shape (records, {expected[0]}, {expected[1]}) and"
+                f" was given {np.shape(signals)}; bring them to"
+                f" {self.contract.sampling_rate:g} Hz and that length with"
+                " data_prep.signals.prepare."
+            )
+        answers = self.network.predict(signals, batch_size=batch_size, verbose=0)
+        return answers["diagnosis"]
+
+    def predict_record(self, recording: Record | str | Path) -> Answer:
+        """Predict from one recording of any rate, length and lead order.
+
+        Args:
+            recording: a file, or what :func:`data_prep.records.read_record` made of one.
+
+        Returns:
+            Probabilities and labels by class name.
+
+        Raises:
+            RecordError: where the recording cannot be used.
+        """
+        record = recording if isinstance(recording, Record) else read_record(recording)
+        probabilities = self.predict(prepare_record(record, self.contract)[None])[0]
+        if self.contract.single_label:
+            found = np.arange(len(probabilities)) == probabilities.argmax()
+        else:
+            found = probabilities >= np.array(self.contract.thresholds, np.float32)
+        names = np.array(self.contract.class_names)
+        by_name = {str(name): float(p) for name, p in zip(names, probabilities, strict=True)}
+        return Answer(record.id, by_name, tuple(str(name) for name in names[found]))
+
+
+def prepare_record(record: Record, contract: Contract) -> np.ndarray:
+    """Bring a recording to what a network expects.
+
+    Args:
+        record: from :func:`data_prep.records.read_record`.
+        contract: of the network.
+
+    Returns:
+        ``(input_length, lead)`` float32, millivolts.
+
+    Raises:
+        RecordError: naming the file, where too much of it is invalid.
+    """
+    try:
+        return prepare(
+            record.signal,
+            fs=record.fs,
+            target_fs=contract.sampling_rate,
+            length=contract.input_length,
+            fit=contract.fit,
+        )
+    except RecordError as error:
+        raise RecordError(f"{record.path}: {error}") from None
+
+
+def load_model(path: str | Path, *, networks: tuple[str, ...]) -> ECGModel:
+    """Open a model file.
+
+    Args:
+        path: a ``.keras`` file.
+        networks: those it may hold, such as ``("MLBF-Net", "BranchNet")``; their layers must
+            have been imported.
+
+    Returns:
+        The network with its contract.
+
+    Raises:
+        ModelFileError: where the file is missing or corrupt, carries no contract, or holds
+            another network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"{path} does not exist; name a .keras file that training wrote.")
+    contract = _read_contract(path)
+    if contract.network not in networks:
+        raise ModelFileError(
+            f"{path} holds {contract.network} and not {' or '.join(networks)}; open it with the"
+            " package that trained it."
+        )
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many kinds, by where it meets the damage.
+        raise ModelFileError(
+            f"{path} is broken ({_first_line(error)}); copy it again or train again."
+        ) from error
+    return ECGModel(model, contract, path)
+
+
+def set_thresholds(model: Any, thresholds: np.ndarray) -> None:
+    """Put decision thresholds into a network's contract.
+
+    Args:
+        model: a Keras model that :func:`load_model` could open once saved.
+        thresholds: ``(classes,)``, in 0..1.
+    """
+    layer = model.get_layer("contract")
+    values = tuple(float(t) for t in thresholds)
+    layer.contract = replace(layer.contract, thresholds=values)
+
+
+def _read_contract(path: Path) -> Contract:
+    """Read the contract without making the network, to say what is wrong with a strange file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+        layers = config["config"]["layers"]
+    except (zipfile.BadZipFile, OSError, KeyError, ValueError, TypeError):
+        raise ModelFileError(
+            f"{path} is not a Keras model file; name a best.keras that mlbf-train or mrm-train"
+            " wrote, or copy it again."
+        ) from None
+    for layer in layers:
+        if layer.get("class_name") == "SignalContract":
+            return SignalContract(layer["config"]["contract"]).contract
+    raise ModelFileError(
+        f"{path} is a Keras model but carries no contract of rate, leads and classes; name a"
+        " best.keras that mlbf-train or mrm-train wrote."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")[:160]

@@ -1,0 +1,274 @@
+"""From models and recordings to answers: the ensemble that both networks share."""
+
+import csv
+import glob
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from data_prep.contract import Contract
+from data_prep.errors import ModelFileError, OptionError, RecordError
+from data_prep.files import written_whole
+from data_prep.labels import read_recordings
+from data_prep.model_files import ECGModel, prepare_record
+from data_prep.predictions import Predictions, save_predictions
+from data_prep.records import find_records, read_record
+
+
+def open_models(pattern: Sequence[str], load_model: Callable[[Path], ECGModel]) -> list[ECGModel]:
+    """Open the models of an ensemble.
+
+    Args:
+        pattern: files, or patterns such as ``runs/x/fold_*/best.keras``.
+        load_model: of the package.
+
+    Returns:
+        The models, in the order of their names.
+
+    Raises:
+        ModelFileError: where there is none, one is unusable, or two do not fit together.
+    """
+    paths = [Path(p) for entry in pattern for p in sorted(glob.glob(str(entry))) or [entry]]
+    if not paths:
+        raise ModelFileError("no model is named; give at least one .keras file after --models.")
+    for path in paths:
+        if not path.is_file():
+            raise ModelFileError(f"{path} does not exist; name .keras files after --models.")
+    models = [load_model(path) for path in tqdm(paths, desc="models", unit="file", disable=None)]
+    first = models[0]
+    for model in models[1:]:
+        for what in ("network", "task", "class_names", "single_label"):
+            ours, theirs = (getattr(m.contract, what) for m in (first, model))
+            if ours != theirs:
+                raise ModelFileError(
+                    f"{model.path} cannot join {first.path} in an ensemble: their"
+                    f" {what.replace('_', ' ')} differ ({theirs} and {ours}); name models that"
+                    " were trained for the same task."
+                )
+    return models
+
+
+def choose_records(*, csv_file: Path | None, records: Path) -> dict[str, Path]:
+    """Find the recordings to predict.
+
+    Args:
+        csv_file: a table with a column ``Recording``; None for all of a folder.
+        records: a folder, or one recording.
+
+    Returns:
+        The file of each recording by its name, in the table's order.
+
+    Raises:
+        RecordError: where a recording is not there.
+        LabelError: where the table cannot be used.
+        OptionError: where a table comes with one recording only.
+    """
+    if not records.is_dir():
+        if csv_file is not None:
+            raise OptionError(
+                f"{records} is not a folder; give with --records the folder that holds the"
+                f" recordings of {csv_file}."
+            )
+        return {records.stem: records}
+    found = find_records(records)
+    if not found:
+        raise RecordError(f"{records} holds no recording; give a folder with some.")
+    if csv_file is None:
+        return found
+    wanted = read_recordings(csv_file)
+    absent = [name for name in wanted if name not in found]
+    if absent:
+        raise RecordError(
+            f"{csv_file} names {absent[0]}"
+            + (f" and {len(absent) - 1} more recordings" if len(absent) > 1 else "")
+            + f" not in {records}; give the right folder or correct the table."
+        )
+    return {name: found[name] for name in wanted}
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """A recording that cannot be used, and why."""
+
+    name: str
+    path: Path
+    reason: str
+
+
+def predict_records(
+    models: Sequence[ECGModel],
+    records: dict[str, Path],
+    *,
+    batch_size: int = 64,
+    workers: int = 2,
+) -> tuple[Predictions, list[_Refused]]:
+    """Let an ensemble answer for recordings.
+
+    Args:
+        models: from :func:`open_models`; each prepares the recordings as its contract says.
+        records: their files by their names.
+        batch_size: recordings at a time; memory grows with it.
+        workers: threads that read recordings.
+
+    Returns:
+        The mean of the models' probabilities with the mean of their thresholds, and the
+        recordings that could not be used.
+
+    Raises:
+        RecordError: where not one could be used.
+    """
+    names: list[str] = []
+    answers: list[np.ndarray] = []
+    refused: list[_Refused] = []
+    contracts = list(dict.fromkeys(m.contract.input_form for m in models))
+    read = _read_in_blocks(
+        records, [_first(models, form) for form in contracts], batch_size, workers
+    )
+    with tqdm(total=len(records), desc="recordings", unit="rec", disable=None) as bar:
+        for block in read:
+            refused += [entry for entry in block if isinstance(entry, _Refused)]
+            usable = [entry for entry in block if not isinstance(entry, _Refused)]
+            if usable:
+                names += [name for name, _ in usable]
+                signals = {
+                    form: np.stack([inputs[i] for _, inputs in usable])
+                    for i, form in enumerate(contracts)
+                }
+                answers.append(
+                    np.stack(
+                        [
+                            m.predict(signals[m.contract.input_form], batch_size=batch_size)
+                            for m in models
+                        ]
+                    )
+                )
+            bar.update(len(block))
+    if not names:
+        raise RecordError(refused[0].reason)
+    members = np.concatenate(answers, axis=1)
+    contract = models[0].contract
+    predictions = Predictions(
+        ids=np.array(names),
+        class_names=contract.class_names,
+        probabilities=members.mean(axis=0),
+        members=members,
+        thresholds=np.mean([m.contract.thresholds for m in models], axis=0),
+        single_label=contract.single_label,
+        network=contract.network,
+        task=contract.task,
+    )
+    return predictions, refused
+
+
+def _first(models: Sequence[ECGModel], form: tuple[object, ...]) -> Contract:
+    return next(m.contract for m in models if m.contract.input_form == form)
+
+
+def _read_in_blocks(
+    records: dict[str, Path], contracts: list[Contract], size: int, workers: int
+) -> Iterator[list[tuple[str, list[np.ndarray]] | _Refused]]:
+    """Read and prepare recordings, a block ahead at most."""
+    items = list(records.items())
+    with Parallel(n_jobs=workers, prefer="threads") as parallel:
+        for start in range(0, len(items), size):
+            yield parallel(
+                delayed(_read)(name, path, contracts) for name, path in items[start : start + size]
+            )
+
+
+def _read(
+    name: str, path: Path, contracts: list[Contract]
+) -> tuple[str, list[np.ndarray]] | _Refused:
+    try:
+        record = read_record(path)
+        return name, [prepare_record(record, contract) for contract in contracts]
+    except RecordError as error:
+        return _Refused(name, path, str(error))
+
+
+def write_answers(out: Path, predictions: Predictions, refused: Sequence[_Refused]) -> None:
+    """Write what a prediction found.
+
+    ``predictions.npz`` holds everything; ``probabilities.csv`` has a column a class;
+    ``answers.csv`` is in the form of CPSC 2018 (``Recording,Result``, the class numbered from 1)
+    for that task, and has the names of all classes from their thresholds on for others;
+    ``rejected.csv`` lists the recordings that could not be used.
+
+    Args:
+        out: a folder; it is created, and files of these names in it are replaced.
+        predictions: from :func:`predict_records`.
+        refused: from it, too.
+    """
+    save_predictions(out / "predictions.npz", predictions)
+    rows = zip(predictions.ids, predictions.probabilities, strict=True)
+    _write_csv(
+        out / "probabilities.csv",
+        ["Recording", *predictions.class_names],
+        [[name, *(f"{p:.6f}" for p in row)] for name, row in rows],
+    )
+    if predictions.single_label or predictions.task == "cpsc2018":
+        results = [str(answer + 1) for answer in predictions.answers]
+    else:
+        names = np.array(predictions.class_names)
+        present = predictions.probabilities >= predictions.thresholds
+        results = [" ".join(names[row]) for row in present]
+    _write_csv(
+        out / "answers.csv",
+        ["Recording", "Result"],
+        [list(row) for row in zip(predictions.ids, results, strict=True)],
+    )
+    _write_csv(
+        out / "rejected.csv",
+        ["record", "file", "reason"],
+        [[entry.name, str(entry.path), entry.reason] for entry in refused],
+    )
+
+
+def _write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
+    with written_whole(path) as part, part.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def predict(
+    load_model: Callable[[Path], ECGModel],
+    *,
+    models: Sequence[str],
+    csv_file: Path | None,
+    records: Path,
+    out: Path,
+    batch_size: int,
+) -> None:
+    """Do what ``mlbf-predict`` and ``mrm-predict`` do.
+
+    Args:
+        load_model: of the package.
+        models: files or patterns.
+        csv_file: a table with a column ``Recording``, or None.
+        records: a folder, or one recording.
+        out: a folder for the answers.
+        batch_size: recordings at a time.
+
+    Raises:
+        ECGError: where nothing could be predicted; also, after all else was predicted and
+            written, where some recordings could not be used.
+    """
+    chosen = choose_records(csv_file=csv_file, records=records)
+    ensemble = open_models(models, load_model)
+    predictions, refused = predict_records(ensemble, chosen, batch_size=batch_size)
+    write_answers(out, predictions, refused)
+    print(
+        f"{out}: {len(predictions.ids)} recordings answered by {len(ensemble)}"
+        f" model{'s' if len(ensemble) > 1 else ''} of {predictions.network}."
+    )
+    if refused:
+        raise RecordError(
+            f"{len(refused)} of {len(chosen)} recordings could not be used, the first because:"
+            f" {refused[0].reason.rstrip('.')}; the others are answered, and"
+            f" {out / 'rejected.csv'} lists all reasons."
+        )

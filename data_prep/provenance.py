@@ -1,0 +1,61 @@
+"""Where a result came from: versions, commit, machine."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn")
+
+
+def package_version() -> str:
+    """Return the version of this package, ``"unknown"`` where it is not installed."""
+    return _version("ecg-keras")
+
+
+def provenance() -> dict[str, str | int]:
+    """Return versions, commit and machine, to be written beside a result."""
+    return {
+        "ecg-keras": package_version(),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
+        "cores": os.cpu_count() or 0,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _commit() -> str:
+    """The commit of the checkout this code runs from, with a plus sign if it was changed."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit, changes = (
+            subprocess.run(
+                [*git, *arguments], capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
+            for arguments in (
+                ("rev-parse", "--short", "HEAD"),
+                ("status", "--porcelain", "--untracked-files=no"),
+            )
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return commit + ("+" if changes else "")
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown processor"

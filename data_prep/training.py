@@ -1,0 +1,363 @@
+"""Fitting a network on a store: the loop that both networks share."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from data_prep.backend import keras, tf
+from data_prep.batches import StoreBatches, describe
+from data_prep.contract import Contract
+from data_prep.errors import OptionError, StoreError
+from data_prep.files import written_whole
+from data_prep.model_files import set_thresholds
+from data_prep.plots import plot_learning_curves, read_history
+from data_prep.predictions import Predictions, save_predictions
+from data_prep.provenance import provenance
+from data_prep.scores import (
+    best_thresholds,
+    known_first_labels,
+    macro_auc,
+    macro_f1,
+    single_label_macro_f1,
+)
+from data_prep.store import Store
+
+Monitor = Literal["macro-f1", "macro-auc"]
+Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to fit, whatever the network.
+
+    Attributes:
+        epochs: at most this many passes over the training records.
+        batch_size: records a step.
+        patience: epochs without a better validation score after which fitting stops.
+        monitor: the validation score that chooses the epoch to keep.
+        seed: of weights, dropout and order; fold k uses ``seed + k``.
+        deterministic: make two runs on one machine give the same numbers.
+        precision: Keras' dtype policy.
+        tensorboard: also write logs for TensorBoard.
+    """
+
+    epochs: int
+    batch_size: int
+    patience: int
+    monitor: Monitor
+    seed: int
+    deterministic: bool
+    precision: Precision
+    tensorboard: bool
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which records of a store train, and which choose the epoch and the thresholds.
+
+    Attributes:
+        train: indices of the training records.
+        validation: indices of the validation records.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+
+
+def choose_folds(store: Store, folds: tuple[str, ...], test_fold: int | None) -> tuple[int, ...]:
+    """Turn the ``--folds`` of a command into numbers.
+
+    Args:
+        store: whose folds they are.
+        folds: numbers, or the one word ``all``.
+        test_fold: the fold kept out of training, which ``all`` leaves out.
+
+    Returns:
+        The folds, each of which validates one model.
+
+    Raises:
+        OptionError: where a word is no number, or the test fold is asked to validate.
+        StoreError: where the store has no record in a fold.
+    """
+    present = [int(f) for f in np.unique(store.folds)]
+    if folds == ("all",):
+        return tuple(f for f in present if f != test_fold)
+    try:
+        chosen = tuple(dict.fromkeys(int(f) for f in folds))
+    except ValueError:
+        raise OptionError(
+            f"--folds takes numbers, or the one word all, not {' '.join(folds)}."
+        ) from None
+    for fold in chosen:
+        if fold == test_fold:
+            raise OptionError(
+                f"fold {fold} is the test fold and cannot validate too; take it out of --folds or"
+                " choose another --test-fold."
+            )
+        if fold not in present:
+            raise StoreError(
+                f"{store.path} has no record in fold {fold}; it has folds"
+                f" {', '.join(map(str, present))}."
+            )
+    return chosen
+
+
+def split(store: Store, *, task: str, fold: int, test_fold: int | None) -> Parts:
+    """Part the records of a task.
+
+    Args:
+        store: an open store.
+        task: records without a label of it are in neither part.
+        fold: the validation records' fold.
+        test_fold: in neither part either; None to leave none out.
+
+    Returns:
+        The parts; all folds but these two train.
+
+    Raises:
+        StoreError: where a part is empty.
+    """
+    usable = store.records_of(task)
+    folds = store.folds[usable]
+    outside = -1 if test_fold is None else test_fold
+    parts = Parts(usable[(folds != fold) & (folds != outside)], usable[folds == fold])
+    for name, records in (("training", parts.train), ("validation", parts.validation)):
+        if not len(records):
+            raise StoreError(
+                f"{store.path} leaves no {name} record with a label of {task} when fold {fold}"
+                " validates; choose another fold."
+            )
+    return parts
+
+
+def train_folds(
+    store: Store,
+    *,
+    out: Path,
+    folds: tuple[int, ...],
+    test_fold: int | None,
+    task: str,
+    settings: Settings,
+    contract_for: Callable[[np.ndarray], Contract],
+    compiled_model: Callable[[Contract], Any],
+    options: dict[str, Any],
+) -> None:
+    """Train one model for each fold, each into a folder of its own.
+
+    A folder ``OUT/fold_k`` gets ``best.keras`` (the best epoch, with its thresholds),
+    ``validation.npz`` (its answers to the validation records), ``history.csv``,
+    ``learning_curves.png`` and ``args.json``.
+
+    Args:
+        store: an open store.
+        out: the run's folder.
+        folds: from :func:`choose_folds`.
+        test_fold: the fold that is in no part; None to leave none out.
+        task: whose labels.
+        settings: how to fit.
+        contract_for: gives the contract, knowing the training records.
+        compiled_model: builds and compiles the network for a contract.
+        options: the command's options, to be written down.
+
+    Raises:
+        OptionError: where a fold's folder holds a finished or half-finished run already.
+        StoreError: where the store does not suit.
+    """
+    folders = [out / f"fold_{fold}" for fold in folds]
+    for folder in folders:
+        if folder.exists() and any(folder.iterdir()):
+            raise OptionError(
+                f"{folder} holds a run already; choose another --out, or remove that folder."
+            )
+    if settings.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    keras.config.set_dtype_policy(settings.precision)
+    try:
+        for fold, folder in zip(folds, folders, strict=True):
+            _train_fold(
+                store,
+                folder=folder,
+                fold=fold,
+                parts=split(store, task=task, fold=fold, test_fold=test_fold),
+                settings=replace(settings, seed=settings.seed + fold),
+                contract_for=contract_for,
+                compiled_model=compiled_model,
+                options=options,
+            )
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def _train_fold(
+    store: Store,
+    *,
+    folder: Path,
+    fold: int,
+    parts: Parts,
+    settings: Settings,
+    contract_for: Callable[[np.ndarray], Contract],
+    compiled_model: Callable[[Contract], Any],
+    options: dict[str, Any],
+) -> None:
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(settings.seed)
+    contract = contract_for(parts.train)
+    model = compiled_model(contract)
+    heads = tuple(model.output)
+    train, validation = (
+        StoreBatches(
+            store,
+            records,
+            contract=contract,
+            heads=heads,
+            batch_size=settings.batch_size,
+            shuffle=shuffle,
+            seed=settings.seed,
+        )
+        for records, shuffle in ((parts.train, True), (parts.validation, False))
+    )
+    print(f"fold {fold}: trains on {describe(train)};")
+    print(f"        validates on {describe(validation)}.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with written_whole(folder / "args.json") as part:
+        written = {"options": options, "fold": fold, "made with": provenance()}
+        part.write_text(json.dumps(written, indent=2, default=str) + "\n")
+    best = KeepBest(store, validation, folder=folder, monitor=settings.monitor)
+    callbacks = [
+        best,
+        keras.callbacks.EarlyStopping(best.key, mode="max", patience=settings.patience),
+        keras.callbacks.CSVLogger(str(folder / "history.csv")),
+        keras.callbacks.TerminateOnNaN(),
+        Progress(settings.epochs, len(train), what=f"fold {fold}", show=best.key),
+    ]
+    if settings.tensorboard:
+        callbacks.append(keras.callbacks.TensorBoard(str(folder / "tensorboard")))
+    model.fit(train, epochs=settings.epochs, callbacks=callbacks, verbose=0)
+    if best.epoch is None:
+        raise StoreError(
+            f"no epoch of fold {fold} gave a validation score that is a number, so {folder} holds"
+            " no model; look for strange signals in the store, or lower the learning rate."
+        )
+    curves = {f"fold {fold}": read_history(folder / "history.csv")}
+    with written_whole(folder / "learning_curves.png") as part:
+        plot_learning_curves(curves).savefig(part, dpi=150)
+    print(f"fold {fold}: best {best.key} {best.score:.4f} in epoch {best.epoch + 1}; {folder}")
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Scores the validation records after each epoch and keeps the best model.
+
+    Adds ``val_loss``, ``val_macro_f1`` and ``val_macro_auc`` to the epoch's logs.  The model is
+    written as soon as it is the best, with thresholds found on these validation records, beside
+    its answers to them.  The validation loss is that of the heads alone: losses that layers add
+    belong to training.
+
+    Args:
+        store: whose records they are.
+        validation: their batches, in the records' order.
+        folder: where ``best.keras`` and ``validation.npz`` go.
+        monitor: the score that decides.
+
+    Attributes:
+        key: name of that score in the logs.
+        score: the best so far.
+        epoch: when it was reached, from 0; None before.
+    """
+
+    def __init__(
+        self, store: Store, validation: StoreBatches, *, folder: Path, monitor: Monitor
+    ) -> None:
+        super().__init__()
+        self.validation = validation
+        self.folder = folder
+        self.key = "val_" + monitor.replace("-", "_")
+        self.score = -np.inf
+        self.epoch: int | None = None
+        self.ids = store.ids[validation.records]
+        self.labels = store.labels(validation.contract.task)[validation.records]
+        self.first_labels = known_first_labels(self.labels, store.first_labels[validation.records])
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Score, and keep what is better than before."""
+        assert logs is not None
+        answers = self.model.predict(self.validation, verbose=0)
+        probabilities = np.asarray(answers["diagnosis"], np.float32)
+        truth = self.validation.labels
+        logs["val_loss"] = float(
+            self.model.compute_loss(y=dict.fromkeys(answers, truth), y_pred=answers, training=False)
+        )
+        logs["val_macro_f1"], logs["val_macro_auc"] = self._scores(probabilities)
+        if not logs[self.key] > self.score:
+            return
+        thresholds = best_thresholds(self.labels, probabilities)
+        set_thresholds(self.model, thresholds)
+        with written_whole(self.folder / "best.keras") as part:
+            self.model.save(part)
+        contract = self.validation.contract
+        save_predictions(
+            self.folder / "validation.npz",
+            Predictions(
+                ids=self.ids,
+                class_names=contract.class_names,
+                probabilities=probabilities,
+                members=probabilities[None],
+                thresholds=thresholds,
+                single_label=contract.single_label,
+                network=contract.network,
+                task=contract.task,
+                labels=self.labels,
+                first_labels=self.first_labels,
+            ),
+        )
+        self.score, self.epoch = logs[self.key], epoch
+
+    def _scores(self, probabilities: np.ndarray) -> tuple[float, float]:
+        if not np.isfinite(probabilities).all():
+            return np.nan, np.nan
+        if self.validation.contract.single_label:
+            f1 = single_label_macro_f1(self.validation.labels.argmax(axis=1), probabilities)
+        else:
+            f1 = macro_f1(self.labels, probabilities >= 0.5)
+        return f1, macro_auc(self.labels, probabilities)
+
+
+class Progress(keras.callbacks.Callback):
+    """A bar over all steps of all epochs, with what remains if none stops early.
+
+    Args:
+        epochs: at most.
+        steps: an epoch.
+        what: is being trained.
+        show: the score to show.
+    """
+
+    def __init__(self, epochs: int, steps: int, *, what: str, show: str) -> None:
+        super().__init__()
+        self.total = epochs * steps
+        self.what = what
+        self.show = show
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Draw the bar."""
+        self.bar = tqdm(total=self.total, desc=self.what, unit="step", file=sys.stderr)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Move it on."""
+        self.bar.update()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Show the epoch's loss and score."""
+        logs = logs or {}
+        self.bar.set_postfix(
+            epoch=epoch + 1, loss=f"{logs['loss']:.3f}", **{self.show: f"{logs[self.show]:.3f}"}
+        )
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        """Leave it as it is."""
+        self.bar.close()

@@ -1,0 +1,137 @@
+"""Command: from a store to trained MRM-Nets, one a fold."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from data_prep.commands import run_command
+
+
+def main(
+    *,
+    store: Path,
+    out: Path,
+    folds: tuple[str, ...] = ("9",),
+    test_fold: int | None = 10,
+    task: str | None = None,
+    fusion: Literal["mutual", "add", "concat", "low", "high"] = "mutual",
+    input_length: int = 1000,
+    low_channels: int = 128,
+    high_channels: int = 256,
+    alpha: float = 0.01,
+    beta: float = 0.01,
+    gamma: float = 0.1,
+    temperature: float = 4.0,
+    dropout: float = 0.2,
+    epochs: int = 100,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    patience: int = 50,
+    monitor: Literal["macro-f1", "macro-auc"] = "macro-f1",
+    seed: int = 0,
+    deterministic: bool = False,
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32",
+    jit_compile: bool = False,
+    tensorboard: bool = False,
+) -> None:
+    """Train MRM-Net on a store, one model for each validation fold.
+
+    The defaults are the paper's.  Each fold k gets a folder OUT/fold_k with best.keras (the epoch
+    of the best validation score), validation.npz, history.csv, learning_curves.png and args.json.
+
+    Args:
+        store: made by ecg-build, at 100 Hz.
+        out: folder of the run, such as runs/ptbxl.
+        folds: each validates one model that is trained on the others; numbers, or all for an
+            ensemble.
+        test_fold: kept out of training and validation, for scoring; None keeps none out.
+        task: whose labels, such as superdiagnostic; by default the only task of the store.
+        fusion: mutual is MRM-Net; add and concat fuse by addition and concatenation (Table V),
+            low and high use one branch alone (Table VI).
+        input_length: samples at 100 Hz; longer records are cut, shorter ones resampled up.
+        low_channels: channels of the low-resolution branch.
+        high_channels: channels of the high-resolution branch.
+        alpha: weight of the mutual loss between the branches' first features (eq. 7).
+        beta: weight of the mutual loss between their features after attention.
+        gamma: weight of the mutual loss between their answers.
+        temperature: by which features are divided before the mutual losses' softmax.
+        dropout: share of features dropped in training, 0 to 1.
+        epochs: at most this many.
+        batch_size: records a step.
+        learning_rate: Adam's, fixed.
+        patience: epochs without a better validation score after which training stops.
+        monitor: the validation score that decides which epoch is kept.
+        seed: of weights, dropout and order; fold k uses seed + k.
+        deterministic: make two runs on one machine give the same numbers, at some cost in time.
+        precision: of the computation; weights and answers are float32 always.
+        jit_compile: compile the step with XLA; slower on a CPU.
+        tensorboard: also write logs for TensorBoard (which must be installed).
+    """
+    options = dict(locals())
+    from data_prep.contract import Contract
+    from data_prep.signals import fit_standardisation
+    from data_prep.store import Store
+    from data_prep.training import Settings, choose_folds, train_folds
+    from mrm_keras.model import SAMPLING_RATE, build_model, compile_model
+
+    with Store(store) as opened:
+        task = opened.resolve_task(task)
+
+        def contract_for(train: Any) -> Contract:
+            mean, std = fit_standardisation(opened.signal(i) for i in train)
+            return Contract(
+                network="MRM-Net",
+                task=task,
+                class_names=opened.class_names(task),
+                sampling_rate=SAMPLING_RATE,
+                input_length=input_length,
+                fit="stretch",
+                single_label=False,
+                mean=mean,
+                std=std,
+            )
+
+        def compiled_model(contract: Contract) -> Any:
+            model = build_model(
+                num_classes=len(contract.class_names),
+                input_length=input_length,
+                low_channels=low_channels,
+                high_channels=high_channels,
+                alpha=alpha,
+                beta=beta,
+                gamma=gamma,
+                temperature=temperature,
+                fusion=fusion,
+                dropout=dropout,
+                contract=contract,
+            )
+            return compile_model(model, learning_rate=learning_rate, jit_compile=jit_compile)
+
+        train_folds(
+            opened,
+            out=out,
+            folds=choose_folds(opened, folds, test_fold),
+            test_fold=test_fold,
+            task=task,
+            settings=Settings(
+                epochs=epochs,
+                batch_size=batch_size,
+                patience=patience,
+                monitor=monitor,
+                seed=seed,
+                deterministic=deterministic,
+                precision=precision,
+                tensorboard=tensorboard,
+            ),
+            contract_for=contract_for,
+            compiled_model=compiled_model,
+            options=options,
+        )
+
+
+def command() -> None:
+    """Run ``mrm-train``."""
+    run_command(main)
+
+
+if __name__ == "__main__":
+    command()
