@@ -235,11 +235,11 @@ def _read_wfdb(path: Path) -> Record:
             f" {_RATES[1]:g}); mend the header or leave this recording out."
         )
     num_samples = _num_samples(header, chosen, path)
-    volts = _read_samples(header, chosen, num_samples, path)
+    samples = _read_samples(header, chosen, num_samples, path)
     scale = [_MILLIVOLTS[lead.unit.casefold()] for lead in chosen]
     return Record(
         id=path.stem,
-        signal=(volts * scale).astype(np.float32),
+        signal=(samples * scale).astype(np.float32),
         fs=header.fs,
         age=_age(header.info.get("age", "")),
         sex=_sex(header.info.get("sex", "")),
