@@ -183,7 +183,8 @@ def _parse_header(path: Path) -> _Header:
         if len(leads) != int(num_leads):
             raise ValueError(f"{len(leads)} signal lines, but {num_leads} are announced")
         fs = float(re.split("[/(]", rate)[0])
-        return _Header(fs, int(rest[0]) if rest else None, leads, info)
+        # A length of 0 means that it is not known.
+        return _Header(fs, int(rest[0]) or None if rest else None, leads, info)
     except (IndexError, ValueError) as error:
         raise RecordError(
             f"{path} is not a WFDB header ({error}); mend it or leave this recording out."
