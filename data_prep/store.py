@@ -219,7 +219,7 @@ class StoreWriter:
     def _write_tables(self) -> None:
         if not self._ids:
             raise StoreError(
-                f"no usable record, so that {self.path} was not made; check the source."
+                f"{self.path} was not made, because no record is usable; check the source."
             )
         patients, sexes, ages, folds, first_labels = zip(*self._rows, strict=True)
         if min(folds) < 1:
@@ -321,6 +321,8 @@ class Store:
             sizes = {len(t) for t in [*tables, self.lengths, *self._labels.values()]}
             if sizes != {len(self.ids)} or len(self._signals) != self._offsets[-1]:
                 raise ValueError("its tables are of different lengths")
+            if any(t.shape[1] != len(self._class_names[task]) for task, t in self._labels.items()):
+                raise ValueError("its labels do not fit its classes")
         self.tasks = tuple(self._labels)
 
     def __len__(self) -> int:

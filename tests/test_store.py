@@ -1,0 +1,302 @@
+import errno
+import json
+import os
+from collections.abc import Callable
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from data_prep import store as store_module
+from data_prep.errors import LabelError, StoreError
+from data_prep.store import SCHEMA_VERSION, Store, StoreWriter, _Disk
+
+CLASSES = {"form": ("NDT", "PVC", "ÄQRS"), "rhythm": ("SR", "AFIB")}
+
+
+def make_signal(i: int) -> np.ndarray:
+    return np.random.default_rng(i).normal(size=(100 + 7 * i, 12)).astype(np.float32)
+
+
+def write_store(path: Path, num_records: int = 12) -> Path:
+    with StoreWriter(
+        path, dataset="ptb-xl", fs=100, class_names=CLASSES, provenance={"source": ["made"]}
+    ) as writer:
+        for i in range(num_records):
+            writer.append(
+                f"{i:03d}_é",
+                make_signal(i),
+                labels={"form": [i % 3] if i % 2 else [], "rhythm": [0, 1] if i == 4 else [1]},
+                first_label=i % 3 - 1,
+                fold=i % 10 + 1,
+                patient=f"p{i}",
+                age=50.0 + i,
+                sex="female" if i % 2 else "",
+            )
+    return path
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    with Store(write_store(tmp_path / "s.h5")) as store:
+        assert (store.dataset, store.fs, store.tasks) == ("ptb-xl", 100.0, ("form", "rhythm"))
+        assert len(store) == 12 and store.path == tmp_path / "s.h5"
+        assert store.ids.tolist() == [f"{i:03d}_é" for i in range(12)]
+        assert store.patients.tolist() == [f"p{i}" for i in range(12)]
+        assert store.sexes.tolist() == ["", "female"] * 6
+        np.testing.assert_array_equal(store.ages, np.arange(50, 62, dtype=np.float32))
+        np.testing.assert_array_equal(store.folds, [*range(1, 11), 1, 2])
+        np.testing.assert_array_equal(store.first_labels, [-1, 0, 1] * 4)
+        assert store.folds.dtype == store.first_labels.dtype == np.int16
+        np.testing.assert_array_equal(store.lengths, 100 + 7 * np.arange(12))
+        assert store.provenance == {"source": ["made"]}
+        assert store.class_names("form") == ("NDT", "PVC", "ÄQRS")
+        assert store.labels("form").dtype == np.uint8
+        assert store.labels("form")[[4, 5]].tolist() == [[0, 0, 0], [0, 0, 1]]
+        assert store.labels("rhythm")[[4, 5]].tolist() == [[1, 1], [0, 1]]
+        np.testing.assert_array_equal(store.records_of("form"), [1, 3, 5, 7, 9, 11])
+        for i in (0, 5, 11):
+            signal = store.signal(i)
+            assert signal.dtype == np.float32
+            np.testing.assert_array_equal(signal, make_signal(i))
+
+
+def test_task_by_name_or_the_only_one(tmp_path: Path) -> None:
+    with Store(write_store(tmp_path / "s.h5")) as store:
+        assert store.resolve_task("form") == "form"
+        with pytest.raises(StoreError, match="several tasks; name one of form, rhythm"):
+            store.labels()
+        with pytest.raises(StoreError, match="no task 'all'; name one of form, rhythm"):
+            store.class_names("all")
+    with StoreWriter(tmp_path / "one.h5", dataset="x", fs=1, class_names={"only": ["a"]}) as writer:
+        writer.append("r", make_signal(0), labels={"only": [0]}, fold=1)
+    with Store(tmp_path / "one.h5") as store:
+        assert store.resolve_task() == "only"
+        assert store.labels().tolist() == [[1]]
+        assert store.class_names() == ("a",)
+
+
+def test_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    first = write_store(tmp_path / "a.h5").read_bytes()
+    assert write_store(tmp_path / "b.h5").read_bytes() == first
+
+
+def test_memory_does_not_grow_with_the_signals(tmp_path: Path) -> None:
+    import tracemalloc
+
+    signal = np.zeros((20_000, 12), np.float32)  # 0.96 MB
+    with StoreWriter(tmp_path / "s.h5", dataset="x", fs=1, class_names={"t": ["a"]}) as writer:
+        writer.append("first", signal, labels={"t": [0]}, fold=1)
+        tracemalloc.start()
+        for i in range(40):
+            writer.append(str(i), signal, labels={"t": [0]}, fold=1)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 4e6 < os.path.getsize(tmp_path / "s.h5")
+
+
+def test_folds_set_at_the_end(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "s.h5", dataset="x", fs=1, class_names={"t": "ab"}) as writer:
+        for i in range(3):
+            writer.append(str(i), make_signal(i), labels={"t": [i % 2]})
+        assert len(writer) == 3 and "2" in writer and "3" not in writer
+        assert writer.labels("t").tolist() == [[1, 0], [0, 1], [1, 0]]
+        writer.set_folds(np.array([3, 1, 2]))
+    with Store(tmp_path / "s.h5") as store:
+        assert store.folds.tolist() == [3, 1, 2]
+        assert store.first_labels.tolist() == [-1, -1, -1]
+        assert np.isnan(store.ages).all()
+        assert store.patients.tolist() == ["", "", ""]
+
+
+def _no_folds(writer: StoreWriter) -> None:
+    writer.append("a", make_signal(0), labels={"t": [0]})
+
+
+def _patient_in_two_folds(writer: StoreWriter) -> None:
+    writer.append("a", make_signal(0), labels={"t": [0]}, fold=1, patient="p")
+    writer.append("b", make_signal(0), labels={"t": [0]}, fold=2, patient="p")
+
+
+def _same_name(writer: StoreWriter) -> None:
+    _no_folds(writer)
+    _no_folds(writer)
+
+
+def _unknown_class(writer: StoreWriter) -> None:
+    writer.append("a", make_signal(0), labels={"t": [2]}, fold=1)
+
+
+def _other_task(writer: StoreWriter) -> None:
+    writer.append("a", make_signal(0), labels={"u": [0]}, fold=1)
+
+
+def _eleven_leads(writer: StoreWriter) -> None:
+    writer.append("a", make_signal(0)[:, :11], labels={"t": [0]}, fold=1)
+
+
+def _invalid_sample(writer: StoreWriter) -> None:
+    writer.append("a", make_signal(0) * np.nan, labels={"t": [0]}, fold=1)
+
+
+def _interrupt(writer: StoreWriter) -> None:
+    writer.append("a", make_signal(0), labels={"t": [0]}, fold=1)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("deed", "error", "trouble"),
+    [
+        (lambda writer: None, StoreError, "no record is usable"),
+        (_no_folds, StoreError, "has no fold"),
+        (_patient_in_two_folds, StoreError, "several folds"),
+        (_same_name, StoreError, "holds a already"),
+        (_unknown_class, LabelError, "from 0 to 1, not"),
+        (_other_task, LabelError, "not None"),
+        (_eleven_leads, StoreError, r"of shape \(100, 11\)"),
+        (_invalid_sample, StoreError, "valid samples only"),
+        (_interrupt, KeyboardInterrupt, None),
+    ],
+)
+def test_what_stood_there_stays(
+    tmp_path: Path,
+    deed: Callable[[StoreWriter], None],
+    error: type[BaseException],
+    trouble: str | None,
+) -> None:
+    path = write_store(tmp_path / "s.h5")
+    before = path.read_bytes()
+    with pytest.raises(error, match=trouble):
+        with StoreWriter(path, dataset="x", fs=1, class_names={"t": ["a", "b"]}) as writer:
+            deed(writer)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["s.h5"]
+
+
+class _SmallDisk(FileIO):
+    """A disk that takes ``room`` bytes and then reports ``number``."""
+
+    room = 10**9
+    number = errno.ENOSPC
+
+    def write(self, data: Any) -> int:
+        data = bytes(data)[: type(self).room]
+        if not data:
+            raise OSError(self.number, os.strerror(self.number))
+        type(self).room -= len(data)
+        return super().write(data)
+
+
+def _write_ten_megabytes(path: Path) -> None:
+    with StoreWriter(path, dataset="x", fs=1, class_names={"t": ["a", "b"]}) as writer:
+        for i in range(10):
+            signal = np.ones((20_000, 12), np.float32)
+            writer.append(str(i), signal, labels={"t": [0]}, fold=1)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.5, 1.0])
+def test_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: float, number: int
+) -> None:
+    """At its first bytes, among the signals, and at the very last byte of the tables."""
+    path = write_store(tmp_path / "s.h5")
+    before = path.read_bytes()
+    # In the order of inheritance the small disk comes between ours and FileIO.
+    monkeypatch.setattr("data_prep.store._Disk", type("_", (_Disk, _SmallDisk), {}))
+    disk: Any = store_module._Disk
+    _write_ten_megabytes(tmp_path / "t.h5")
+    needed = 10**9 - disk.room
+    (tmp_path / "t.h5").unlink()
+
+    monkeypatch.setattr(disk, "room", max(0, int(part * needed) - 1))
+    monkeypatch.setattr(disk, "number", number)
+    with pytest.raises(OSError) as caught:
+        _write_ten_megabytes(path)
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename.startswith(str(tmp_path / "s"))
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["s.h5"]
+
+
+def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        write_store(tmp_path / "file" / "s.h5")
+
+
+def _truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def _text(path: Path) -> None:
+    path.write_text("Recording,First_label\n")
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _other_hdf5(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["weights"] = np.zeros(3)
+
+
+def _next_version(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        file.attrs["schema_version"] = SCHEMA_VERSION + 1
+
+
+def _without_folds(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        del file["folds"]
+
+
+def _fewer_ids(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        ids = file["ids"][:-1]
+        del file["ids"]
+        file["ids"] = ids
+
+
+def _fewer_samples(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        file["signals"].resize(100, axis=0)
+
+
+def _fewer_classes(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        file["labels/form"].attrs["class_names"] = json.dumps(["NDT"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "trouble"),
+    [
+        (_truncated, "is not a readable HDF5 file"),
+        (_text, "is not a readable HDF5 file"),
+        (_empty, "is not a readable HDF5 file"),
+        (_other_hdf5, "is HDF5 but not a store"),
+        (_next_version, f"has schema version {SCHEMA_VERSION + 1}, and this release reads"),
+        (_without_folds, "is broken"),
+        (_fewer_ids, "is broken"),
+        (_fewer_samples, "is broken"),
+        (_fewer_classes, "is broken"),
+        (Path.unlink, "does not exist"),
+    ],
+)
+def test_file_that_is_no_store(
+    tmp_path: Path, damage: Callable[[Path], None], trouble: str
+) -> None:
+    path = write_store(tmp_path / "s.h5")
+    damage(path)
+    with pytest.raises(StoreError, match=rf"s\.h5 {trouble}.*ecg-build"):
+        Store(path)
+
+
+def test_reading_after_closing(tmp_path: Path) -> None:
+    with Store(write_store(tmp_path / "s.h5")) as store:
+        pass
+    with pytest.raises(StoreError, match="is broken"):
+        store.signal(0)
