@@ -44,7 +44,7 @@ def main(
         seed: of the resampling.
     """
     from data_prep.predictions import load_predictions
-    from data_prep.report import score_predictions, summary, write_report
+    from data_prep.report import learning_curves, score_predictions, summary, write_report
 
     if not predictions:
         raise OptionError("there is nothing to score; name at least one file after --predictions.")
@@ -55,9 +55,12 @@ def main(
             f"labels can be taken from {reference} or from {store}, not from both; give one of"
             " --reference and --store."
         )
+    if out.exists() and not out.is_dir():
+        raise OptionError(f"{out} is a file, not a folder; give another place with --out.")
     if bootstrap < 1:
         raise OptionError(f"--bootstrap must be at least 1, not {bootstrap}; 1000 is usual.")
 
+    learning = learning_curves(history)
     labelled = [
         label_predictions(load_predictions(path), path, reference=reference, store=store)
         for path in predictions
@@ -75,7 +78,7 @@ def main(
             labelled, predictions, _names(labelled, predictions), strict=True
         )
     ]
-    page = write_report(out, results, history=history, resamples=bootstrap, seed=seed)
+    page = write_report(out, results, learning=learning, resamples=bootstrap, seed=seed)
     print(summary(results))
     print(page)
 

@@ -1,26 +1,36 @@
 """The report on predictions: scored, then written as JSON, CSV, Markdown and one HTML page.
 
-The Markdown and the page are two renderings of the same blocks, so that they say the same.
+What it says is put together here; how that looks is the matter of :mod:`data_prep.document`.
 """
 
-import base64
 import csv
-import html
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from string import Template
 
 import numpy as np
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from data_prep import plots, scores
+from data_prep.document import (
+    Block,
+    Cell,
+    Definitions,
+    Estimate,
+    Facts,
+    Heading,
+    Notes,
+    Paragraph,
+    Picture,
+    Table,
+    markdown,
+    page,
+    plain,
+)
 from data_prep.errors import PredictionsError
 from data_prep.files import written_whole
 from data_prep.labels import CPSC_CLASSES
@@ -90,8 +100,8 @@ SCORES = {
 _Scores = dict[str, np.ndarray]
 
 _CLASS_COLUMNS = (
-    ("Support", "records that have the class as the truth of precision, recall and F1."),
-    ("AP", "average precision, the area under the precision-recall curve as a staircase."),
+    ("Support", "Records that have the class as the truth of precision, recall and F1."),
+    ("AP", "Average precision, the area under the precision-recall curve as a staircase."),
 )
 
 
@@ -204,16 +214,6 @@ def score_predictions(
     )
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A score and its interval, NaN where it does not exist; signed if it is a difference."""
-
-    value: float
-    low: float = float("nan")
-    high: float = float("nan")
-    signed: bool = False
-
-
 @dataclass(frozen=True, eq=False)
 class Difference:
     """Two results on the same records, ``other - base`` by score."""
@@ -275,6 +275,31 @@ def compare(base: Result, other: Result, *, resamples: int, seed: int) -> Differ
     )
 
 
+def learning_curves(paths: Sequence[Path]) -> list[Picture]:
+    """Draw one figure for each folder of runs, such as ``runs/NAME`` over ``fold_1``, ...
+
+    Args:
+        paths: history.csv files of training runs, each in a folder of its own.
+
+    Raises:
+        PredictionsError: if a history cannot be understood.
+    """
+    groups: dict[Path, dict[str, dict[str, np.ndarray]]] = {}
+    for path in paths:
+        folder = path.absolute().parent
+        groups.setdefault(folder.parent, {})[folder.name] = plots.read_history(path)
+    return [
+        Picture(
+            f"learning_curves_{number}.png",
+            plots.plot_learning_curves(histories),
+            f"Learning curves of {folder.name}",
+            "Loss of training (dashed) and validation records by epoch, and the validation scores;"
+            f" a dot marks the best epoch. Runs: {_listed(list(histories))}.",
+        )
+        for number, (folder, histories) in enumerate(groups.items(), start=1)
+    ]
+
+
 # --- Writing ---------------------------------------------------------------------------------
 
 
@@ -282,7 +307,7 @@ def write_report(
     out: Path,
     results: Sequence[Result],
     *,
-    history: Sequence[Path] = (),
+    learning: Sequence[Picture] = (),
     resamples: int,
     seed: int,
 ) -> Path:
@@ -291,17 +316,13 @@ def write_report(
     Args:
         out: the folder.
         results: at least one.
-        history: history.csv files of training runs.
+        learning: the learning curves, if any.
         resamples: how often records were and are to be resampled.
         seed: of the resampling.
 
     Returns:
         The path of index.html.
-
-    Raises:
-        PredictionsError: if a history cannot be understood.
     """
-    learning = _learning_curves(history)
     differences = [
         difference
         for other in results[1:]
@@ -315,8 +336,8 @@ def write_report(
             _write(out / block.file, block.png)
     _write(out / "scores.json", _json(results, differences, resamples=resamples, seed=seed))
     _write(out / "per_class.csv", _per_class_csv(results))
-    _write(out / "report.md", _markdown(title, blocks))
-    _write(out / "index.html", _page(title, blocks))
+    _write(out / "report.md", markdown(title, blocks))
+    _write(out / "index.html", page(title, blocks))
     return out / "index.html"
 
 
@@ -325,7 +346,7 @@ def summary(results: Sequence[Result]) -> str:
     rows = [["", *(result.name for result in results)]]
     for key, (title, _) in SCORES.items():
         if any(key in result.values for result in results):
-            rows.append([title, *(_plain(_estimate(result, key)) for result in results)])
+            rows.append([title, *(plain(_estimate(result, key)) for result in results)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -334,67 +355,6 @@ def summary(results: Sequence[Result]) -> str:
 
 
 # --- What the report says --------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Heading:
-    """The heading of a section."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    """Running text."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Notes:
-    """A list of remarks."""
-
-    items: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Terms:
-    """Terms and what they mean or hold."""
-
-    items: tuple[tuple[str, str], ...]
-
-
-Cell = str | Estimate
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table; the first column names the row."""
-
-    caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure and what it shows; ``half`` if two may stand side by side."""
-
-    file: str
-    figure: Figure
-    title: str
-    caption: str
-    half: bool = False
-
-    @cached_property
-    def png(self) -> bytes:
-        """The figure as the bytes of a PNG file."""
-        file = io.BytesIO()
-        self.figure.savefig(file, format="png", dpi=160)
-        return file.getvalue()
-
-
-Block = Heading | Paragraph | Notes | Terms | Table | Picture
 
 
 def _blocks(
@@ -415,7 +375,7 @@ def _blocks(
     used = [key for key in SCORES if any(key in result.values for result in results)]
     blocks += [
         Heading("What the scores are"),
-        Terms(tuple(SCORES[key] for key in used) + _CLASS_COLUMNS),
+        Definitions(tuple(SCORES[key] for key in used) + _CLASS_COLUMNS),
         Paragraph(
             f"Intervals are 95 % percentile intervals of {resamples:,} bootstrap resamples of the"
             f" records (seed {seed}). They tell how much the scores would vary with other records"
@@ -430,7 +390,7 @@ def _section(result: Result, *, alone: bool) -> list[Block]:
     members = len(predictions.members)
     blocks: list[Block] = [
         Heading(result.name),
-        Terms(
+        Facts(
             (
                 ("Network", predictions.network),
                 ("Task", f"{predictions.task}, {len(predictions.class_names)} classes"),
@@ -550,7 +510,7 @@ def _by_first_label(result: Result) -> bool:
 
 def _pictures(result: Result) -> Iterator[Picture]:
     predictions, names = result.predictions, result.predictions.class_names
-    slug = re.sub(r"[^a-z0-9]+", "-", result.name.lower()).strip("-")
+    slug = re.sub(r"[\W_]+", "-", result.name.lower()).strip("-")
     if result.first_labels is not None:
         matrix = scores.confusion_matrix(
             result.first_labels, predictions.answers, num_classes=len(names)
@@ -615,257 +575,6 @@ def _comparison(results: Sequence[Result], differences: Sequence[Difference]) ->
             )
         )
     return blocks
-
-
-def _learning_curves(paths: Sequence[Path]) -> list[Picture]:
-    """Draw one figure for each folder of runs, such as ``runs/NAME`` over ``fold_1``, ..."""
-    groups: dict[Path, dict[str, dict[str, np.ndarray]]] = {}
-    for path in paths:
-        folder = path.absolute().parent
-        groups.setdefault(folder.parent, {})[folder.name] = plots.read_history(path)
-    return [
-        Picture(
-            f"learning_curves_{number}.png",
-            plots.plot_learning_curves(histories),
-            f"Learning curves of {folder.name}",
-            "Loss of training (dashed) and validation records by epoch, and the validation scores;"
-            f" a dot marks the best epoch. Runs: {_listed(list(histories))}.",
-        )
-        for number, (folder, histories) in enumerate(groups.items(), start=1)
-    ]
-
-
-# --- Markdown --------------------------------------------------------------------------------
-
-
-def _markdown(title: str, blocks: Sequence[Block]) -> str:
-    def text(words: str) -> str:
-        return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", words)
-
-    def row(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
-
-    lines = [f"# {text(title)}", ""]
-    for block in blocks:
-        match block:
-            case Heading():
-                lines += [f"## {text(block.text)}"]
-            case Paragraph():
-                lines += [text(block.text)]
-            case Notes():
-                lines += [f"- {text(item)}" for item in block.items]
-            case Terms():
-                lines += [f"- **{text(term)}**: {text(words)}" for term, words in block.items]
-            case Table():
-                lines += [f"{text(block.caption)}:", "", row(map(text, block.header))]
-                lines += [row(["---"] + ["---:"] * (len(block.header) - 1))]
-                lines += [row(text(_plain(cell)) for cell in cells) for cells in block.rows]
-            case Picture():
-                lines += [f"![{text(block.title)}]({block.file})", "", f"*{text(block.caption)}*"]
-        lines += [""]
-    return "\n".join(lines)
-
-
-# --- HTML ------------------------------------------------------------------------------------
-
-
-def figure_to_data_uri(png: bytes) -> str:
-    """Turn a PNG file into a ``data:`` address, so that a page carries the figure itself."""
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
-
-
-def _page(title: str, blocks: Sequence[Block]) -> str:
-    headings = [block.text for block in blocks if isinstance(block, Heading)]
-    links = "".join(
-        f'<a href="#part-{number}">{html.escape(text)}</a>' for number, text in enumerate(headings)
-    )
-    parts, number = [], 0
-    for block in blocks:
-        if isinstance(block, Heading):
-            closing = "</section>\n" if number else ""
-            parts.append(
-                f'{closing}<section id="part-{number}">\n<h2>{html.escape(block.text)}</h2>'
-            )
-            number += 1
-        else:
-            parts.append(_element(block))
-    return Template(_PAGE).substitute(
-        title=html.escape(title), style=_STYLE, links=links, parts="\n".join(parts)
-    )
-
-
-def _element(block: Block) -> str:
-    match block:
-        case Paragraph():
-            return f"<p>{html.escape(block.text)}</p>"
-        case Notes():
-            items = "".join(f"<li>{html.escape(item)}</li>" for item in block.items)
-            return f'<ul class="notes">{items}</ul>'
-        case Terms():
-            items = "".join(
-                f"<div><dt>{html.escape(term)}</dt><dd>{html.escape(words)}</dd></div>"
-                for term, words in block.items
-            )
-            brief = max(len(words) for _, words in block.items) < 90
-            return f'<dl class="{"facts" if brief else "definitions"}">{items}</dl>'
-        case Table():
-            return _table(block)
-        case Picture():
-            # Small enough to be seen at once, and no smaller than its letters can be read.
-            inches = block.figure.get_figwidth()
-            return (
-                f'<figure class="{"half" if block.half else "full"}">'
-                f'<div class="scroll" style="max-width:{90 * inches:.0f}px">'
-                f'<img src="{figure_to_data_uri(block.png)}" alt="{html.escape(block.title)}"'
-                f' style="min-width:{50 * inches:.0f}px"></div>'
-                f"<figcaption><strong>{html.escape(block.title)}.</strong>"
-                f" {html.escape(block.caption)}</figcaption></figure>"
-            )
-        case _:
-            raise TypeError(block)
-
-
-def _table(table: Table) -> str:
-    header = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.header)
-    body = "".join(
-        f'<tr><th scope="row">{html.escape(_plain(first))}</th>'
-        + "".join(f"<td>{_cell(cell)}</td>" for cell in cells)
-        + "</tr>"
-        for first, *cells in table.rows
-    )
-    kind = "score" if table.header[0] == "Score" else "class"
-    caption = html.escape(table.caption)
-    return (
-        f'<div class="table"><p class="caption">{caption}.</p><div class="scroll" tabindex="0">'
-        f'<table class="{kind}" aria-label="{caption}"><thead><tr>{header}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div></div>"
-    )
-
-
-def _cell(cell: Cell) -> str:
-    if isinstance(cell, str):
-        return html.escape(cell)
-    words = f"<b>{_number(cell.value, signed=cell.signed)}</b>"
-    if not np.isfinite(cell.low):
-        return words
-    words += f" <small>{_range(cell)}</small>"
-    if not cell.signed:
-        words += (
-            f'<span class="bar" aria-hidden="true"><i style="left:{100 * cell.low:.1f}%;'
-            f'width:{100 * (cell.high - cell.low):.1f}%"></i>'
-            f'<b style="left:{100 * cell.value:.1f}%"></b></span>'
-        )
-    return f'<span class="estimate">{words}</span>'
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-$style</style>
-</head>
-<body>
-<header>
-<p class="eyebrow">ECG-Keras</p>
-<h1>$title</h1>
-<nav>$links</nav>
-</header>
-<main>
-$parts
-</section>
-</main>
-<footer>Written by ecg-evaluate. Research software, no medical device.</footer>
-</body>
-</html>
-"""
-
-_STYLE = """:root {
-  color-scheme: light dark;
-  --page: #f5f6f8; --card: #ffffff; --ink: #1c2027; --soft: #5b6472; --line: #dfe3e8;
-  --accent: #0072b2; --range: #9cc9e6;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --page: #14171c; --card: #1d2128; --ink: #e7eaee; --soft: #a0a9b6; --line: #343a44;
-    --accent: #56b4e9; --range: #2d5f80;
-  }
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0; background: var(--page); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
-}
-header, main, footer { max-width: 1080px; margin: 0 auto; padding: 0 20px; }
-header { padding-top: 36px; }
-.eyebrow { margin: 0; color: var(--accent); font-weight: 600; letter-spacing: 0.04em; }
-h1 { margin: 2px 0 12px; font-size: clamp(1.5rem, 5vw, 2.1rem); line-height: 1.2; }
-h2 { margin: 0 0 16px; font-size: 1.3rem; }
-nav { display: flex; flex-wrap: wrap; gap: 4px 18px; }
-a { color: var(--accent); text-underline-offset: 3px; }
-section {
-  display: grid; grid-template-columns: minmax(0, 1fr); gap: 22px;
-  margin: 22px 0; padding: 24px; border: 1px solid var(--line); border-radius: 10px;
-  background: var(--card);
-}
-section > * { margin: 0; }
-dl.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 12px; }
-dl div { min-width: 0; }
-dt { color: var(--soft); font-size: 0.85rem; }
-dd { margin: 0; overflow-wrap: anywhere; }
-dl.definitions { display: grid; gap: 12px; }
-dl.definitions dt { color: var(--ink); font-size: 1rem; font-weight: 600; }
-dl.definitions dd { color: var(--soft); max-width: 75ch; }
-.notes { padding-left: 20px; color: var(--soft); max-width: 80ch; }
-p { max-width: 80ch; }
-.scroll { overflow-x: auto; }
-.table { min-width: 0; }
-.caption { margin: 0 0 8px; color: var(--soft); font-size: 0.9rem; }
-table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-table.score { max-width: 860px; }
-th, td { padding: 7px 10px; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { text-align: left; font-weight: 500; }
-thead th { color: var(--soft); font-size: 0.85rem; white-space: nowrap; }
-.class td, .class thead th + th { text-align: right; }
-.class tbody th { position: sticky; left: 0; background: var(--card); }
-td > b { font-weight: 400; }
-.estimate { display: block; min-width: 134px; white-space: nowrap; text-align: left; }
-.class thead th:nth-child(3), .class thead th:nth-child(4) { text-align: left; }
-.estimate > b { font-weight: 600; }
-small { color: var(--soft); font-size: 0.8rem; }
-.bar {
-  display: block; position: relative; height: 5px; margin-top: 4px; border-radius: 3px;
-  background: var(--line);
-}
-.bar i { position: absolute; top: 0; bottom: 0; background: var(--range); border-radius: 3px; }
-.bar b {
-  position: absolute; top: -2px; width: 3px; height: 9px; margin-left: -1px;
-  background: var(--accent); border-radius: 1px;
-}
-figure { margin: 0; }
-figure .scroll {
-  border: 1px solid var(--line); border-radius: 8px; background: #ffffff;
-}
-figure img { display: block; width: 100%; height: auto; padding: 8px; }
-figcaption { padding-top: 8px; color: var(--soft); font-size: 0.9rem; }
-figcaption strong { color: var(--ink); }
-footer { padding-bottom: 36px; color: var(--soft); font-size: 0.85rem; }
-@media (min-width: 900px) {
-  section { grid-template-columns: repeat(2, minmax(0, 1fr)); }
-  section > :not(figure.half) { grid-column: 1 / -1; }
-}
-@media (max-width: 560px) {
-  header, main, footer { padding-left: 10px; padding-right: 10px; }
-  section { padding: 16px 12px; }
-  dl.facts { grid-template-columns: repeat(2, minmax(0, 1fr)); }
-  th, td { padding: 7px 6px; }
-  .score tbody th { font-size: 0.9rem; }
-  .score .estimate { min-width: 88px; white-space: normal; }
-  .score .estimate small { display: block; white-space: nowrap; font-size: 0.72rem; }
-}
-"""
 
 
 # --- JSON and CSV ----------------------------------------------------------------------------
@@ -980,23 +689,6 @@ def _estimate(result: Result, key: str) -> Estimate:
     if key not in result.values:
         return Estimate(float("nan"))
     return Estimate(result.values[key], *result.intervals[key].tolist())
-
-
-def _plain(cell: Cell) -> str:
-    if isinstance(cell, str):
-        return cell
-    number = _number(cell.value, signed=cell.signed)
-    return f"{number} ({_range(cell)})" if np.isfinite(cell.low) else number
-
-
-def _range(cell: Estimate) -> str:
-    return f"{_number(cell.low, signed=cell.signed)} to {_number(cell.high, signed=cell.signed)}"
-
-
-def _number(value: float, *, signed: bool = False) -> str:
-    if not np.isfinite(value):
-        return "–"
-    return f"{value:+.3f}".replace("-", "−") if signed else f"{value:.3f}"
 
 
 def _numbers(cell: Estimate) -> dict[str, float | None]:

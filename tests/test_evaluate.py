@@ -449,6 +449,8 @@ class TestOptions:
             evaluate.main(predictions=(), out=out)
         with pytest.raises(OptionError, match="named twice"):
             evaluate.main(predictions=(mlbf, mlbf), out=out, reference=reference)
+        with pytest.raises(OptionError, match="predictions.npz is a file, not a folder"):
+            evaluate.main(predictions=(mlbf,), out=mlbf, reference=reference)
         with pytest.raises(OptionError, match="at least 1"):
             evaluate.main(predictions=(mlbf,), out=out, reference=reference, bootstrap=0)
 
