@@ -173,8 +173,9 @@ def score_predictions(
     Raises:
         PredictionsError: if no record has a label.
     """
-    assert predictions.labels is not None
-    labelled = np.asarray(predictions.labels.any(axis=1))
+    labelled = np.zeros(len(predictions.ids), bool)
+    if predictions.labels is not None:
+        labelled |= predictions.labels.any(axis=1)
     if not labelled.any():
         raise PredictionsError(
             f"none of the {len(labelled)} records in {path} has a label of the task"
