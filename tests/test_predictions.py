@@ -54,6 +54,10 @@ class TestRoundTrip:
         save_predictions(tmp_path / "b.npz", predictions)
         assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
+    def test_a_rounding_above_one_is_fine(self, predictions: Predictions) -> None:
+        above = np.nextafter(np.float32(1), np.float32(2))
+        assert replace(predictions, probabilities=np.full((3, 4), above)).probabilities.max() > 1
+
 
 class TestRefused:
     @pytest.mark.parametrize(
