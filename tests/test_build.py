@@ -1,0 +1,400 @@
+import csv
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_records import (
+    sine_leads,
+    write_cpsc,
+    write_ptbxl,
+    write_reference,
+    write_struct,
+    write_wfdb,
+)
+
+from data_prep.build import command, main
+from data_prep.errors import ECGError, LabelError, OptionError, RecordError, StoreError
+from data_prep.records import read_record
+from data_prep.signals import resample
+from data_prep.store import Store, _Disk
+
+SETS = [
+    {"NORM": 100.0, "SR": 0.0},
+    {"ILMI": 15.0, "NDT": 0.0, "AFIB": 0.0},
+    {"PVC": 100.0},
+    {"CLBBB": 0.0, "LVH": 50.0},
+]
+
+
+def rejected(out: Path) -> dict[str, str]:
+    with open(out.with_name("rejected.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(Path(row["file"]).name.startswith(row["record"]) for row in rows)
+    return {row["record"]: row["reason"] for row in rows}
+
+
+def test_cpsc_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = write_cpsc(tmp_path / "cpsc", 14), tmp_path / "out" / "cpsc.h5"
+    write_struct(source, "A0015", sine_leads(1000, seed=15), sex="Male", age=70)
+    labels = {f"A{i + 1:04d}": [i % 9 + 1] for i in range(14)} | {"A0015": [8, 2, 5]}
+    write_reference(source / "REFERENCE.csv", labels)
+    main(source=(source,), out=out, workers=1)
+
+    assert capsys.readouterr().out == f"{out}: 15 records at 250 Hz.\n"
+    assert rejected(out) == {}
+    with Store(out) as store:
+        assert (store.dataset, store.fs, store.tasks) == ("cpsc2018", 250.0, ("cpsc2018",))
+        assert store.ids.tolist() == sorted(labels)
+        assert store.class_names()[:2] == ("Normal", "AF")
+        assert store.first_labels.tolist() == [labels[name][0] - 1 for name in store.ids]
+        for row, name in zip(store.labels(), store.ids, strict=True):
+            assert np.flatnonzero(row).tolist() == sorted(label - 1 for label in labels[name])
+        assert set(store.folds.tolist()) == set(range(1, 11))
+        assert (store.ages[14], store.sexes[14]) == (70.0, "male")
+        assert store.provenance["source"] == ["cpsc"]
+        assert store.provenance["options"]["rate"] == 250.0
+        for i in (0, 14):
+            record = read_record(source / store.ids[i])
+            expected = resample(record.signal, fs=500, target_fs=250)
+            np.testing.assert_array_equal(store.signal(i), expected)
+
+
+def test_unusable_records_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = write_cpsc(tmp_path / "cpsc", 14), tmp_path / "cpsc.h5"
+    (source / "A0001.mat").write_bytes(b"")
+    broken = sine_leads(1000)
+    broken[:300, 7] = np.nan
+    write_wfdb(source, "A0002", broken)
+    write_wfdb(source, "A0099", sine_leads(1000), comments=["Dx: AF"])
+    holed = sine_leads(1000)
+    holed[100:110, 7] = np.nan
+    write_wfdb(source, "A0003", holed)
+    main(source=(source,), out=out, workers=1)
+
+    reasons = rejected(out)
+    assert sorted(reasons) == ["A0001", "A0002", "A0099"]
+    assert "A0001.mat is cut short" in reasons["A0001"]
+    assert "A0002.hea: 30% of lead V2 is invalid" in reasons["A0002"]
+    assert "A0099.hea has no label of a known class: the table" in reasons["A0099"]
+    assert "3 of 15 records could not be used; their reasons are in" in capsys.readouterr().out
+    with Store(out) as store:
+        assert store.ids.tolist() == [f"A{i:04d}" for i in range(3, 15)]
+        assert np.isfinite(store.signal(0)).all()
+
+
+def test_strict_stops_and_leaves_nothing(tmp_path: Path) -> None:
+    source = write_cpsc(tmp_path / "cpsc", 14)
+    (source / "A0009.mat").write_bytes(b"")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(RecordError, match=r"A0009\.mat is cut short"):
+        main(source=(source,), out=tmp_path / "out" / "c.h5", workers=1, strict=True)
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_labels_from_headers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tmp_path / "georgia", tmp_path / "g.h5"
+    diagnoses = ["426783006", "AF,RBBB", "426177001", "164931005,426177001"] + ["STD"] * 10
+    for i, text in enumerate(diagnoses):
+        write_wfdb(source, f"E{i:02d}", sine_leads(1000, seed=i), comments=[f"Dx: {text}"])
+    main(source=(source,), out=out, workers=1)
+    assert "georgia has no REFERENCE.csv: labels are taken from the headers, and the first" in (
+        capsys.readouterr().err
+    )
+    assert list(rejected(out)) == ["E02"]
+    assert "its diagnoses are 426177001" in rejected(out)["E02"]
+    with Store(out) as store:
+        assert store.ids.tolist()[:4] == ["E00", "E01", "E03", "E04"]
+        assert [np.flatnonzero(row).tolist() for row in store.labels()[:4]] == [
+            [0],
+            [1, 4],
+            [8],
+            [7],
+        ]
+        assert store.first_labels[:4].tolist() == [0, -1, 8, 7]
+
+
+def test_same_bytes_whatever_the_workers(tmp_path: Path) -> None:
+    source = write_cpsc(tmp_path / "cpsc", 80, seconds=1.5)
+    (source / "A0040.mat").write_bytes(b"")
+    for name, workers in [("a", 1), ("b", 2), ("c", 1)]:
+        main(source=(source,), out=tmp_path / name / "s.h5", workers=workers)
+    first = (tmp_path / "a" / "s.h5").read_bytes()
+    assert (tmp_path / "b" / "s.h5").read_bytes() == first
+    assert (tmp_path / "c" / "s.h5").read_bytes() == first
+    main(source=(source,), out=tmp_path / "d" / "s.h5", workers=1, seed=1)
+    with Store(tmp_path / "a" / "s.h5") as a, Store(tmp_path / "d" / "s.h5") as d:
+        assert (a.folds != d.folds).any()
+        np.testing.assert_array_equal(a.signal(70), d.signal(70))
+
+
+def test_leave_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out, test = write_cpsc(tmp_path / "cpsc", 14), tmp_path / "s.h5", tmp_path / "test.csv"
+    test.write_text("Recording\nA0002\nA0014\nB0001\n")
+    main(source=(source,), out=out, workers=1, leave_out=test)
+    assert "2 records stay out because" in capsys.readouterr().out
+    with Store(out) as store:
+        assert len(store) == 12 and not {"A0002", "A0014"} & set(store.ids.tolist())
+        assert store.provenance["options"]["leave_out"] == "test.csv"
+    test.write_text("Recording\nA0002.mat\n")
+    with pytest.raises(LabelError, match=r"test\.csv names none of the records found"):
+        main(source=(source,), out=out, workers=1, leave_out=test)
+
+
+def test_reference_given_or_found_in_folders_below(tmp_path: Path) -> None:
+    write_cpsc(tmp_path / "both" / "a", 12)
+    write_wfdb(tmp_path / "both" / "b", "A0100", sine_leads(1000))
+    below = write_reference(tmp_path / "both" / "b" / "REFERENCE.csv", {"A0100": [9]})
+    main(source=(tmp_path / "both",), out=tmp_path / "s.h5", workers=1)
+    with Store(tmp_path / "s.h5") as store:
+        assert store.first_labels[store.ids == "A0100"].tolist() == [8]
+
+    given = write_reference(tmp_path / "mine.csv", {f"A{i:04d}": [3] for i in range(1, 12)})
+    main(source=(tmp_path / "both",), out=tmp_path / "s.h5", workers=1, reference=given)
+    with Store(tmp_path / "s.h5") as store:
+        assert store.first_labels.tolist() == [2] * 11
+    assert sorted(rejected(tmp_path / "s.h5")) == ["A0012", "A0100"]
+
+    write_reference(below, {"A0100": [9], "A0001": [7]})
+    with pytest.raises(LabelError, match="gives A0001 other labels than another"):
+        main(source=(tmp_path / "both",), out=tmp_path / "s.h5", workers=1)
+
+
+def test_two_sources_and_a_record_in_both(tmp_path: Path) -> None:
+    first, second = write_cpsc(tmp_path / "x", 12), write_cpsc(tmp_path / "y", 1)
+    write_wfdb(second, "A0001", 2 * sine_leads(1000))
+    write_wfdb(second, "B0001", sine_leads(1000))
+    write_reference(second / "REFERENCE.csv", {"A0001": [5], "B0001": [6]})
+    main(source=(first, second), out=tmp_path / "s.h5", workers=1, rate=500)
+    with Store(tmp_path / "s.h5") as store:
+        assert len(store) == 13 and store.fs == 500
+        np.testing.assert_array_equal(store.signal(0), read_record(first / "A0001").signal)
+        assert store.first_labels[0] == 0
+    assert "has the name of" in rejected(tmp_path / "s.h5")["A0001"]
+
+
+def test_ptbxl_store(tmp_path: Path) -> None:
+    source, out = write_ptbxl(tmp_path / "ptbxl", SETS, hr=False), tmp_path / "p.h5"
+    main(source=(source,), out=out, workers=1)
+    with Store(out) as store:
+        assert (store.dataset, store.fs) == ("ptb-xl", 100.0)
+        assert set(store.tasks) == {
+            "all",
+            "diagnostic",
+            "subdiagnostic",
+            "superdiagnostic",
+            "form",
+            "rhythm",
+        }
+        assert store.ids.tolist() == [f"{i:05d}_lr" for i in range(1, 5)]
+        assert store.folds.tolist() == [1, 2, 3, 4]
+        assert store.patients.tolist() == ["101", "102", "103", "104"]
+        assert store.sexes.tolist() == ["female", "male"] * 2
+        assert np.isnan(store.ages[0]) and store.ages[1:].tolist() == [42, 43, 44]
+        assert store.first_labels.tolist() == [-1] * 4
+        assert store.class_names("superdiagnostic") == ("NORM", "MI", "STTC", "CD", "HYP")
+        assert store.labels("superdiagnostic").tolist() == [
+            [1, 0, 0, 0, 0],
+            [0, 1, 1, 0, 0],
+            [0, 0, 0, 0, 0],
+            [0, 0, 0, 1, 1],
+        ]
+        assert store.records_of("superdiagnostic").tolist() == [0, 1, 3]
+        assert store.records_of("form").tolist() == [1, 2]
+        np.testing.assert_allclose(store.signal(2), sine_leads(1000, fs=100, seed=3), atol=1e-6)
+
+
+def test_ptbxl_at_500_hz(tmp_path: Path) -> None:
+    source, out = write_ptbxl(tmp_path / "ptbxl", SETS, hr=True), tmp_path / "p.h5"
+    main(source=(source,), out=out, workers=1, rate=250)
+    with Store(out) as store:
+        assert store.ids.tolist()[0] == "00001_hr"
+        fine = sine_leads(5000, fs=500, seed=1)
+        np.testing.assert_allclose(
+            store.signal(0), resample(fine, fs=500, target_fs=250), atol=1e-5
+        )
+    main(source=(source,), out=out, workers=1)
+    with Store(out) as store:
+        assert store.ids.tolist()[0] == "00001_lr"
+
+
+def test_ptbxl_without_the_records_needed(tmp_path: Path) -> None:
+    source = write_ptbxl(tmp_path / "ptbxl", SETS, hr=False)
+    with pytest.raises(RecordError, match="has no records500, of which a store at 250 Hz"):
+        main(source=(source,), out=tmp_path / "p.h5", workers=1, rate=250)
+    (source / "records100/00000/00002_lr.dat").unlink()
+    (source / "records100/00000/00003_lr.hea").unlink()
+    main(source=(source,), out=tmp_path / "p.h5", workers=1)
+    reasons = rejected(tmp_path / "p.h5")
+    assert sorted(reasons) == ["00002_lr", "00003_lr"]
+    assert "00002_lr.dat, which 00002_lr.hea names, cannot be read" in reasons["00002_lr"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "trouble"),
+    [
+        ("102.0", "101.0", StoreError, r"1 patients have records in several folds \(101\)"),
+        ("records100/00000/00002", "../00002", LabelError, "not below its folder"),
+        ("records100/00000/00002", "/etc/00002", LabelError, "not below its folder"),
+        (",2,records100", ",11,records100", LabelError, "into fold 11"),
+        ("ILMI", "ILMO", LabelError, "line 3: the statement 'ILMO' is unknown"),
+    ],
+)
+def test_false_ptbxl_tables(
+    tmp_path: Path, old: str, new: str, error: type[ECGError], trouble: str
+) -> None:
+    source = write_ptbxl(tmp_path / "ptbxl", SETS, hr=False)
+    table = source / "ptbxl_database.csv"
+    assert old in table.read_text()
+    table.write_text(table.read_text().replace(old, new))
+    with pytest.raises(error, match=trouble):
+        main(source=(source,), out=tmp_path / "p.h5", workers=1)
+    assert not (tmp_path / "p.h5").exists()
+
+
+def test_nothing_usable(tmp_path: Path) -> None:
+    source, out = tmp_path / "cpsc", tmp_path / "out" / "c.h5"
+    write_wfdb(source, "A1", np.zeros((1000, 12)))
+    write_reference(source / "REFERENCE.csv", {"A1": [1]})
+    with pytest.raises(StoreError, match=r"none of the 1 records is usable.*rejected\.csv"):
+        main(source=(source,), out=out, workers=1)
+    assert os.listdir(out.parent) == ["rejected.csv"]
+    assert "holds no ECG" in rejected(out)["A1"]
+
+    with pytest.raises(StoreError, match="5 usable records cannot be dealt into 10 folds"):
+        main(source=(write_cpsc(tmp_path / "few", 5),), out=out, workers=1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RecordError, match="no recordings in .*empty"):
+        main(source=(tmp_path / "empty",), out=out, workers=1)
+    assert os.listdir(out.parent) == ["rejected.csv"]
+
+
+def test_options_that_contradict(tmp_path: Path) -> None:
+    cpsc = write_cpsc(tmp_path / "cpsc", 2)
+    ptbxl = write_ptbxl(tmp_path / "ptbxl", SETS, hr=False)
+    out = tmp_path / "s.h5"
+    with pytest.raises(OptionError, match="absent is not a folder"):
+        main(source=(tmp_path / "absent",), out=out)
+    with pytest.raises(OptionError, match="no source"):
+        main(source=(), out=out)
+    with pytest.raises(OptionError, match="ptbxl is PTB-XL and .*cpsc is not"):
+        main(source=(cpsc, ptbxl), out=out)
+    with pytest.raises(OptionError, match="drop --reference"):
+        main(source=(ptbxl,), out=out, reference=cpsc / "REFERENCE.csv")
+    with pytest.raises(LabelError, match=r"scp_statements\.csv cannot be read"):
+        main(source=(cpsc,), out=out, dataset="ptb-xl")
+    for rate in (0.0, -100.0, 1e6, float("nan")):
+        with pytest.raises(OptionError, match="makes no sense"):
+            main(source=(cpsc,), out=out, rate=rate)
+    with pytest.raises(OptionError, match="at least 1"):
+        main(source=(cpsc,), out=out, workers=0)
+
+
+def test_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = write_cpsc(tmp_path / "cpsc", 12), tmp_path / "out" / "s.h5"
+    main(source=(source,), out=out, workers=1)
+    before = out.read_bytes()
+
+    def full(disk: _Disk) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(disk.path))
+
+    monkeypatch.setattr(_Disk, "require_written", full)
+    monkeypatch.setattr(
+        sys, "argv", ["ecg-build", "--source", str(source), "--out", str(out), "--workers", "1"]
+    )
+    with pytest.raises(SystemExit) as caught:
+        command()
+    assert caught.value.code == 2
+    assert f"ecg-build: the disk is full while writing {out.parent}" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert sorted(os.listdir(out.parent)) == ["rejected.csv", "s.h5"]
+
+
+def test_one_sentence_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_cpsc(tmp_path / "cpsc", 12)
+    write_reference(source / "REFERENCE.csv", {"A0001": [1], "A0002": [10]})
+    arguments = ["--source", str(source), "--out", str(tmp_path / "s.h5")]
+    monkeypatch.setattr(sys, "argv", ["ecg-build", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        command()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == (
+        f"ecg-build: {source}/REFERENCE.csv, line 3: label '10' is unknown; labels are the"
+        " numbers 1 to 9.\n"
+    )
+
+
+def test_interrupt(tmp_path: Path) -> None:
+    """Ctrl-C goes to the command and to its workers; none of them may chatter."""
+    source, out = write_cpsc(tmp_path / "cpsc", 400, seconds=1), tmp_path / "out" / "s.h5"
+    out.parent.mkdir()
+    out.write_bytes(b"what stood there")
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "data_prep.build", "--workers", "2"),
+            *("--source", str(source), "--out", str(out)),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 30
+    while not (out.parent / "s.part.h5").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 2, errors
+    assert "interrupted; what was complete stays as it was" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    assert output == ""
+    assert os.listdir(out.parent) == ["s.h5"]
+    assert out.read_bytes() == b"what stood there"
+
+
+def test_real_cpsc_records(shared_data: Path, tmp_path: Path) -> None:
+    folders = [shared_data / "cpsc2018" / name for name in ("challenge2020", "original")]
+    main(source=tuple(folders), out=tmp_path / "s.h5", rate=100, workers=1)
+    assert rejected(tmp_path / "s.h5") == {}
+    with open(shared_data / "labels/cpsc2018_REFERENCE.csv", newline="") as file:
+        public = {row["Recording"]: row for row in csv.DictReader(file)}
+    with Store(tmp_path / "s.h5") as store:
+        assert store.ids.tolist() == [f"A{i:04d}" for i in range(1, 211)]
+        for i, name in enumerate(store.ids):
+            row = public[name]
+            assert store.first_labels[i] == int(row["First_label"]) - 1
+            expected = {int(v) - 1 for k, v in row.items() if k.endswith("label") and v}
+            assert set(np.flatnonzero(store.labels()[i]).tolist()) == expected
+        assert (store.lengths.min(), store.lengths.max()) == (1000, 6400)
+        assert np.bincount(store.folds, minlength=11)[1:].min() >= 17
+        assert np.isfinite(store.ages).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("folder", "count"),
+    [("ptbxl", 400), pytest.param("ptbxl_subset", 2044, marks=pytest.mark.slow)],
+)
+def test_real_ptbxl_records(shared_data: Path, tmp_path: Path, folder: str, count: int) -> None:
+    main(source=(shared_data / folder,), out=tmp_path / "s.h5", workers=1)
+    assert rejected(tmp_path / "s.h5") == {}
+    with open(shared_data / folder / "ptbxl_database.csv", newline="") as file:
+        published = {Path(row["filename_lr"]).name: row for row in csv.DictReader(file)}
+    with Store(tmp_path / "s.h5") as store:
+        assert len(store) == count == len(published)
+        assert [int(published[name]["strat_fold"]) for name in store.ids] == store.folds.tolist()
+        assert (store.lengths == 1000).all()
+        norm = store.labels("all")[:, store.class_names("all").index("NORM")]
+        assert [("'NORM'" in published[name]["scp_codes"]) for name in store.ids] == norm.tolist()
+        np.testing.assert_array_equal(norm, store.labels("superdiagnostic")[:, 0])
