@@ -120,10 +120,56 @@ def _convolve_by_two(x: Any, kernel: Any, bias: Any) -> Any:
         ``(batch, 1, ceil(time / 2), filter)``.
     """
     taps, channels, filters = kernel.shape
-    x = tf.pad(x, [[0, 0], [0, 0], [0, tf.shape(x)[2] % 2], [0, 0]])
+    if x.shape[2] is None or x.shape[2] % 2:
+        x = tf.pad(x, [[0, 0], [0, 0], [0, tf.shape(x)[2] % 2], [0, 0]])
     pairs = tf.reshape(x, [tf.shape(x)[0], 1, tf.shape(x)[2] // 2, 2 * channels])
     wide = tf.pad(kernel, [[1, 1], [0, 0], [0, 0]])
     return _convolve(pairs, tf.reshape(wide, [1, taps // 2 + 1, 2 * channels, filters]), bias)
+
+
+@tf.function(experimental_attributes={"_noinline": True})
+def _convolve_branch(
+    x: Any, time: int, kernels: list[Any], biases: list[Any], rate: float, seeds: Any
+) -> Any:
+    """Run one branch's blocks over the recordings and over silence, and join the two.
+
+    A function of its own in TensorFlow's graph: twelve branches are then traced, differentiated
+    and optimised once, which is most of the time before the first step.
+
+    Args:
+        x: ``(batch, 1, recorded, channel)``: the branch's signals as far as any is recorded.
+        time: of the padded signals.
+        kernels: ``(tap, channel, filter)`` of each convolution, three a block.
+        biases: ``(filter,)`` of each convolution.
+        rate: of the dropout after each block.
+        seeds: ``(block, 2, 2)`` int32, of the dropout of recordings and of silence.
+
+    Returns:
+        ``(batch, time / 2**blocks, filter)``.
+    """
+    batch = tf.shape(x)[0]
+    silence = tf.zeros([1, 1, time, x.shape[3]], x.dtype)
+    for block in range(len(kernels) // 3):
+        weights = list(zip(kernels, biases, strict=True))[3 * block : 3 * block + 3]
+        reach = sum(kernel.shape[0] // 2 for kernel, _ in weights)
+        recorded, full = tf.shape(x)[2], silence.shape[2]
+        touched = tf.minimum((recorded + reach + 3) // 4 * 2, (full + 1) // 2)
+        beyond = silence[:, :, recorded : recorded + 2 * reach + 4]
+        x = tf.concat([x, tf.repeat(beyond, batch, axis=0)], axis=2)
+        x = _convolve_block(x, weights)[:, :, :touched]
+        silence = _convolve_block(silence, weights)
+        if rate:
+            x = dropout(x, rate, seeds[block, 0])
+            silence = dropout(silence, rate, seeds[block, 1])
+    beyond = silence[:, :, tf.shape(x)[2] :]
+    return tf.concat([x, tf.repeat(beyond, batch, axis=0)], axis=2)[:, 0]
+
+
+def _convolve_block(x: Any, weights: list[tuple[Any, Any]]) -> Any:
+    (kernel_1, bias_1), (kernel_2, bias_2), (kernel_3, bias_3) = weights
+    x = _convolve(x, kernel_1[None], bias_1)
+    x = _convolve(x, kernel_2[None], bias_2)
+    return _convolve_by_two(x, kernel_3, bias_3)
 
 
 @keras.saving.register_keras_serializable("ecg_keras")
@@ -196,42 +242,34 @@ class BranchConvolutions(keras.layers.Layer):
 
     def call(self, signal: Any, training: bool = False) -> list[Any]:
         """Convolve every branch."""
-        batch, time, channels = tf.shape(signal)[0], signal.shape[1], signal.shape[2]
+        time, channels = signal.shape[1:]
         used = tf.reduce_any(signal != 0, axis=[0, 2])
         last = tf.reduce_max(tf.where(used, tf.range(1, time + 1), 1))
         recorded = tf.minimum((last + 1) // 2 * 2, time)
-        signal = tf.cast(signal[:, :recorded], self.compute_dtype)
-        width = channels // self.branches
+        signal = tf.cast(signal[:, None, :recorded], self.compute_dtype)
+        signals = tf.split(signal, self.branches, axis=3)
         kernels = [tf.unstack(tf.cast(k, self.compute_dtype)) for k in self.kernels]
         biases = [tf.unstack(tf.cast(b, self.compute_dtype)) for b in self.biases]
-        length = self.compute_output_shape((None, time, channels))[0][1:]
-        features = []
-        for branch in range(self.branches):
-            x = signal[:, None, :, branch * width : (branch + 1) * width]
-            silence = tf.zeros([1, 1, time, width], x.dtype)
-            for block, sizes in enumerate(self.kernel_sizes):
-                first = 3 * block
-                weights = [(kernels[i][branch], biases[i][branch]) for i in range(first, first + 3)]
-                reach = sizes[0] // 2 + sizes[1] // 2 + sizes[2] // 2
-                recorded, full = tf.shape(x)[2], tf.shape(silence)[2]
-                touched = tf.minimum((recorded + reach + 3) // 4 * 2, (full + 1) // 2)
-                beyond = silence[:, :, recorded : recorded + 2 * reach + 4]
-                x = tf.concat([x, tf.repeat(beyond, batch, axis=0)], axis=2)
-                x = self._block(x, weights, training)[:, :, :touched]
-                silence = self._block(silence, weights, training)
-            beyond = silence[:, :, tf.shape(x)[2] :]
-            x = tf.concat([x, tf.repeat(beyond, batch, axis=0)], axis=2)
-            features.append(tf.ensure_shape(x[:, 0], [None, *length]))
-        return features
-
-    def _block(self, x: Any, weights: list[tuple[Any, Any]], training: bool) -> Any:
-        (kernel_1, bias_1), (kernel_2, bias_2), (kernel_3, bias_3) = weights
-        x = _convolve(x, kernel_1[None], bias_1)
-        x = _convolve(x, kernel_2[None], bias_2)
-        x = _convolve_by_two(x, kernel_3, bias_3)
-        if training and self.dropout:
-            x = dropout(x, self.dropout, self.seed_generator.next())
-        return x
+        blocks = len(self.kernel_sizes)
+        drops = bool(training and self.dropout)
+        seed = self.seed_generator.next() if drops else tf.zeros([2], tf.int32)
+        seeds = tf.random.split(tf.cast(seed, tf.int32), self.branches * blocks * 2)
+        seeds = tf.reshape(seeds, [self.branches, blocks, 2, 2])
+        shape = self.compute_output_shape((None, time, channels))[0]
+        return [
+            tf.ensure_shape(
+                _convolve_branch(
+                    signals[branch],
+                    time,
+                    [kernel[branch] for kernel in kernels],
+                    [bias[branch] for bias in biases],
+                    self.dropout if drops else 0.0,
+                    seeds[branch],
+                ),
+                shape,
+            )
+            for branch in range(self.branches)
+        ]
 
     def compute_output_shape(
         self, input_shape: tuple[int | None, ...]
