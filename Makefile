@@ -1,0 +1,53 @@
+# Two commands matter: `make demo` and `make test`.  Both need Python 3.10 or later and nothing else.
+PYTHON ?= python3
+BIN = .venv/bin
+DEMO = runs/demo
+
+.PHONY: help demo test test-quick lint bench clean
+
+help:
+	@echo "make demo    train both networks on generated records and score them"
+	@echo "make test    ruff, mypy and all tests"
+	@echo "make bench   measure the speed of both networks and of the data path"
+
+# The environment is made anew when the dependencies change.
+.venv/done: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: .venv/done
+	rm -rf $(DEMO)
+	$(BIN)/ecg-synthetic --out $(DEMO)/records --records 360 --test-records 180 --max-seconds 10
+	$(BIN)/ecg-build --source $(DEMO)/records/train --out $(DEMO)/cpsc250.h5
+	$(BIN)/ecg-build --source $(DEMO)/records/train --out $(DEMO)/cpsc100.h5 --rate 100
+	$(BIN)/mlbf-train --store $(DEMO)/cpsc250.h5 --out $(DEMO)/mlbf --folds 1 2 3 \
+	    --input-length 2500 --epochs 14 --batch-size 16
+	$(BIN)/mrm-train --store $(DEMO)/cpsc100.h5 --out $(DEMO)/mrm --folds 1 2 3 --test-fold None \
+	    --low-channels 16 --high-channels 32 --epochs 14 --batch-size 16
+	$(BIN)/mlbf-predict --models '$(DEMO)/mlbf/fold_*/best.keras' \
+	    --csv $(DEMO)/records/test.csv --records $(DEMO)/records/test --out $(DEMO)/mlbf/test
+	$(BIN)/mrm-predict --models '$(DEMO)/mrm/fold_*/best.keras' \
+	    --csv $(DEMO)/records/test.csv --records $(DEMO)/records/test --out $(DEMO)/mrm/test
+	$(BIN)/ecg-evaluate --predictions $(DEMO)/mlbf/test/predictions.npz \
+	    $(DEMO)/mrm/test/predictions.npz --reference $(DEMO)/records/test/REFERENCE.csv \
+	    --history $(DEMO)/mlbf/fold_*/history.csv $(DEMO)/mrm/fold_*/history.csv \
+	    --out $(DEMO)/report
+
+lint: .venv/done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest
+
+test-quick: lint
+	$(BIN)/pytest -m "not slow"
+
+bench: .venv/done
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv runs build dist *.egg-info
