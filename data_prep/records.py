@@ -6,12 +6,12 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from data_prep.errors import RecordError
 from data_prep.labels import LEADS
+from data_prep.matlab import read_struct
 
 CPSC_RATE = 500.0
 """Hertz; the original files of CPSC 2018 do not carry their rate."""
@@ -240,7 +240,7 @@ def _read_wfdb(path: Path) -> Record:
     scale = [_MILLIVOLTS[lead.unit.casefold()] for lead in chosen]
     return Record(
         id=path.stem,
-        signal=(samples * scale).astype(np.float32),
+        signal=_millivolts(samples * scale),
         fs=header.fs,
         age=_age(header.info.get("age", "")),
         sex=_sex(header.info.get("sex", "")),
@@ -271,7 +271,7 @@ def _require_readable(lead: _Lead, path: Path) -> None:
     elif lead.unit.casefold() not in _MILLIVOLTS:
         trouble = f"is in {lead.unit!r}, which is none of mV, uV, V"
     # A header must not make us read what lies elsewhere.
-    elif Path(lead.file).name != lead.file or "\\" in lead.file or lead.file == "..":
+    elif Path(lead.file).name != lead.file or lead.file == ".." or not lead.file.isprintable():
         trouble = f"is in {lead.file!r}, which is not a file beside the header"
     else:
         return
@@ -353,8 +353,6 @@ def _read_samples(header: _Header, chosen: list[_Lead], num_samples: int, path: 
 
 def _read_cpsc_struct(path: Path) -> Record:
     """Read a file of CPSC 2018 as first published: a struct ECG with sex, age and data."""
-    from scipy.io import loadmat
-
     try:
         with open(path, "rb") as file:
             start = file.read(10)
@@ -366,10 +364,10 @@ def _read_cpsc_struct(path: Path) -> Record:
             f" {path.stem}.hea beside it or leave this recording out."
         )
     try:
-        struct: Any = loadmat(path, variable_names=["ECG"])["ECG"]
-        fields = {name: struct[name].item() for name in ("sex", "age", "data")}
-        data = np.asarray(fields["data"], np.float32)
-    except Exception as error:  # whatever SciPy trips over, this file is not readable
+        fields = read_struct(path, "ECG")
+        sex, age = (str(fields[name].item()) for name in ("sex", "age"))
+        data = fields["data"].astype(np.float64)
+    except (ValueError, KeyError, IndexError, StopIteration, TypeError) as error:
         raise RecordError(
             f"{path} is cut short or holds no struct ECG with sex, age and data ({error}); fetch"
             " it again or leave this recording out."
@@ -381,31 +379,33 @@ def _read_cpsc_struct(path: Path) -> Record:
     _require_duration(data.shape[1], CPSC_RATE, path)
     return Record(
         id=path.stem,
-        signal=np.ascontiguousarray(data.T),
+        signal=_millivolts(data.T),
         fs=CPSC_RATE,
-        age=_age(_text(fields["age"])),
-        sex=_sex(_text(fields["sex"])),
+        age=_age(age),
+        sex=_sex(sex),
         codes=(),
         path=path,
     )
 
 
+def _millivolts(values: np.ndarray) -> np.ndarray:
+    """As float32 in one piece; what is not a number, or too large for one, becomes NaN."""
+    with np.errstate(over="ignore"):
+        signal = np.ascontiguousarray(values, np.float32)
+    return np.where(np.isfinite(signal), signal, np.float32(np.nan))
+
+
 def _require_ecg(record: Record) -> None:
-    valid = np.where(np.isfinite(record.signal), record.signal, np.nan)
-    counts = np.isfinite(valid).sum(axis=0)
-    if not counts.any():
+    valid = [lead[~np.isnan(lead)].astype(np.float64) for lead in record.signal.T]
+    spreads = [lead.std() for lead in valid if lead.size]
+    if not spreads:
         raise RecordError(f"{record.path} holds invalid samples only; leave this recording out.")
-    spread = float(np.median([np.nanstd(lead) for lead in valid.T[counts > 0]]))
+    spread = float(np.median(spreads))
     if not _SPREADS[0] <= spread <= _SPREADS[1]:
         raise RecordError(
             f"{record.path} holds no ECG in the unit it states: its leads vary by {spread:.3g} mV"
             " (standard deviation); mend the unit or gain, or leave this recording out."
         )
-
-
-def _text(value: Any) -> str:
-    values = np.asarray(value).ravel()
-    return str(values[0]) if len(values) else ""
 
 
 def _age(text: str) -> float:

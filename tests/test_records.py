@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import wfdb
 from make_records import sine_leads, write_struct, write_wfdb
+from scipy.io import savemat
 
 from data_prep.errors import RecordError
 from data_prep.labels import LEADS
@@ -185,6 +186,41 @@ def test_cpsc_struct(tmp_path: Path, signal: np.ndarray) -> None:
         np.testing.assert_array_equal(record.signal, signal.astype(np.float32))
 
 
+@pytest.mark.parametrize("dtype", ["f8", "f4", "i2"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_struct_in_every_way_scipy_writes_it(
+    tmp_path: Path, signal: np.ndarray, dtype: str, compressed: bool
+) -> None:
+    data = (signal.T * (10 if dtype == "i2" else 1)).astype(dtype)
+    struct = {"age": np.nan, "data": data, "sex": "Male", "a_rather_long_field_name": [[1, 2]]}
+    content = {"before": np.arange(5), "ECG": struct, "after": "text"}
+    savemat(tmp_path / "A1.mat", content, do_compression=compressed, long_field_names=True)
+    record = read_record(tmp_path / "A1.mat")
+    np.testing.assert_array_equal(record.signal, data.T.astype(np.float32))
+    assert math.isnan(record.age) and record.sex == "male"
+
+
+@pytest.mark.parametrize("ending", [".hea", ".mat"])
+def test_no_damage_raises_another_error(tmp_path: Path, signal: np.ndarray, ending: str) -> None:
+    """Bytes overwritten at random, also where scipy.io.loadmat would end the process."""
+    if ending == ".hea":
+        path = write_wfdb(tmp_path, "A1", signal, ending=".dat", comments=["Age: 4", "Dx: AF"])
+    else:
+        path = write_struct(tmp_path, "A1", signal)
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(300):
+        damaged = whole.copy()
+        damaged[rng.integers(0, min(len(whole), 400), 2)] = rng.integers(0, 256, 2)
+        path.write_bytes(damaged.tobytes())
+        try:
+            assert read_record(path).signal.shape[1] == 12
+        except RecordError as error:
+            refused += 1
+            assert "A1" in str(error)
+    assert refused > 100
+
+
 def test_find_records(tmp_path: Path, signal: np.ndarray) -> None:
     header = write_wfdb(tmp_path / "b", "A2", signal)
     struct = write_struct(tmp_path / "a", "A3", signal)
@@ -243,6 +279,7 @@ def test_absurd_length_is_refused_before_memory_is_asked_for(
         ("16+24", "16x2+24", "several samples a frame"),
         ("A1.mat 16", "../A1.mat 16", "not a file beside the header"),
         ("A1.mat 16", "/etc/passwd 16", "not a file beside the header"),
+        ("A1.mat 16", "A1\0.mat 16", "not a file beside the header"),
         ("A1.mat 16", ".. 16", "not a file beside the header"),
         ("A1.mat 16", "A9.mat 16", r"A9\.mat, which A1\.hea names, cannot be read"),
         ("/mV", "/uV", "holds no ECG in the unit it states"),
@@ -308,8 +345,6 @@ def test_truncated_struct(tmp_path: Path, signal: np.ndarray, size: int) -> None
 
 
 def test_struct_of_other_content(tmp_path: Path, signal: np.ndarray) -> None:
-    from scipy.io import savemat
-
     path = tmp_path / "A1.mat"
     for content, trouble in [
         ({"val": signal}, "holds no struct ECG"),

@@ -1,0 +1,116 @@
+"""MATLAB 5 files, as far as one struct of numbers and texts needs.
+
+After MathWorks' "MAT-File Format", chapter 1.  ``scipy.io.loadmat`` reads far more, but some
+damaged files end the whole process there, where they ought to cost one record.
+"""
+
+import math
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+_HEADER_BYTES = 128
+_MOST_BYTES = 2**30
+_MATRIX, _COMPRESSED = 14, 15
+_STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8"}
+_STORED |= {13: "u8", 16: "u1", 17: "u2", 18: "u4"}
+_CHAR, _STRUCT, _NUMBERS = 4, 2, range(6, 16)
+
+
+def read_struct(path: Path, name: str) -> dict[str, np.ndarray]:
+    """Read a struct from a MATLAB 5 file.
+
+    Args:
+        path: of the file.
+        name: of the struct, of size 1 × 1.
+
+    Returns:
+        The fields that hold numbers, as arrays of the shape they had, and those that hold text,
+        as arrays of one str.
+
+    Raises:
+        ValueError: where the file is damaged or has no such struct.
+        OSError: where it cannot be read.
+    """
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError("it is too large for a recording")
+    data = path.read_bytes()
+    order = {b"IM": "<", b"MI": ">"}.get(data[126:128], "")
+    if not data.startswith(b"MATLAB 5.0") or not order:
+        raise ValueError("it is no MATLAB 5 file")
+    for kind, content in _elements(data[_HEADER_BYTES:], order):
+        if kind == _COMPRESSED:
+            kind, content = next(_elements(_decompressed(content), order))
+        if kind == _MATRIX:
+            found, fields = _struct(content, order)
+            if found == name:
+                return fields
+    raise ValueError(f"it has no struct {name}")
+
+
+def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
+    """Split bytes into data elements: pairs of type and content."""
+    while data:
+        if len(data) < 8:
+            raise ValueError("it is cut short")
+        kind, size = (int(word) for word in np.frombuffer(data[:8], f"{order}u4"))
+        start = 8
+        if kind >> 16:  # a small element: up to four bytes, within the tag
+            kind, size, start = kind & 0xFFFF, kind >> 16, 4
+        content = data[start : start + size]
+        if len(content) < size or (start == 4 and size > 4):
+            raise ValueError("it is cut short")
+        yield kind, content
+        stop = start + size
+        data = data[stop if kind == _COMPRESSED else -8 * (-stop // 8) :]
+
+
+def _decompressed(content: bytes) -> bytes:
+    try:
+        unpacker = zlib.decompressobj()
+        data = unpacker.decompress(content, _MOST_BYTES)
+    except zlib.error as error:
+        raise ValueError(f"its compressed part is damaged: {error}") from error
+    if not unpacker.eof:
+        raise ValueError("its compressed part is cut short or too large")
+    return data
+
+
+def _struct(content: bytes, order: str) -> tuple[str, dict[str, np.ndarray]]:
+    """Read a matrix element: its name and, if it is a struct, its fields."""
+    elements = _elements(content, order)
+    try:
+        matrix_class, shape, name = _matrix_start(elements, order)
+        if matrix_class != _STRUCT or math.prod(shape) != 1:
+            return name, {}
+        (width,) = np.frombuffer(next(elements)[1], f"{order}i4")
+        names = next(elements)[1]
+        if not 0 < width <= len(names):
+            raise ValueError("its struct is damaged")
+        starts = range(0, len(names), int(width))
+        fields = [names[start : start + width].split(b"\0")[0].decode("ascii") for start in starts]
+        return name, {field: _array(next(elements)[1], order) for field in fields}
+    except StopIteration:
+        raise ValueError("its struct is cut short") from None
+
+
+def _matrix_start(elements: Iterator[tuple[int, bytes]], order: str) -> tuple[int, list[int], str]:
+    """Read what every matrix begins with: its class, shape and name."""
+    flags = np.frombuffer(next(elements)[1], f"{order}u4")
+    shape = np.frombuffer(next(elements)[1], f"{order}i4").tolist()
+    return int(flags[0]) & 0xFF, shape, next(elements)[1].decode("ascii")
+
+
+def _array(content: bytes, order: str) -> np.ndarray:
+    """Read a matrix of numbers or text; anything else comes out empty."""
+    elements = _elements(content, order)
+    matrix_class, shape, _ = _matrix_start(elements, order)
+    if matrix_class not in (_CHAR, *_NUMBERS):
+        return np.empty(0)
+    kind, stored = next(elements)
+    values = np.frombuffer(stored, order + _STORED[kind])
+    if matrix_class == _CHAR:
+        return np.array(["".join(map(chr, values.tolist()))])
+    return values.reshape(shape, order="F")
