@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import keras
-
+from data_prep.backend import keras
 from data_prep.contract import Contract, SignalContract
 from data_prep.errors import OptionError
 from data_prep.labels import CPSC_CLASSES, LEADS
@@ -202,4 +201,4 @@ def load_model(path: Path | str) -> keras.Model:
     """Open a model file of this package; see ``data_prep.model_files.load_model``."""
     from data_prep.model_files import load_model as load
 
-    return load(path, network=NETWORK)
+    return load(path, networks=(NETWORK,))
