@@ -211,7 +211,7 @@ def _read_statements(path: Path) -> dict[str, dict[str, str]]:
         statement = row[""]
         classes["all"][statement] = statement
         for task in ("diagnostic", "form", "rhythm"):
-            if row[task] and float(row[task]) == 1.0:
+            if row[task] in ("1", "1.0"):
                 classes[task][statement] = statement
         if statement in classes["diagnostic"]:
             if not (row["diagnostic_class"] and row["diagnostic_subclass"]):
@@ -230,7 +230,7 @@ def _ptbxl_record(row: dict[str, str], known: dict[str, str], where: str) -> PTB
         fold = int(row["strat_fold"])
         patient = str(int(float(row["patient_id"]))) if row["patient_id"] else ""
         age = float(row.get("age") or "nan")
-    except (ValueError, TypeError, SyntaxError) as error:
+    except (ValueError, TypeError, SyntaxError, OverflowError) as error:
         raise LabelError(
             f"{where}: a column cannot be understood ({error}); use the file as published."
         ) from error

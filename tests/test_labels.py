@@ -149,6 +149,7 @@ def test_ptbxl_person(tmp_path: Path, age: str, sex: str, expected: tuple[float,
         ("scp_codes", "{'XYZ': 100.0}", "line 2: the statement 'XYZ' is unknown"),
         ("scp_codes", "NORM|SR", "line 2: a column cannot be understood"),
         ("strat_fold", "", "line 2: a column cannot be understood"),
+        ("patient_id", "inf", "line 2: a column cannot be understood"),
         ("patient_id", "x", "line 2: a column cannot be understood"),
     ],
 )
