@@ -31,14 +31,20 @@ def _import_silently() -> None:
             os.close(kept)
 
 
+def _require_tensorflow(backend: str) -> None:
+    if backend != "tensorflow":
+        raise OptionError(
+            f"Keras runs on {backend!r} here, but these networks need TensorFlow; unset"
+            " KERAS_BACKEND or set it to 'tensorflow'."
+        )
+
+
+# Asked before the import, which fails where the other backend is not installed.
+_require_tensorflow(os.environ.setdefault("KERAS_BACKEND", "tensorflow"))
 if "tensorflow" not in sys.modules:
     _import_silently()
 
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-if keras.backend.backend() != "tensorflow":
-    raise OptionError(
-        f"Keras runs on {keras.backend.backend()!r} here, but these networks need TensorFlow; "
-        "unset KERAS_BACKEND or set it to 'tensorflow'."
-    )
+_require_tensorflow(keras.backend.backend())

@@ -16,7 +16,7 @@ def run_command(main: Callable[..., None]) -> None:
 
     Raises:
         SystemExit: status 2, after one sentence on standard error, where the input cannot be
-            used, the disk is full or the user interrupts.
+            used, a file cannot be read or written, the disk is full or the user interrupts.
     """
     import tyro
 
@@ -27,11 +27,12 @@ def run_command(main: Callable[..., None]) -> None:
     except KeyboardInterrupt:
         _stop("interrupted; what was complete stays as it was, so run the same command again.")
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        # An exhausted quota is a full disk to whom it befalls.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             where = f" while writing {error.filename}" if error.filename else ""
             _stop(f"the disk is full{where}; free some space and run the same command again.")
-        if isinstance(error, PermissionError):
-            _stop(f"{error.filename} may not be written or read; choose another place for it.")
+        if error.filename:
+            _stop(f"{error.filename} cannot be used ({error.strerror}); choose another place.")
         raise
 
 

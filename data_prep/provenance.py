@@ -37,11 +37,13 @@ def _commit() -> str:
     """The commit of the checkout this code runs from, with a plus sign if it was changed."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        commit, changes = (
+        # Fails for a package that is installed inside the checkout of another project.
+        _, commit, changes = (
             subprocess.run(
                 [*git, *arguments], capture_output=True, text=True, check=True, timeout=10
             ).stdout.strip()
             for arguments in (
+                ("ls-files", "--error-unmatch", Path(__file__).name),
                 ("rev-parse", "--short", "HEAD"),
                 ("status", "--porcelain", "--untracked-files=no"),
             )

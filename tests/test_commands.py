@@ -1,0 +1,206 @@
+import errno
+import inspect
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import data_prep
+from data_prep.commands import run_command
+from data_prep.errors import ECGError, StoreError
+
+COMMANDS = (
+    "data_prep.build",
+    "data_prep.synthetic",
+    "data_prep.evaluate",
+    "mlbf_keras.train",
+    "mlbf_keras.predict",
+    "mrm_keras.train",
+    "mrm_keras.predict",
+)
+ROOT = Path(data_prep.__file__).parents[1]
+MODULES = sorted(
+    f"{package}.{path.stem}".removesuffix(".__init__")
+    for package in ("data_prep", "mlbf_keras", "mrm_keras")
+    for path in (ROOT / package).glob("*.py")
+)
+
+
+def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own with the packages at hand, and nothing printed."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )
+
+
+def exit_of(
+    main: Callable[..., None], monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> int | str | None:
+    """Run a main as the command ``ecg-toy`` and return how it exits (None: it ends)."""
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/ecg-toy", *arguments])
+    try:
+        run_command(main)
+    except SystemExit as stop:
+        return stop.code
+    return None
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (StoreError("a.h5 is broken; build it again."), "a.h5 is broken; build it again."),
+        (ECGError("that cannot be."), "that cannot be."),
+        (KeyboardInterrupt(), "interrupted; what was complete stays as it was"),
+        (OSError(errno.ENOSPC, "No space left", "/d/a.h5"), "the disk is full while writing /d/a"),
+        (OSError(errno.ENOSPC, "No space left"), "the disk is full; free some space"),
+        (OSError(errno.EDQUOT, "Quota exceeded", "/d/a"), "the disk is full while writing /d/a"),
+        (PermissionError(errno.EACCES, "Permission denied", "/d/a"), "/d/a cannot be used"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/d/a"), "/d/a cannot be used"),
+        (FileExistsError(errno.EEXIST, "File exists", "/d/a"), "/d/a cannot be used"),
+    ],
+)
+def test_trouble_is_one_sentence_and_status_2(
+    error: BaseException,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def main() -> None:
+        """Fail."""
+        raise error
+
+    assert exit_of(main, monkeypatch) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"ecg-toy: {sentence}")
+    assert printed.err.count("\n") == 1 and printed.err.endswith(".\n")
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main() -> None:
+        """Fail."""
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        exit_of(main, monkeypatch)
+
+
+def test_options_reach_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def main(*, out: Path, folds: tuple[str, ...] = ("1",), seed: int = 3) -> None:
+        """Keep.
+
+        Args:
+            out: a place.
+            folds: some.
+            seed: of it.
+        """
+        seen.update(out=out, folds=folds, seed=seed)
+
+    assert exit_of(main, monkeypatch, "--out", "x", "--folds", "2", "all") is None
+    assert seen == {"out": Path("x"), "folds": ("2", "all"), "seed": 3}
+    assert exit_of(main, monkeypatch) == 2  # --out is required
+    assert exit_of(main, monkeypatch, "--out", "x", "--speed", "3") == 2
+    assert exit_of(main, monkeypatch, "--out", "x", "--seed", "many") == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_option_at_once_without_tensorflow(command: str) -> None:
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['x', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module({command!r}, run_name='__main__', alter_sys=False)\n"
+        "finally:\n"
+        "    heavy = {'tensorflow', 'keras', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "    print('HEAVY', sorted(heavy))\n"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # A terminal of its own width would break the options' descriptions.
+    run = run_python("-c", code, COLUMNS="400")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    assert "HEAVY []" in run.stdout
+    # Time on the processor: that on the clock depends on what else runs.
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert spent < 2.0
+
+    main = import_module(command).main
+    rows = {
+        match[1]: match[2]
+        for match in re.finditer(r"^│ --([a-z-]+)(.*?)(?=^│ -|^╰)", run.stdout, re.M | re.S)
+    }
+    for name, parameter in inspect.signature(main).parameters.items():
+        row = " ".join(re.sub("│", " ", rows.pop(name.replace("_", "-"))).split())
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        if parameter.default is inspect.Parameter.empty:
+            assert row.endswith("(required)")
+        else:
+            default = parameter.default
+            text = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+            assert f"(default: {text})" in row
+        explained = re.sub(r"\(default: [^)]*\)|\(required\)", "", row)
+        assert len(re.findall(r"[a-z]{2,}", explained)) >= 2, f"--{name} is not explained: {row}"
+    assert not rows, "options that main does not have"
+
+
+# TensorFlow logs while it loads, and takes seconds: here it is never loaded, only asked for.
+ONLY_BACKEND_MAY_IMPORT = """
+import importlib, importlib.abc, sys, threading, traceback
+
+class Asked(Exception):
+    pass
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in ("tensorflow", "keras"):
+            asking = [f.filename for f in traceback.extract_stack() if "importlib" not in f.filename]
+            assert asking[-2].endswith("backend.py"), f"{name} is imported by {asking[-2]}"
+            raise Asked
+
+sys.meta_path.insert(0, Finder())
+try:
+    importlib.import_module(sys.argv[1])
+except Asked:
+    pass
+assert threading.active_count() == 1, threading.enumerate()
+"""
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_importing_a_module_prints_and_starts_nothing(module: str) -> None:
+    run = run_python("-c", ONLY_BACKEND_MAY_IMPORT, module)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_importing_tensorflow_prints_nothing() -> None:
+    run = run_python("-c", "import " + ", ".join(["data_prep.backend", *MODULES]))
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_importing_the_packages_leaves_tensorflow_alone() -> None:
+    code = (
+        "import sys, data_prep, mlbf_keras, mrm_keras, mlbf_keras.train, mrm_keras.predict\n"
+        "import data_prep.store, data_prep.evaluate, data_prep.report, data_prep.build\n"
+        "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)\n"
+    )
+    assert run_python("-c", code).returncode == 0
+
+
+def test_another_keras_backend_is_refused_in_one_sentence() -> None:
+    run = run_python("-c", "import data_prep.backend", KERAS_BACKEND="numpy")
+    assert run.returncode == 1
+    assert "OptionError: Keras runs on 'numpy' here" in run.stderr.splitlines()[-1]

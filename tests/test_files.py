@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+
+from data_prep.files import written_whole
+
+
+def test_a_complete_file_takes_its_name_in_a_new_folder(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "a" / "best.keras"
+    with written_whole(path) as part:
+        part.write_text("whole")
+        assert part.parent == path.parent and part.suffix == ".keras" and part != path
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", [OSError, KeyboardInterrupt, SystemExit])
+def test_what_stood_there_stays_when_writing_fails(
+    tmp_path: Path, kind: type[BaseException]
+) -> None:
+    path = tmp_path / "history.csv"
+    path.write_text("before")
+    with pytest.raises(kind), written_whole(path) as part:
+        part.write_text("half of")
+        raise kind
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nothing_is_left_when_nothing_was_written(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), written_whole(tmp_path / "a.csv"):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_replaced(tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        with written_whole(tmp_path / "a.csv") as part:
+            part.write_text(text)
+    assert (tmp_path / "a.csv").read_text() == "second"
+    assert len(list(tmp_path.iterdir())) == 1
