@@ -135,13 +135,14 @@ class StoreBatches(keras.utils.PyDataset):
         self._order = self._shuffled()
 
     def _read(self, i: int) -> np.ndarray:
-        return prepare(
+        signal = prepare(
             self.store.signal(self.records[i]),
             fs=self.store.fs,
             target_fs=self.contract.sampling_rate,
             length=self.lengths[i],
             fit=self.contract.fit,
         )
+        return self.contract.in_lead_order(signal)
 
     def _shuffled(self) -> np.ndarray:
         order = np.arange(len(self.records))

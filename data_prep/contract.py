@@ -7,6 +7,8 @@ unit, lead order or class order raises no error, it only gives wrong answers.
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from data_prep.backend import keras
 from data_prep.errors import OptionError
 from data_prep.labels import LEADS
@@ -54,13 +56,35 @@ class Contract:
                 f"a contract needs one threshold for each of its {len(self.class_names)} classes,"
                 f" not {len(self.thresholds)}; give as many as there are class names."
             )
-        if self.std <= 0:
+        if not self.std > 0:
             raise OptionError(f"the standard deviation must be above 0 mV, not {self.std}.")
 
     @property
-    def input_form(self) -> tuple[float, int, str]:
-        """All that decides how a recording is prepared: rate, length and fit."""
-        return self.sampling_rate, self.input_length, self.fit
+    def input_form(self) -> tuple[float, int, str, tuple[str, ...]]:
+        """All that decides how a recording is prepared: rate, length, fit and leads."""
+        return self.sampling_rate, self.input_length, self.fit, self.leads
+
+    def in_lead_order(self, signal: np.ndarray) -> np.ndarray:
+        """Choose and order the leads of a recording.
+
+        Args:
+            signal: ``(time, 12)``, leads in the standard order.
+
+        Returns:
+            ``(time, lead)``, leads as the network takes them.
+
+        Raises:
+            OptionError: where the network takes a lead that is none of the twelve.
+        """
+        if self.leads == LEADS:
+            return signal
+        unknown = [lead for lead in self.leads if lead not in LEADS]
+        if unknown:
+            raise OptionError(
+                f"this network takes a lead named {unknown[0]!r}, which no recording has; build"
+                f" it with a contract whose leads are of {', '.join(LEADS)}."
+            )
+        return signal[:, [LEADS.index(lead) for lead in self.leads]]
 
 
 @keras.saving.register_keras_serializable("ecg_keras")
@@ -84,8 +108,11 @@ class SignalContract(keras.layers.Layer):
         # Millivolts lose a digit in half precision before they are standardised.
         super().__init__(**{"dtype": "float32", **kwargs})
         if not isinstance(contract, Contract):
-            lists = {name: tuple(v) if isinstance(v, list) else v for name, v in contract.items()}
-            contract = Contract(**lists)
+            fields: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in contract.items()
+            }
+            contract = Contract(**fields)
         self.contract = contract
 
     def call(self, signal: Any) -> Any:

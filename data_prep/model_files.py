@@ -105,9 +105,10 @@ def prepare_record(record: Record, contract: Contract) -> np.ndarray:
 
     Raises:
         RecordError: naming the file, where too much of it is invalid.
+        OptionError: where the network takes a lead that recordings do not have.
     """
     try:
-        return prepare(
+        signal = prepare(
             record.signal,
             fs=record.fs,
             target_fs=contract.sampling_rate,
@@ -116,6 +117,7 @@ def prepare_record(record: Record, contract: Contract) -> np.ndarray:
         )
     except RecordError as error:
         raise RecordError(f"{record.path}: {error}") from None
+    return contract.in_lead_order(signal)
 
 
 def load_model(path: str | Path, *, networks: tuple[str, ...]) -> ECGModel:

@@ -238,7 +238,8 @@ def _train_fold(
     ]
     if settings.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(str(folder / "tensorboard")))
-    model.fit(train, epochs=settings.epochs, callbacks=callbacks, verbose=0)
+    # The batches mix the records themselves; Keras would draw the batches' order once more.
+    model.fit(train, epochs=settings.epochs, shuffle=False, callbacks=callbacks, verbose=0)
     if best.epoch is None:
         raise StoreError(
             f"no epoch of fold {fold} gave a validation score that is a number, so {folder} holds"

@@ -167,8 +167,9 @@ class Asked(Exception):
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name in ("tensorflow", "keras"):
-            asking = [f.filename for f in traceback.extract_stack() if "importlib" not in f.filename]
-            assert asking[-2].endswith("backend.py"), f"{name} is imported by {asking[-2]}"
+            files = [frame.filename for frame in traceback.extract_stack()]
+            asking = [file for file in files if "importlib" not in file][-2]
+            assert asking.endswith("backend.py"), f"{name} is imported by {asking}"
             raise Asked
 
 sys.meta_path.insert(0, Finder())

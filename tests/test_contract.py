@@ -1,0 +1,100 @@
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from toy import CLASSES, toy_contract
+
+from data_prep.backend import keras
+from data_prep.contract import SignalContract
+from data_prep.errors import OptionError
+from data_prep.labels import LEADS
+
+
+def test_thresholds_are_a_half_until_they_are_found() -> None:
+    assert toy_contract().thresholds == (0.5, 0.5, 0.5)
+    assert toy_contract(thresholds=(0.1, 0.2, 0.3)).thresholds == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"thresholds": (0.5, 0.5)}, "one threshold for each of its 3 classes, not 2"),
+        ({"std": 0.0}, "must be above 0 mV, not 0.0"),
+        ({"std": -1.0}, "must be above 0 mV"),
+        ({"std": float("nan")}, "must be above 0 mV"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(OptionError, match=sentence):
+        toy_contract(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sampling_rate": 51.0},
+        {"input_length": 101},
+        {"fit": "stretch"},
+        {"leads": LEADS[::-1]},
+    ],
+)
+def test_the_input_form_tells_what_needs_another_preparation(changes: dict[str, Any]) -> None:
+    assert toy_contract(**changes).input_form != toy_contract().input_form
+    other_answers = {"class_names": CLASSES[::-1], "thresholds": (0.1,) * 3, "mean": 1.0}
+    assert toy_contract(**other_answers).input_form == toy_contract().input_form
+
+
+def test_leads_are_put_in_the_networks_order() -> None:
+    signal = np.arange(24.0).reshape(2, 12)
+    assert toy_contract().in_lead_order(signal) is signal
+    chosen = toy_contract(leads=("V6", "I", "aVR")).in_lead_order(signal)
+    assert chosen.tolist() == [[11, 0, 3], [23, 12, 15]]
+    with pytest.raises(OptionError, match="a lead named 'X', which no recording has"):
+        toy_contract(leads=("I", "X")).in_lead_order(signal)
+
+
+def test_signal_contract_basics() -> None:
+    contract = toy_contract(mean=0.25, std=0.5, thresholds=(0.25, 0.5, 0.125))
+    layer = SignalContract(contract, name="contract")
+    assert layer.compute_output_shape((None, 100, 12)) == (None, 100, 12)
+    # As a .keras file holds it: through JSON, which knows no tuples.
+    config = json.loads(json.dumps(layer.get_config()))
+    again = SignalContract.from_config(config)
+    assert (again.contract, again.name) == (contract, "contract")
+    assert isinstance(again.contract.class_names, tuple)
+    assert again.get_config() == layer.get_config()
+    by_keras = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert by_keras.contract == contract
+    assert layer.weights == [] and asdict(contract)["std"] == 0.5
+
+
+def test_signal_contract_correctness() -> None:
+    signal = np.random.default_rng(0).normal(0.1, 0.4, (2, 5, 12)).astype(np.float32)
+    layer = SignalContract(toy_contract(mean=0.25, std=0.5))
+    np.testing.assert_allclose(layer(signal), (signal - 0.25) / 0.5, rtol=1e-6)
+    np.testing.assert_array_equal(SignalContract(toy_contract())(signal), signal)
+
+
+def test_millivolts_stay_float32_in_mixed_precision() -> None:
+    layer = SignalContract(toy_contract(mean=3.0, std=0.001), dtype=None)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        mixed = SignalContract(toy_contract(mean=3.0, std=0.001))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    signal = np.full((1, 4, 12), 3.001, np.float32)
+    assert keras.backend.standardize_dtype(mixed(signal).dtype) == "float32"
+    # Half precision knows no number between 3 and 3.0156.
+    np.testing.assert_array_equal(mixed(signal), layer(signal))
+    np.testing.assert_allclose(mixed(signal), 1.0, rtol=1e-3)
+
+
+def test_a_clone_keeps_the_contract() -> None:
+    contract = toy_contract(mean=0.5)
+    signal = keras.Input((100, 12), name="signal")
+    model = keras.Model(signal, SignalContract(contract, name="contract")(signal))
+    clone = keras.models.clone_model(model)
+    assert clone.get_layer("contract").contract == contract
+    assert replace(contract, mean=0.0) != clone.get_layer("contract").contract
