@@ -14,6 +14,9 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from data_prep.errors import OptionError
+from mrm_keras.convolution import convolve
+
 BATCH_NORM_MOMENTUM = 0.9
 EPSILON = 1e-5
 
@@ -33,7 +36,8 @@ class ConvBlock(keras.layers.Layer):
     multi-scale fusion of MRM-Net, section III-B.  A convolution is linear in its kernel, and
     with k//2 padding all (odd) kernels are centred on the same sample; so the average of the
     convolutions is one convolution with the average of the kernels, the shorter ones padded
-    with zeros: 33 taps instead of 3 + 13 + 23 + 33 = 72.
+    with zeros: 33 taps instead of 3 + 13 + 23 + 33 = 72.  Without training, batch norm is a scale
+    and an offset too and becomes part of the kernel.
 
     Args:
         filters: C, the number of output channels.
@@ -42,6 +46,9 @@ class ConvBlock(keras.layers.Layer):
         relu: whether ReLU follows the batch norm.
         pool: the max-pool of kernel 2 at the end: ``"none"``; ``"overlap"`` has stride 1 and
             padding 1, so that the length grows by one; ``"halve"`` has stride 2.
+
+    Raises:
+        OptionError: a kernel size is even.
 
     Call arguments:
         x: ``(batch, time, channel)``.
@@ -62,6 +69,8 @@ class ConvBlock(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if any(size % 2 == 0 for size in kernel_sizes):
+            raise OptionError(f"kernel sizes must be odd to be centred, not {kernel_sizes}.")
         self.filters = filters
         self.kernel_sizes = tuple(kernel_sizes)
         self.strides = strides
@@ -97,28 +106,40 @@ class ConvBlock(keras.layers.Layer):
 
     def call(self, x: Any, training: bool = False) -> Any:
         """Convolve, normalise, rectify, pool."""
-        kernel = ops.cast(self.merged_kernel(), self.compute_dtype)
-        half = max(self.kernel_sizes) // 2
-        y = tf.nn.conv2d(
-            x[:, None], kernel[None], self.strides, [(0, 0), (0, 0), (half, half), (0, 0)]
-        )[:, 0]
-        y = ops.cast(y, "float32")
+        kernel = self.merged_kernel()
         if training and self.trainable:
-            mean, variance = ops.moments(y, axes=(0, 1))
-            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign(moving * BATCH_NORM_MOMENTUM + batch * (1 - BATCH_NORM_MOMENTUM))
+            y = self.batch_norm(convolve(x, kernel, self.strides))
         else:
-            mean, variance = self.moving_mean, self.moving_variance
-        scale = self.gamma * ops.rsqrt(variance + EPSILON)
-        y = ops.cast(y * scale + (self.beta - mean * scale), self.compute_dtype)
+            # With fixed statistics batch norm is a scale and an offset: part of the convolution.
+            scale = self.gamma * ops.rsqrt(self.moving_variance + EPSILON)
+            offset = ops.cast(self.beta - self.moving_mean * scale, self.compute_dtype)
+            y = tf.nn.bias_add(convolve(x, kernel * scale, self.strides), offset)
         if self.relu:
-            y = ops.relu(y)
+            y = tf.nn.relu(y)
         if self.pool == "halve":
-            y = ops.max_pool(y, 2)
+            y = tf.nn.max_pool1d(y, 2, 2, "VALID")
         elif self.pool == "overlap":
             y = tf.pad(y, ((0, 0), (1, 1), (0, 0)), constant_values=-float("inf"))
-            y = ops.maximum(y[:, :-1], y[:, 1:])
+            y = tf.nn.max_pool1d(y, 2, 1, "VALID")
         return y
+
+    def batch_norm(self, y: Any) -> Any:
+        """Normalise by the batch and update the moving statistics, both in float32."""
+        y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=tf.expand_dims(y, axis=1),
+            scale=self.gamma.value,
+            offset=self.beta.value,
+            mean=[],
+            variance=[],
+            epsilon=EPSILON,
+            is_training=True,
+        )
+        # TensorFlow gives the variance over n - 1, Keras keeps the one over n.
+        count = tf.cast(tf.size(y) // self.filters, "float32")
+        variance *= (count - 1) / count
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * BATCH_NORM_MOMENTUM + batch * (1 - BATCH_NORM_MOMENTUM))
+        return tf.squeeze(y, axis=1)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """``(batch, time', C)``."""

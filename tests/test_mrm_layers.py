@@ -9,6 +9,8 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from data_prep.errors import OptionError
+from mrm_keras.convolution import convolve, fourier_products
 from mrm_keras.layers import (
     AttentionFusion,
     BaseBlock,
@@ -19,6 +21,11 @@ from mrm_keras.layers import (
 )
 
 BATCH, TIME, CHANNELS = 3, 22, 8
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    keras.utils.set_random_seed(0)
 
 
 @pytest.fixture
@@ -60,6 +67,9 @@ def test_block_basics(layer: keras.layers.Layer, z: NDArray[np.float32]) -> None
     """The promised shape, a round trip through the configuration, a step of training."""
     shape = (None, TIME, CHANNELS)
     model = keras.Sequential([keras.Input(shape[1:]), layer])
+    for weight in model.weights:
+        if weight.path.endswith("reduce/bias"):
+            weight.assign(weight + 3.0)  # the two hidden units there are must be on to learn
     out = model(z)
     assert out.dtype.name == layer.compute_dtype
     assert tuple(out.shape[1:]) == layer.compute_output_shape(shape)[1:]
@@ -118,6 +128,30 @@ def test_conv_block_normalises_by_the_batch_while_training(
     np.testing.assert_allclose(
         block.moving_variance, 0.9 * w["block/moving_variance"] + 0.1 * variance, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("time", [40, 64, 101])
+@pytest.mark.parametrize("strides", [1, 2, 3])
+@pytest.mark.parametrize("taps", [1, 3, 17, 19, 33])
+def test_convolutions_of_every_length_are_the_sum(taps: int, strides: int, time: int) -> None:
+    """Also the ones by Fourier transforms, odd and even reach, whole and cut blocks."""
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(2, time, 3)).astype("float32")
+    kernel = rng.normal(size=(taps, 3, 4)).astype("float32")
+    expected = mrm_numpy.conv1d(x.astype("float64"), kernel.astype("float64"), stride=strides)
+    y = convolve(tf.constant(x), tf.constant(kernel), strides)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
+
+
+def test_fourier_products_are_few() -> None:
+    """143 products for 64 outputs at 33 taps, as the derivation counts them."""
+    d, g, a = fourier_products(33)
+    assert d.shape == (143, 96) and g.shape == (143, 33) and a.shape == (64, 143)
+
+
+def test_conv_block_refuses_even_kernels() -> None:
+    with pytest.raises(OptionError, match="must be odd"):
+        ConvBlock(4, (3, 4))
 
 
 def test_frozen_conv_block_keeps_its_statistics(z: NDArray[np.float32]) -> None:

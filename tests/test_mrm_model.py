@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from benchmarks.mrm_plain import build_plain_model, copy_weights, plain_path
 from data_prep.contract import Contract
 from data_prep.errors import OptionError
 from data_prep.labels import CPSC_CLASSES, LEADS
@@ -118,6 +119,38 @@ def test_answers_at_full_size_are_those_of_plain_numpy(full: keras.Model) -> Non
     expected = mrm_numpy.forward(x.astype("float64"), w)
     for head, answer in full(x).items():
         np.testing.assert_allclose(answer, expected[head], rtol=1e-4)
+
+
+def test_plain_keras_gives_the_same_answers_gradients_and_statistics() -> None:
+    """Two forms of one function: predictions within 1e-5, gradients within 1e-4 of their size."""
+    options: dict[str, Any] = {**SMALL, "input_length": 200, "dropout": 0.0, "alpha": 1.0}
+    fast, plain = build_model(**options), build_plain_model(**options)
+    shake(fast)
+    copy_weights(fast, plain)
+    x = signals(6, 200)
+    y = np.random.default_rng(7).integers(0, 2, size=(6, 9)).astype("float32")
+    for head, answer in plain(x).items():
+        np.testing.assert_allclose(fast(x)[head], answer, rtol=0, atol=1e-5)
+
+    gradients = []
+    for model in (fast, plain):
+        compile_model(model)
+        with tf.GradientTape() as tape:
+            answers = model(x, training=True)
+            loss = model.compute_loss(x, targets(model, tf.constant(y)), answers, training=True)
+        weights = model.trainable_weights
+        found = tape.gradient(loss, [weight.value for weight in weights])
+        gradients.append({w.path: g.numpy() for w, g in zip(weights, found, strict=True)})
+    assert len(gradients[0]) == len(gradients[1])
+    for path, gradient in gradients[0].items():
+        expected = gradients[1][plain_path(path)]
+        off = np.linalg.norm(gradient - expected)
+        assert off <= 1e-4 * np.linalg.norm(expected) + 1e-7, path
+    moved = {weight.path: weight.numpy() for weight in plain.non_trainable_weights}
+    for weight in fast.non_trainable_weights:
+        if "moving" in weight.path:
+            expected = moved[plain_path(weight.path)]
+            np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_every_layer_has_a_name_of_its_own(full: keras.Model) -> None:
