@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from data_prep.backend import keras
 from data_prep.contract import Contract, SignalContract
-from data_prep.errors import ModelFileError, RecordError
+from data_prep.errors import ModelFileError, OptionError, RecordError
 from data_prep.records import Record, read_record
 from data_prep.signals import prepare
 
@@ -170,19 +171,25 @@ def _read_contract(path: Path) -> Contract:
     try:
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read("config.json"))
-        layers = config["config"]["layers"]
-    except (zipfile.BadZipFile, OSError, KeyError, ValueError, TypeError):
+        layers = {layer["class_name"]: layer["config"] for layer in config["config"]["layers"]}
+    # A file that is something else shows itself in any of these.
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, LookupError, ValueError, TypeError):
         raise ModelFileError(
             f"{path} is not a Keras model file; name a best.keras that mlbf-train or mrm-train"
             " wrote, or copy it again."
         ) from None
-    for layer in layers:
-        if layer.get("class_name") == "SignalContract":
-            return SignalContract(layer["config"]["contract"]).contract
-    raise ModelFileError(
-        f"{path} is a Keras model but carries no contract of rate, leads and classes; name a"
-        " best.keras that mlbf-train or mrm-train wrote."
-    )
+    if "SignalContract" not in layers:
+        raise ModelFileError(
+            f"{path} is a Keras model but carries no contract of rate, leads and classes; name a"
+            " best.keras that mlbf-train or mrm-train wrote."
+        )
+    try:
+        return SignalContract(layers["SignalContract"]["contract"]).contract
+    except (TypeError, KeyError, AttributeError, OptionError):
+        raise ModelFileError(
+            f"{path} carries a contract that this release cannot read; open it with the release"
+            " that trained it, or train again."
+        ) from None
 
 
 def _first_line(error: Exception) -> str:

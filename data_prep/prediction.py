@@ -258,6 +258,8 @@ def predict(
         ECGError: where nothing could be predicted; also, after all else was predicted and
             written, where some recordings could not be used.
     """
+    if batch_size < 1:
+        raise OptionError(f"--batch-size must be above 0, not {batch_size}.")
     chosen = choose_records(csv_file=csv_file, records=records)
     ensemble = open_models(models, load_model)
     predictions, refused = predict_records(ensemble, chosen, batch_size=batch_size)

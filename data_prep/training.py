@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +58,39 @@ class Settings:
     tensorboard: bool
 
 
+_ABOVE_0 = (
+    *("epochs", "batch_size", "learning_rate", "input_length", "filters", "gru_units"),
+    *("low_channels", "high_channels", "temperature"),
+)
+_NOT_BELOW_0 = ("patience", "seed", "loss_weight", "alpha", "beta", "gamma")
+
+
+def require_sensible(options: Mapping[str, Any]) -> None:
+    """Refuse options of a training command with which nothing can be trained.
+
+    Args:
+        options: the command's options by name.
+
+    Raises:
+        OptionError: naming the option and the values it takes.
+    """
+    for name, value in options.items():
+        option = "--" + name.replace("_", "-")
+        if name in _ABOVE_0 and not value > 0:
+            raise OptionError(f"{option} must be above 0, not {value}.")
+        if name in _NOT_BELOW_0 and not value >= 0:
+            raise OptionError(f"{option} must be 0 or more, not {value}.")
+    dropout, test_fold = options.get("dropout", 0.0), options.get("test_fold")
+    if not 0 <= dropout < 1:
+        raise OptionError(f"--dropout must be at least 0 and below 1, not {dropout}.")
+    if test_fold is not None and not 1 <= test_fold <= 10:
+        raise OptionError(f"--test-fold takes 1 to 10, or None to leave none out, not {test_fold}.")
+    if options.get("tensorboard") and find_spec("tensorboard") is None:
+        raise OptionError(
+            "TensorBoard is not installed; run pip install tensorboard, or leave out --tensorboard."
+        )
+
+
 @dataclass(frozen=True)
 class Parts:
     """Which records of a store train, and which choose the epoch and the thresholds.
@@ -82,10 +116,13 @@ def choose_folds(store: Store, folds: tuple[str, ...], test_fold: int | None) ->
         The folds, each of which validates one model.
 
     Raises:
-        OptionError: where a word is no number, or the test fold is asked to validate.
+        OptionError: where there is none, a word is no number, or the test fold is asked to
+            validate.
         StoreError: where the store has no record in a fold.
     """
     present = [int(f) for f in np.unique(store.folds)]
+    if not folds:
+        raise OptionError("--folds names no fold; give numbers, or the one word all.")
     if folds == ("all",):
         return tuple(f for f in present if f != test_fold)
     try:
@@ -166,14 +203,17 @@ def train_folds(
         options: the command's options, to be written down.
 
     Raises:
-        OptionError: where a fold's folder holds a finished or half-finished run already.
+        OptionError: where the options make no sense, or a fold's folder holds a finished or
+            half-finished run already.
         StoreError: where the store does not suit.
     """
+    require_sensible(options)
     folders = [out / f"fold_{fold}" for fold in folds]
     for folder in folders:
         if folder.exists() and any(folder.iterdir()):
             raise OptionError(
-                f"{folder} holds a run already; choose another --out, or remove that folder."
+                f"{folder} holds a run already; choose another --out, take {folder.name[5:]} out of"
+                " --folds, or remove that folder."
             )
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()

@@ -1,0 +1,225 @@
+import json
+import random
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from make_records import sine_leads, write_wfdb
+from toy import CLASSES, toy_answers, toy_contract, toy_model
+
+from data_prep.backend import keras
+from data_prep.errors import ModelFileError, OptionError, RecordError
+from data_prep.labels import LEADS
+from data_prep.model_files import load_model, prepare_record, set_thresholds
+from data_prep.records import read_record
+from data_prep.signals import prepare
+
+STANDARDISED = {"mean": 0.01, "std": 0.25}
+
+
+def saved(path: Path, **changes: Any) -> Path:
+    toy_model(toy_contract(**changes)).save(path)
+    return path
+
+
+def opened(path: Path) -> Any:
+    return load_model(path, networks=("Toy",))
+
+
+def with_config(source: Path, change: Callable[[Any], Any], path: Path) -> Path:
+    """Copy a model file and change its config.json."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "config.json":
+                content = json.dumps(change(json.loads(content))).encode()
+            new.writestr(name, content)
+    return path
+
+
+def contract_of(config: Any) -> Any:
+    layers = config["config"]["layers"]
+    return next(x for x in layers if x["class_name"] == "SignalContract")["config"]["contract"]
+
+
+def test_a_file_gives_back_network_and_contract(tmp_path: Path) -> None:
+    contract = toy_contract(**STANDARDISED, thresholds=(0.125, 0.25, 0.75))
+    model = toy_model(contract)
+    model.save(tmp_path / "toy.keras")
+    again = opened(tmp_path / "toy.keras")
+    assert again.contract == contract
+    assert again.path == tmp_path / "toy.keras"
+    signals = np.random.default_rng(0).normal(0, 0.5, (5, 100, 12)).astype(np.float32)
+    answers = again.predict(signals, batch_size=2)
+    assert answers.shape == (5, 3) and answers.dtype == np.float32
+    np.testing.assert_allclose(answers, toy_answers(model, signals), rtol=1e-5)
+    assert opened(str(tmp_path / "toy.keras")).contract == contract  # type: ignore[arg-type]
+
+
+def test_thresholds_set_after_training_are_saved(tmp_path: Path) -> None:
+    model = toy_model(toy_contract())
+    set_thresholds(model, np.array([0.25, 0.5, 0.875], np.float32))
+    model.save(tmp_path / "toy.keras")
+    contract = opened(tmp_path / "toy.keras").contract
+    assert contract == toy_contract(thresholds=(0.25, 0.5, 0.875))
+
+
+@pytest.mark.parametrize("shape", [(100, 12), (1, 99, 12), (1, 100, 11), (1, 12, 100)])
+def test_signals_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    model = opened(saved(tmp_path / "toy.keras"))
+    with pytest.raises(
+        ModelFileError, match=r"toy.keras takes signals of shape \(records, 100, 12"
+    ):
+        model.predict(np.zeros(shape, np.float32))
+
+
+# --- One recording ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fs", [500, 50, 257])
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_a_recording_of_any_rate_and_lead_order(tmp_path: Path, fs: int, fit: str) -> None:
+    signal = sine_leads(3 * fs // 2, fs=fs, seed=1)
+    order = np.random.default_rng(0).permutation(12)
+    leads = [LEADS[i].upper() for i in order]
+    header = write_wfdb(tmp_path, "E1", signal[:, order], fs=fs, leads=leads)
+    model = opened(saved(tmp_path / "toy.keras", fit=fit, **STANDARDISED))
+    answer = model.predict_record(header)
+    ready = prepare(signal, fs=fs, target_fs=50, length=100, fit=fit)  # type: ignore[arg-type]
+    expected = toy_answers(model.network, ready[None])[0]
+    assert answer.record == "E1"
+    assert list(answer.probabilities) == list(CLASSES)
+    np.testing.assert_allclose(list(answer.probabilities.values()), expected, rtol=1e-4)
+    assert answer.labels == (CLASSES[int(expected.argmax())],)
+    for same in (str(header), read_record(header)):
+        assert model.predict_record(same) == answer
+
+
+def test_leads_come_in_the_order_of_the_contract(tmp_path: Path) -> None:
+    record = read_record(write_wfdb(tmp_path, "E1", sine_leads(1000)))
+    standard, chosen = (
+        prepare_record(record, toy_contract(leads=leads)) for leads in (LEADS, ("V6", "aVR", "I"))
+    )
+    assert chosen.shape == (100, 3)
+    np.testing.assert_array_equal(chosen, standard[:, [11, 3, 0]])
+    with pytest.raises(OptionError, match="lead named 'lead 1'"):
+        prepare_record(record, toy_contract(leads=("lead 1",)))
+
+
+def test_every_class_from_its_threshold_on_is_an_answer(tmp_path: Path) -> None:
+    header = write_wfdb(tmp_path, "E1", sine_leads(1000))
+    plain = opened(saved(tmp_path / "a.keras", single_label=False))
+    found = np.array(list(plain.predict_record(header).probabilities.values()), np.float32)
+    # One class just under its threshold, one exactly at it, one above.
+    thresholds = (float(np.nextafter(found[0], np.float32(1))), float(found[1]), 0.001)
+    model = opened(saved(tmp_path / "b.keras", single_label=False, thresholds=thresholds))
+    assert model.predict_record(header).labels == CLASSES[1:]
+    model = opened(saved(tmp_path / "c.keras", single_label=False, thresholds=(1.0,) * 3))
+    assert model.predict_record(header).labels == ()
+
+
+def test_an_invalid_recording_is_named(tmp_path: Path) -> None:
+    signal = sine_leads(1000)
+    signal[:400, 7] = np.nan
+    header = write_wfdb(tmp_path, "E1", signal)
+    model = opened(saved(tmp_path / "toy.keras"))
+    with pytest.raises(RecordError, match="E1.hea: 40% of lead V2 is invalid"):
+        model.predict_record(header)
+    with pytest.raises(RecordError, match="E2"):
+        model.predict_record(tmp_path / "E2.hea")
+
+
+# --- Files that cannot be used ---------------------------------------------------------------
+
+
+def refusal(path: Path) -> str:
+    """The one sentence with which a file is refused."""
+    with pytest.raises(ModelFileError) as error:
+        opened(path)
+    sentence = str(error.value)
+    assert str(path) in sentence and sentence.endswith(".") and "\n" not in sentence
+    return sentence
+
+
+def test_what_is_no_model_file(tmp_path: Path) -> None:
+    assert "does not exist" in refusal(tmp_path / "absent.keras")
+    assert "does not exist" in refusal(tmp_path)
+    for name, content in {"empty": b"", "text": b"Recording\nA0001\n", "zip": b"PK\3\4"}.items():
+        (tmp_path / f"{name}.keras").write_bytes(content)
+        assert "is not a Keras model file" in refusal(tmp_path / f"{name}.keras")
+    with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    assert "is not a Keras model file" in refusal(tmp_path / "other.keras")
+
+
+@pytest.mark.parametrize("config", [[], {}, {"config": 3}, {"config": {"layers": None}}, "x"])
+def test_a_strange_configuration(tmp_path: Path, config: Any) -> None:
+    source = saved(tmp_path / "toy.keras")
+    assert "Keras model" in refusal(with_config(source, lambda _: config, tmp_path / "x.keras"))
+
+
+def test_a_keras_model_without_contract(tmp_path: Path) -> None:
+    path = tmp_path / "plain.keras"
+    model = keras.Sequential(
+        [keras.Input((100, 12)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    )
+    model.save(path)
+    assert "is a Keras model but carries no contract" in refusal(path)
+
+
+def test_a_file_of_another_network(tmp_path: Path) -> None:
+    path = saved(tmp_path / "other.keras", network="Other-Net")
+    assert "holds Other-Net and not Toy; open it with the package that" in refusal(path)
+    with pytest.raises(ModelFileError, match="holds Other-Net and not A or B"):
+        load_model(path, networks=("A", "B"))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"colour": "red"}, {"thresholds": [0.5]}, {"std": 0.0}, {"std": "wide"}]
+)
+def test_a_contract_this_release_does_not_know(tmp_path: Path, changes: dict[str, Any]) -> None:
+    def change(config: Any) -> Any:
+        contract_of(config).update(changes)
+        return config
+
+    path = with_config(saved(tmp_path / "toy.keras"), change, tmp_path / "x.keras")
+    assert "carries a contract that this release cannot read" in refusal(path)
+
+
+def test_layers_that_nobody_knows(tmp_path: Path) -> None:
+    def change(config: Any) -> Any:
+        config["config"]["layers"][-1].update(
+            module=None, class_name="Gone", registered_name="Gone"
+        )
+        return config
+
+    path = with_config(saved(tmp_path / "toy.keras"), change, tmp_path / "x.keras")
+    assert "is broken (" in refusal(path)
+
+
+def test_damage_is_noticed_or_does_not_matter(tmp_path: Path) -> None:
+    """Cut and flipped files: never another exception, never other weights."""
+    path = saved(tmp_path / "toy.keras")
+    whole, before = path.read_bytes(), opened(path)
+    rng = random.Random(0)
+    damaged = [whole[: len(whole) * tenth // 10] for tenth in range(10)]
+    for _ in range(60):
+        flipped = bytearray(whole)
+        flipped[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        damaged.append(bytes(flipped))
+    refused = 0
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            model = opened(path)
+        except ModelFileError as error:
+            assert str(path) in str(error)
+            refused += 1
+            continue
+        assert model.contract == before.contract
+        pairs = zip(model.network.get_weights(), before.network.get_weights(), strict=True)
+        assert all(np.array_equal(a, b) for a, b in pairs)
+    assert refused > 60

@@ -1,0 +1,420 @@
+import errno
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, roc_auc_score
+from toy import CLASSES, compiled_toy, toy_answers, toy_contract, write_toy_store
+
+from data_prep import training
+from data_prep.backend import keras
+from data_prep.batches import StoreBatches
+from data_prep.contract import Contract
+from data_prep.errors import OptionError, StoreError
+from data_prep.model_files import load_model
+from data_prep.plots import read_history
+from data_prep.predictions import load_predictions
+from data_prep.scores import best_thresholds
+from data_prep.store import Store
+from data_prep.training import (
+    KeepBest,
+    Monitor,
+    Settings,
+    choose_folds,
+    require_sensible,
+    split,
+    train_folds,
+)
+
+SETTINGS = Settings(
+    epochs=4,
+    batch_size=16,
+    patience=50,
+    monitor="macro-f1",
+    seed=0,
+    deterministic=False,
+    precision="float32",
+    tensorboard=False,
+)
+# Some records of two classes, one without any label.
+LABELS = {3: (0, 1), 8: (2, 0), 14: (2, 1), 25: (1, 2), 38: ()}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with Store(write_toy_store(tmp_path_factory.mktemp("s") / "toy.h5", labels=LABELS)) as opened:
+        yield opened
+
+
+def train(
+    store: Store,
+    out: Path,
+    *,
+    contract: Contract | None = None,
+    folds: tuple[int, ...] = (1,),
+    test_fold: int | None = 10,
+    options: dict[str, Any] | None = None,
+    learning_rate: float = 0.05,
+    **changes: Any,
+) -> Path:
+    """Train the toy network and return the first fold's folder."""
+    train_folds(
+        store,
+        out=out,
+        folds=folds,
+        test_fold=test_fold,
+        task="cpsc2018",
+        settings=replace(SETTINGS, **changes),
+        contract_for=lambda train: contract or toy_contract(),
+        compiled_model=lambda c: compiled_toy(c, learning_rate=learning_rate, dropout=0.2),
+        options=options or {},
+    )
+    return out / f"fold_{folds[0]}"
+
+
+# --- Which records -----------------------------------------------------------------------------
+
+
+def test_folds_by_number_and_all(store: Store) -> None:
+    assert choose_folds(store, ("2", "1", "2"), None) == (2, 1)
+    assert choose_folds(store, ("all",), None) == tuple(range(1, 11))
+    assert choose_folds(store, ("all",), 10) == tuple(range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("folds", "test_fold", "kind", "sentence"),
+    [
+        (("one",), None, OptionError, "--folds takes numbers, or the one word all, not one"),
+        (("all", "2"), None, OptionError, "not all 2"),
+        ((), None, OptionError, "names no fold"),
+        (("3", "10"), 10, OptionError, "fold 10 is the test fold and cannot validate too"),
+        (("11",), None, StoreError, "toy.h5 has no record in fold 11; it has folds 1, 2, 3"),
+        (("0",), None, StoreError, "no record in fold 0"),
+    ],
+)
+def test_folds_that_cannot_be(
+    store: Store,
+    folds: tuple[str, ...],
+    test_fold: int | None,
+    kind: type[Exception],
+    sentence: str,
+) -> None:
+    with pytest.raises(kind, match=sentence):
+        choose_folds(store, folds, test_fold)
+
+
+@pytest.mark.parametrize("test_fold", [None, 10])
+@pytest.mark.parametrize("fold", [1, 7])
+def test_no_record_is_in_two_parts_and_the_test_fold_in_none(
+    store: Store, fold: int, test_fold: int | None
+) -> None:
+    parts = split(store, task="cpsc2018", fold=fold, test_fold=test_fold)
+    numbers, labelled = np.arange(60) % 10 + 1, np.arange(60) != 38
+    assert parts.validation.tolist() == np.flatnonzero(labelled & (numbers == fold)).tolist()
+    kept = labelled & (numbers != fold) & (numbers != (test_fold or 0))
+    assert parts.train.tolist() == np.flatnonzero(kept).tolist()
+
+
+def test_an_empty_part_is_refused(tmp_path: Path) -> None:
+    # Nobody in fold 2 has a label of the task.
+    with Store(write_toy_store(tmp_path / "a.h5", lengths=(50,) * 10, labels={1: ()})) as store:
+        with pytest.raises(StoreError, match="no validation record with a label .* fold 2 valid"):
+            split(store, task="cpsc2018", fold=2, test_fold=None)
+    with Store(write_toy_store(tmp_path / "b.h5", lengths=(50,) * 2)) as store:
+        with pytest.raises(StoreError, match="no training record"):
+            split(store, task="cpsc2018", fold=1, test_fold=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"epochs": 0}, "--epochs must be above 0, not 0"),
+        ({"batch_size": -1}, "--batch-size must be above 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate must be above 0"),
+        ({"input_length": 0}, "--input-length must be above 0"),
+        ({"filters": 0}, "--filters must be above 0"),
+        ({"low_channels": 0}, "--low-channels must be above 0"),
+        ({"temperature": 0.0}, "--temperature must be above 0"),
+        ({"patience": -1}, "--patience must be 0 or more"),
+        ({"seed": -1}, "--seed must be 0 or more"),
+        ({"loss_weight": -0.5}, "--loss-weight must be 0 or more"),
+        ({"alpha": -1.0}, "--alpha must be 0 or more"),
+        ({"dropout": 1.0}, "--dropout must be at least 0 and below 1, not 1.0"),
+        ({"dropout": -0.1}, "--dropout must be"),
+        ({"test_fold": 11}, "--test-fold takes 1 to 10"),
+        ({"test_fold": 0}, "--test-fold takes 1 to 10"),
+    ],
+)
+def test_options_nothing_can_be_trained_with(
+    store: Store, tmp_path: Path, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(OptionError, match=sentence):
+        train(store, tmp_path / "run", options=options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_at_their_limits() -> None:
+    require_sensible({"patience": 0, "seed": 0, "dropout": 0.0, "alpha": 0.0, "test_fold": None})
+
+
+def test_tensorboard_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    with pytest.raises(OptionError, match="pip install tensorboard"):
+        require_sensible({"tensorboard": True})
+    require_sensible({"tensorboard": False})
+
+
+# --- What a run leaves -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["single label", "several labels"])
+def run(
+    store: Store, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Path:
+    """A finished fold of the toy network, its best epoch not the last."""
+    contract = toy_contract(single_label=request.param, mean=0.05, std=0.5)
+    return train(store, tmp_path_factory.mktemp("run"), contract=contract, options={"a": Path("b")})
+
+
+def test_a_run_folder_is_complete(run: Path) -> None:
+    names = {"args.json", "best.keras", "history.csv", "learning_curves.png", "validation.npz"}
+    assert {path.name for path in run.iterdir()} == names
+    told = json.loads((run / "args.json").read_text())
+    assert told["options"] == {"a": "b"} and told["fold"] == 1
+    assert {"tensorflow", "keras", "commit", "machine", "cores"} <= told["made with"].keys()
+    assert (run / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+    history = read_history(run / "history.csv")
+    assert history["epoch"].tolist() == [0, 1, 2, 3]
+    assert set(history) == {"epoch", "loss", "val_loss", "val_macro_f1", "val_macro_auc"}
+
+
+def test_the_kept_scores_are_those_of_scikit_learn(run: Path) -> None:
+    history = read_history(run / "history.csv")
+    best = int(history["val_macro_f1"].argmax())  # the first of equal ones
+    kept = load_predictions(run / "validation.npz")
+    assert kept.labels is not None and kept.first_labels is not None
+    truth = kept.labels
+    if kept.single_label:
+        truth = np.eye(3)[kept.first_labels]
+        f1 = f1_score(
+            kept.first_labels, kept.answers, average="macro", labels=[0, 1, 2], zero_division=0
+        )
+        loss = -np.log((kept.probabilities * truth).sum(axis=1)).mean()
+    else:
+        f1 = f1_score(truth, kept.probabilities >= 0.5, average="macro", zero_division=0)
+        p = kept.probabilities.astype(np.float64)
+        loss = -np.where(truth, np.log(p), np.log(1 - p)).mean()
+    auc = roc_auc_score(kept.labels, kept.probabilities, average="macro")
+    assert history["val_macro_f1"][best] == pytest.approx(f1, abs=1e-9)
+    assert history["val_macro_auc"][best] == pytest.approx(auc, abs=1e-9)
+    assert history["val_loss"][best] == pytest.approx(loss, rel=1e-5)
+
+
+def test_the_kept_model_gives_the_kept_answers(run: Path, store: Store) -> None:
+    kept = load_predictions(run / "validation.npz")
+    model = load_model(run / "best.keras", networks=("Toy",))
+    rows = [int(name[1:]) for name in kept.ids]
+    signals = np.stack([store.signal(row) for row in rows])
+    np.testing.assert_allclose(model.predict(signals), kept.probabilities, rtol=1e-5)
+    np.testing.assert_allclose(toy_answers(model.network, signals), kept.probabilities, rtol=1e-4)
+    np.testing.assert_array_equal(kept.members[0], kept.probabilities)
+    assert (kept.network, kept.task, kept.class_names) == ("Toy", "cpsc2018", CLASSES)
+    assert (model.contract.mean, model.contract.std) == (0.05, 0.5)
+
+
+def test_thresholds_are_found_on_validation_records_only(run: Path, store: Store) -> None:
+    kept = load_predictions(run / "validation.npz")
+    assert kept.ids.tolist() == [f"R{i:03d}" for i in range(0, 60, 10)]
+    np.testing.assert_array_equal(kept.labels, store.labels()[::10])
+    expected = best_thresholds(store.labels()[::10], kept.probabilities)
+    np.testing.assert_array_equal(kept.thresholds, expected)
+    model = load_model(run / "best.keras", networks=("Toy",))
+    np.testing.assert_array_equal(np.array(model.contract.thresholds), expected)
+    assert (expected != 0.5).any()
+
+
+def test_training_sees_the_training_part_only(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[int]] = []
+    made: list[StoreBatches] = []
+
+    class Watched(StoreBatches):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    def contract_for(train: np.ndarray) -> Contract:
+        asked.append(train.tolist())
+        return toy_contract()
+
+    monkeypatch.setattr(training, "StoreBatches", Watched)
+    train_folds(
+        store,
+        out=tmp_path / "run",
+        folds=(2, 3),
+        test_fold=10,
+        task="cpsc2018",
+        settings=replace(SETTINGS, epochs=1),
+        contract_for=contract_for,
+        compiled_model=compiled_toy,
+        options={},
+    )
+    numbers = np.arange(60) % 10 + 1
+    for fold, of_contract, batches in zip((2, 3), asked, (made[:2], made[2:]), strict=True):
+        expected = [i for i in range(60) if i != 38 and numbers[i] not in (fold, 10)]
+        assert of_contract == batches[0].records.tolist() == expected
+        assert batches[1].records.tolist() == np.flatnonzero(numbers == fold).tolist()
+        assert (batches[0].shuffle, batches[1].shuffle) == (True, False)
+    # Every fold has weights and an order of its own.
+    assert [batches.seed for batches in made] == [2, 2, 3, 3]
+
+
+# --- Epochs ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(1, 2), (3, 4), (50, 6)])
+def test_fitting_stops_when_patience_ends(
+    store: Store, tmp_path: Path, patience: int, epochs: int
+) -> None:
+    """With this learning rate the score stays as it was in the first epoch."""
+    folder = train(store, tmp_path, epochs=6, patience=patience, learning_rate=1e-30)
+    assert len(read_history(folder / "history.csv")["epoch"]) == epochs
+
+
+@pytest.mark.parametrize("monitor", ["macro-f1", "macro-auc"])
+def test_the_best_epoch_is_kept_and_not_the_last(
+    store: Store, tmp_path: Path, monitor: Monitor
+) -> None:
+    """Epoch 1 knows the classes; the others call a wrong one."""
+    knowing = np.zeros((12, 3), np.float32)
+    knowing[[0, 1, 2], [0, 1, 2]] = 30
+    contract = toy_contract()
+    batches = StoreBatches(store, np.arange(0, 60, 10), contract=contract, heads=("diagnosis",))
+    model = compiled_toy(contract)
+    best = KeepBest(store, batches, folder=tmp_path, monitor=monitor)
+    best.set_model(model)
+    dense, logs = model.get_layer("diagnosis"), []
+    for epoch, columns in enumerate([[1, 2, 0], [0, 1, 2], [2, 0, 1], [0, 1, 2]]):
+        dense.set_weights([knowing[:, columns], np.zeros(3, np.float32)])
+        logs.append({"loss": 0.0})
+        best.on_epoch_end(epoch, logs[-1])
+    assert (best.epoch, best.score) == (1, 1.0)  # of two equal ones the first
+    assert [entry[best.key] for entry in logs][1::2] == [1.0, 1.0]
+    assert max(entry[best.key] for entry in logs[::2]) < 0.9
+    kept = load_model(tmp_path / "best.keras", networks=("Toy",))
+    np.testing.assert_array_equal(kept.network.get_layer("diagnosis").get_weights()[0], knowing)
+    assert load_predictions(tmp_path / "validation.npz").answers.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_the_monitor_decides(store: Store, tmp_path: Path) -> None:
+    """Epoch 0 ranks well and calls nothing; epoch 1 calls one class right and ranks badly."""
+    contract = toy_contract(single_label=False)
+    batches = StoreBatches(store, np.arange(0, 60, 10), contract=contract, heads=("diagnosis",))
+    ranking, calling = np.zeros((12, 3), np.float32), np.zeros((12, 3), np.float32)
+    ranking[[0, 1, 2], [0, 1, 2]] = 1
+    epochs = [
+        [ranking, np.full(3, -9, np.float32)],
+        [calling, np.array([9, -9, -9], np.float32)],
+    ]
+    chosen = {}
+    monitors: tuple[Monitor, ...] = ("macro-f1", "macro-auc")
+    for monitor in monitors:
+        best = KeepBest(store, batches, folder=tmp_path, monitor=monitor)
+        model = compiled_toy(contract)
+        best.set_model(model)
+        for epoch, weights in enumerate(epochs):
+            model.get_layer("diagnosis").set_weights(weights)
+            best.on_epoch_end(epoch, {"loss": 0.0})
+        chosen[monitor] = best.epoch
+    assert chosen == {"macro-f1": 1, "macro-auc": 0}
+
+
+def test_a_loss_that_is_no_number_leaves_no_model(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no epoch of fold 1 gave a validation score .*fold_1"):
+        train(store, tmp_path, learning_rate=1e38, contract=toy_contract(mean=1e38))
+    assert not (tmp_path / "fold_1" / "best.keras").exists()
+    assert keras.config.dtype_policy().name == "float32"
+
+
+# --- Runs that are there already, and failing disks --------------------------------------------
+
+
+def test_a_run_is_never_overwritten(store: Store, tmp_path: Path) -> None:
+    """Found out before anything is trained."""
+    (tmp_path / "fold_3").mkdir()
+    (tmp_path / "fold_3" / "history.csv").write_text("epoch,loss\n")
+    with pytest.raises(OptionError, match=r"fold_3 holds a run already; .* take 3 out of --folds"):
+        train(store, tmp_path, folds=(2, 3))
+    assert [path.name for path in tmp_path.iterdir()] == ["fold_3"]
+    (tmp_path / "fold_3" / "history.csv").unlink()
+    assert (train(store, tmp_path, folds=(3,), epochs=1) / "best.keras").is_file()
+
+
+def test_what_was_complete_survives_a_full_disk(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fills up while the second, better model is written."""
+    contract = toy_contract()
+    batches = StoreBatches(store, np.arange(0, 60, 10), contract=contract, heads=("diagnosis",))
+    model = compiled_toy(contract)
+    best = KeepBest(store, batches, folder=tmp_path, monitor="macro-f1")
+    best.set_model(model)
+    weights = np.zeros((12, 3), np.float32)
+    model.get_layer("diagnosis").set_weights([weights, np.zeros(3, np.float32)])
+    best.on_epoch_end(0, {"loss": 0.0})
+
+    def full(model: Any, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(keras.Model, "save", full)
+    better = weights.copy()
+    better[[0, 1, 2], [0, 1, 2]] = 30
+    model.get_layer("diagnosis").set_weights([better, np.zeros(3, np.float32)])
+    with pytest.raises(OSError, match="No space left"):
+        best.on_epoch_end(1, {"loss": 0.0})
+    assert {path.name for path in tmp_path.iterdir()} == {"best.keras", "validation.npz"}
+    kept = load_model(tmp_path / "best.keras", networks=("Toy",))
+    np.testing.assert_array_equal(kept.network.get_layer("diagnosis").get_weights()[0], weights)
+    validation = load_predictions(tmp_path / "validation.npz")
+    np.testing.assert_array_equal(np.array(kept.contract.thresholds), validation.thresholds)
+    np.testing.assert_allclose(validation.probabilities, 1 / 3, rtol=1e-6)
+
+
+# --- Repetition and precision ------------------------------------------------------------------
+
+
+def test_the_seed_fixes_the_run(store: Store, tmp_path: Path) -> None:
+    def history(name: str, seed: int) -> str:
+        return (train(store, tmp_path / name, seed=seed) / "history.csv").read_text()
+
+    assert history("a", 0) == history("b", 0)
+    assert history("c", 1) != history("a2", 0)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_ends_with_the_run(store: Store, tmp_path: Path, precision: Any) -> None:
+    folder = train(store, tmp_path, epochs=1, precision=precision)
+    assert keras.config.dtype_policy().name == "float32"
+    kept = load_predictions(folder / "validation.npz")
+    np.testing.assert_allclose(kept.probabilities.sum(axis=1), 1, atol=1e-6)
+    model = load_model(folder / "best.keras", networks=("Toy",))
+    assert {weight.dtype for weight in model.network.weights} == {"float32"}
+
+
+def test_progress_is_told_on_standard_error(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(store, tmp_path, epochs=2)
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert lines[0].startswith("fold 1: trains on 47 records, 0 MB, held in memory")
+    assert lines[1].strip() == "validates on 6 records, 0 MB, held in memory."
+    assert lines[-1].startswith("fold 1: best val_macro_f1 ")
+    assert lines[-1].endswith(str(tmp_path / "fold_1"))
+    assert "fold 1: 100%" in printed.err and "val_macro_f1=" in printed.err
