@@ -39,26 +39,27 @@ def stacked(make: Callable[[], Any], stack_dims: int) -> Callable[..., Any]:
     return initialise
 
 
-def dropout(x: Any, rate: float, seed: Any) -> Any:
-    """Zero a share ``rate`` of the entries of ``x`` and scale the others by ``1 / (1 - rate)``.
+def keep_mask(x: Any, rate: float, seed: Any) -> Any:
+    """Draw the mask of a dropout: 0 for a share ``rate`` of the entries of ``x``, 1 for the others.
 
     One 32-bit random number serves two entries: sixteen bits resolve the rate to 1.5e-5, and
     half the random numbers cost half the time.
 
     Args:
-        x: any tensor.
-        rate: share of entries to drop, in [0, 1).
+        x: any tensor with a last axis of known size.
+        rate: share of zeros, in [0, 1).
         seed: int32 pair for a stateless generator.
 
     Returns:
         A tensor of the shape and type of ``x``.
     """
-    shape = tf.shape(x)
-    count = tf.reduce_prod(shape)
-    bits = tf.random.stateless_uniform([(count + 1) // 2], seed, None, None, dtype=tf.int32)
-    halves = tf.reshape(tf.bitcast(bits, tf.uint16), [-1])[:count]
-    kept = tf.reshape(halves >= tf.constant(round(rate * 65536), tf.uint16), shape)
-    return x * (tf.cast(kept, x.dtype) * tf.cast(1.0 / (1.0 - rate), x.dtype))
+    shape, width = tf.shape(x), x.shape[-1]
+    half = tf.concat([shape[:-1], [(width + 1) // 2]], axis=0)
+    bits = tf.random.stateless_uniform(half, seed, None, None, dtype=tf.int32)
+    numbers = tf.reshape(tf.bitcast(bits, tf.uint16), tf.concat([shape[:-1], [-1]], axis=0))
+    if width % 2:
+        numbers = numbers[..., :width]
+    return tf.cast(numbers >= tf.constant(round(rate * 65536), tf.uint16), x.dtype)
 
 
 @tf.custom_gradient
@@ -156,11 +157,14 @@ def _convolve_branch(
         touched = tf.minimum((recorded + reach + 3) // 4 * 2, (full + 1) // 2)
         beyond = silence[:, :, recorded : recorded + 2 * reach + 4]
         x = tf.concat([x, tf.repeat(beyond, batch, axis=0)], axis=2)
+        if rate:
+            # Dropout's factor 1 / (1 - rate): a LeakyReLU lets it through from the weights.
+            weights[2] = (weights[2][0] / (1 - rate), weights[2][1] / (1 - rate))
         x = _convolve_block(x, weights)[:, :, :touched]
         silence = _convolve_block(silence, weights)
         if rate:
-            x = dropout(x, rate, seeds[block, 0])
-            silence = dropout(silence, rate, seeds[block, 1])
+            x *= keep_mask(x, rate, seeds[block, 0])
+            silence *= keep_mask(silence, rate, seeds[block, 1])
     beyond = silence[:, :, tf.shape(x)[2] :]
     return tf.concat([x, tf.repeat(beyond, batch, axis=0)], axis=2)[:, 0]
 
@@ -473,11 +477,11 @@ class BranchBiGRU(keras.layers.Layer):
             if training:
                 directions.append(_gru(x, *weights, reverse=reverse))
             else:
-                directions += _gru_states(x, *weights, reverse=reverse, keep=False)
+                directions += _compiled_states(x, *weights, reverse=reverse, keep=False)
         y = tf.concat(directions, axis=2)  # (time, branch, 2 * units, batch)
         y = tf.transpose(y, [3, 0, 1, 2])
         if training and self.dropout:
-            y = dropout(y, self.dropout, self.seed_generator.next())
+            y *= keep_mask(y, self.dropout, self.seed_generator.next()) / (1 - self.dropout)
         return y
 
     def compute_output_spec(self, features: list[Any], training: bool = False) -> Any:
@@ -522,10 +526,13 @@ class BranchAttention(keras.layers.Layer):
 
     def call(self, features: Any) -> tuple[Any, Any]:
         """Weigh the time steps and sum them."""
-        u = ops.tanh(ops.einsum("btlf,lfg->btlg", features, self.kernel) + self.bias)
-        scores = ops.sum(u * self.context[..., 0], axis=-1)
-        alpha = ops.softmax(ops.cast(scores, "float32"), axis=1)
-        attended = ops.sum(features * ops.cast(alpha, features.dtype)[..., None], axis=1)
+        # Branch first: one transposition, and every product and sum runs over contiguous memory.
+        f = ops.transpose(features, [2, 0, 1, 3])  # (branch, batch, time, feature)
+        u = ops.tanh(ops.matmul(f, self.kernel[:, None]) + self.bias[:, None, None])
+        scores = ops.sum(u * self.context[:, None, None, :, 0], axis=-1)
+        alpha = ops.softmax(ops.cast(scores, "float32"), axis=-1)  # (branch, batch, time)
+        attended = ops.matmul(ops.cast(alpha, f.dtype)[:, :, None], f)[:, :, 0]
+        attended, alpha = ops.transpose(attended, [1, 0, 2]), ops.transpose(alpha, [1, 2, 0])
         return attended, alpha
 
     def compute_output_shape(

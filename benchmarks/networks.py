@@ -1,0 +1,156 @@
+"""Both networks against their plain forms: training, inference and the first step."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import mlbf_plain, mrm_plain
+from benchmarks.timing import Ratio, once, ratio, times
+from data_prep.backend import keras
+from data_prep.batches import WINDOW, StoreBatches
+from data_prep.store import Store, StoreWriter
+from mlbf_keras import model as mlbf
+from mrm_keras import model as mrm
+
+BATCH = 64
+Batches = list[tuple[np.ndarray, dict[str, np.ndarray]]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of one network.
+
+    Attributes:
+        network: its name.
+        rates: records a second, by (``"training"`` or ``"inference"``, ``"plain"``,
+            ``"float32"`` or ``"mixed_bfloat16"``): median over repeats.
+        ratios: against plain float32, by the same names without plain.
+        first_step: seconds of building, compiling and the first step, by form.
+    """
+
+    network: str
+    rates: dict[tuple[str, str], float]
+    ratios: dict[tuple[str, str], Ratio]
+    first_step: dict[str, float]
+
+
+def measure_mlbf(repeats: int) -> Result:
+    """Measure MLBF-Net on an epoch of records as long as those of CPSC 2018.
+
+    Args:
+        repeats: how often the forms are run in turn.
+    """
+    with cpsc_like(mlbf.default_contract(), WINDOW * BATCH) as batches:
+        return _measure(
+            "MLBF-Net",
+            plain=lambda: mlbf.compile_model(mlbf_plain.build_plain_model()),
+            ours=lambda: mlbf.compile_model(mlbf.build_model()),
+            batches=batches,
+            repeats=repeats,
+        )
+
+
+def measure_mrm(repeats: int) -> Result:
+    """Measure MRM-Net, mutual terms included.
+
+    Args:
+        repeats: how often the forms are run in turn.
+    """
+    rng = np.random.default_rng(0)
+    signal = rng.standard_normal((BATCH, 1000, 12), np.float32)
+    labels = (rng.random((BATCH, 5)) < 0.3).astype(np.float32)
+    heads = dict.fromkeys(("diagnosis", "low", "high"), labels)
+    return _measure(
+        "MRM-Net",
+        plain=lambda: mrm.compile_model(mrm_plain.build_plain_model(num_classes=5)),
+        ours=lambda: mrm.compile_model(mrm.build_model(num_classes=5)),
+        batches=[(signal, heads)],
+        repeats=repeats,
+    )
+
+
+@contextmanager
+def cpsc_like(contract: Any, records: int) -> Iterator[Batches]:
+    """Give one epoch of batches over records as long as those of CPSC 2018.
+
+    Lengths are log-normal with a median of 12 s and a mean near 16 s, between 6 and 60 s;
+    samples are noise, which costs what an ECG costs.
+
+    Args:
+        contract: of the network.
+        records: number of records.
+    """
+    rng = np.random.default_rng(0)
+    seconds = np.clip(rng.lognormal(np.log(12), 0.75, records), 6, 60)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "noise.h5"
+        with StoreWriter(
+            path,
+            dataset="cpsc2018",
+            fs=contract.sampling_rate,
+            class_names={"cpsc2018": contract.class_names},
+        ) as writer:
+            for i, duration in enumerate(seconds):
+                length = int(duration * contract.sampling_rate)
+                signal = rng.standard_normal((length, 12), np.float32)
+                label = i % len(contract.class_names)
+                writer.append(
+                    f"N{i}", signal, labels={"cpsc2018": [label]}, first_label=label, fold=1
+                )
+        with Store(path) as store:
+            heads = ("diagnosis", *(f"lead_{lead}" for lead in contract.leads))
+            source = StoreBatches(
+                store,
+                np.arange(records),
+                contract=contract,
+                heads=heads,
+                batch_size=BATCH,
+                shuffle=True,
+            )
+            yield [source[i] for i in range(len(source))]
+
+
+def _measure(
+    network: str,
+    *,
+    plain: Callable[[], Any],
+    ours: Callable[[], Any],
+    batches: Batches,
+    repeats: int,
+) -> Result:
+    models, first_step = {}, {}
+    for form, build in (("plain", plain), ("float32", ours), ("mixed_bfloat16", ours)):
+        keras.utils.set_random_seed(0)
+        keras.config.set_dtype_policy("float32" if form == "plain" else form)
+
+        def start(form: str = form, build: Callable[[], Any] = build) -> None:
+            models[form] = build()
+            models[form].train_on_batch(*batches[0])
+
+        first_step[form] = once(start)
+    keras.config.set_dtype_policy("float32")
+
+    work: dict[str, dict[str, Callable[[], object]]] = {"training": {}, "inference": {}}
+    for form, model in models.items():
+        # The plain form takes the same time for every batch, so one of them is enough.
+        chosen = batches[:1] if form == "plain" else batches
+        work["training"][form] = lambda m=model, b=chosen: [m.train_on_batch(x, y) for x, y in b]
+        work["inference"][form] = lambda m=model, b=chosen: [m.predict_on_batch(x) for x, _ in b]
+
+    rates, ratios = {}, {}
+    for what, forms in work.items():
+        seconds = times(forms, repeats=repeats)
+        per_batch = {
+            form: values / (1 if form == "plain" else len(batches))
+            for form, values in seconds.items()
+        }
+        for form, values in per_batch.items():
+            rates[what, form] = BATCH / float(np.median(values))
+            if form != "plain":
+                ratios[what, form] = ratio(per_batch["plain"], values)
+    return Result(network, rates, ratios, first_step)
