@@ -1,0 +1,344 @@
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from make_records import sine_leads, write_reference, write_struct, write_wfdb
+from toy import CLASSES, toy_answers, toy_contract, toy_model
+
+from data_prep import prediction
+from data_prep.errors import LabelError, ModelFileError, OptionError, RecordError
+from data_prep.labels import LEADS
+from data_prep.model_files import ECGModel, load_model
+from data_prep.prediction import choose_records, open_models, predict, predict_records
+from data_prep.predictions import load_predictions
+from data_prep.signals import prepare
+
+LENGTHS = {"A1": 1000, "A2": 700, "A3": 2600, "A4": 1300, "A5": 999}
+FS = 500
+
+
+def signal_of(name: str) -> np.ndarray:
+    return sine_leads(LENGTHS[name], fs=FS, seed=int(name[1:]))
+
+
+def write_records(folder: Path) -> Path:
+    """Five good recordings, in folders and layouts of their own."""
+    for name in LENGTHS:
+        if name == "A5":
+            write_struct(folder / "structs", name, signal_of(name))
+        else:
+            write_wfdb(folder / f"part{int(name[1]) % 2}", name, signal_of(name), fs=FS)
+    return folder
+
+
+def toy_loader(path: Path) -> ECGModel:
+    return load_model(path, networks=("Toy",))
+
+
+def save_models(folder: Path, *changes: dict[str, Any]) -> list[Any]:
+    """Save toy networks ``fold_1/best.keras`` and so on, each with weights of its own."""
+    models = []
+    for i, change in enumerate(changes, start=1):
+        models.append(toy_model(toy_contract(**change), seed=i))
+        (folder / f"fold_{i}").mkdir(parents=True)
+        models[-1].save(folder / f"fold_{i}" / "best.keras")
+    return models
+
+
+def expected_of(model: Any, names: list[str]) -> np.ndarray:
+    """Probabilities by plain NumPy from the signals as written."""
+    contract = model.get_layer("contract").contract
+    form = {"target_fs": contract.sampling_rate, "length": contract.input_length}
+    signals = [prepare(signal_of(n), fs=FS, fit=contract.fit, **form) for n in names]
+    return toy_answers(model, np.stack(signals))
+
+
+def rows_of(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def answer(tmp_path: Path, **options: Any) -> Path:
+    """Predict with the models and records under ``tmp_path``."""
+    fields: dict[str, Any] = {
+        "models": (str(tmp_path / "fold_*" / "best.keras"),),
+        "csv_file": None,
+        "records": tmp_path / "records",
+        "out": tmp_path / "out",
+        "batch_size": 2,
+    }
+    predict(toy_loader, **{**fields, **options})
+    return tmp_path / "out"
+
+
+# --- Ensembles ---------------------------------------------------------------------------------
+
+
+def test_models_come_in_the_order_of_their_names(tmp_path: Path) -> None:
+    save_models(tmp_path, {}, {}, {})
+    pattern = str(tmp_path / "fold_*" / "best.keras")
+    names = [model.path.parent.name for model in open_models([pattern], toy_loader)]
+    assert names == ["fold_1", "fold_2", "fold_3"]
+    two = [str(tmp_path / f"fold_{i}" / "best.keras") for i in (3, 1)]
+    assert [model.path.parent.name for model in open_models(two, toy_loader)] == [
+        "fold_3",
+        "fold_1",
+    ]
+
+
+def test_a_name_with_brackets_is_a_name(tmp_path: Path) -> None:
+    toy_model(toy_contract()).save(tmp_path / "run[1].keras")
+    assert len(open_models([str(tmp_path / "run[1].keras")], toy_loader)) == 1
+
+
+def test_models_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="no model is named"):
+        open_models([], toy_loader)
+    for name in ("fold_*/best.keras", "best.keras", ""):
+        with pytest.raises(ModelFileError, match="does not exist; name .keras files"):
+            open_models([str(tmp_path / name)], toy_loader)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"class_names": ("a", "b", "c")}, "class names"),
+        ({"class_names": CLASSES[::-1]}, "class names"),
+        ({"class_names": CLASSES[:2]}, "class names"),
+        ({"task": "rhythm"}, "task"),
+        ({"single_label": False}, "single label"),
+    ],
+)
+def test_models_that_answer_differently_cannot_join(
+    tmp_path: Path, changes: dict[str, Any], what: str
+) -> None:
+    save_models(tmp_path, {}, changes)
+    with pytest.raises(ModelFileError) as error:
+        answer(tmp_path, records=write_records(tmp_path / "records"))
+    sentence = str(error.value)
+    for expected in ("fold_2/best.keras cannot join", "fold_1/best.keras", f"their {what} differ"):
+        assert expected in sentence
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_ensemble_is_the_mean_of_its_members(tmp_path: Path) -> None:
+    """Members of other rates, lengths, fits and standardisations each get their own input."""
+    models = save_models(
+        tmp_path,
+        {"thresholds": (0.25, 0.5, 0.75)},
+        {"sampling_rate": 100.0, "input_length": 150, "fit": "stretch", "mean": 0.1, "std": 0.3},
+        {"thresholds": (0.5, 0.25, 0.0)},
+    )
+    write_records(tmp_path / "records")
+    found = load_predictions(answer(tmp_path) / "predictions.npz")
+    assert found.ids.tolist() == list(LENGTHS)
+    members = np.stack([expected_of(model, list(LENGTHS)) for model in models])
+    assert found.members.shape == (3, 5, 3)
+    np.testing.assert_allclose(found.members, members, atol=2e-4)
+    np.testing.assert_allclose(found.probabilities, found.members.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found.thresholds, [1.25 / 3, 1.25 / 3, 1.25 / 3], rtol=1e-6)
+    assert (found.network, found.task, found.single_label) == ("Toy", "cpsc2018", True)
+    assert found.class_names == CLASSES and found.labels is None
+
+
+def test_leads_are_ordered_for_each_member(tmp_path: Path) -> None:
+    save_models(tmp_path, {}, {"leads": LEADS[::-1]})
+    write_records(tmp_path / "records")
+    found = load_predictions(answer(tmp_path) / "predictions.npz")
+    model = toy_loader(tmp_path / "fold_2" / "best.keras")
+    ready = prepare(signal_of("A2"), fs=FS, target_fs=50, length=100, fit="pad")
+    expected = toy_answers(model.network, ready[None, :, ::-1])[0]
+    np.testing.assert_allclose(found.members[1, 1], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_the_batch_size_changes_nothing(tmp_path: Path, batch_size: int) -> None:
+    save_models(tmp_path, {})
+    write_records(tmp_path / "records")
+    two = load_predictions(answer(tmp_path) / "predictions.npz")
+    other = answer(tmp_path, batch_size=batch_size, out=tmp_path / "other")
+    assert other == tmp_path / "out"
+    found = load_predictions(tmp_path / "other" / "predictions.npz")
+    assert found.ids.tolist() == two.ids.tolist()
+    np.testing.assert_allclose(found.probabilities, two.probabilities, rtol=1e-6)
+
+
+# --- Answers -----------------------------------------------------------------------------------
+
+
+def test_answers_in_the_form_of_the_challenge(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = save_models(tmp_path, {}, {})
+    write_records(tmp_path / "records")
+    (tmp_path / "test.csv").write_text("Recording,Note\nA4,x\nA1,\nA5,y\n")
+    out = answer(tmp_path, csv_file=tmp_path / "test.csv")
+    names = ["A4", "A1", "A5"]
+    expected = np.mean([expected_of(model, names) for model in models], axis=0)
+    assert {path.name for path in out.iterdir()} == {
+        "answers.csv",
+        "predictions.npz",
+        "probabilities.csv",
+        "rejected.csv",
+    }
+    results = [[n, str(c + 1)] for n, c in zip(names, expected.argmax(axis=1), strict=True)]
+    assert rows_of(out / "answers.csv") == [["Recording", "Result"], *results]
+    table = rows_of(out / "probabilities.csv")
+    assert table[0] == ["Recording", *CLASSES]
+    assert [row[0] for row in table[1:]] == names
+    np.testing.assert_allclose(np.array(table[1:])[:, 1:].astype(float), expected, atol=2e-4)
+    assert all(math.isclose(sum(map(float, row[1:])), 1, abs_tol=3e-6) for row in table[1:])
+    assert rows_of(out / "rejected.csv") == [["record", "file", "reason"]]
+    assert capsys.readouterr().out == f"{out}: 3 recordings answered by 2 models of Toy.\n"
+
+
+def test_answers_of_several_labels_are_names(tmp_path: Path) -> None:
+    several = {"task": "rhythm", "single_label": False, "thresholds": (0.0, 1.0, 0.5)}
+    (model,) = save_models(tmp_path, several)
+    write_records(tmp_path / "records")
+    out = answer(tmp_path)
+    probabilities = expected_of(model, list(LENGTHS))
+    rows = rows_of(out / "answers.csv")[1:]
+    for (name, result), row in zip(rows, probabilities, strict=True):
+        assert result == ("calm slow" if row[2] >= 0.5 else "calm"), name
+    assert {result for _, result in rows} == {"calm", "calm slow"}
+
+
+def test_cpsc_2018_has_one_result_whatever_the_network(tmp_path: Path) -> None:
+    (model,) = save_models(tmp_path, {"single_label": False})
+    write_records(tmp_path / "records")
+    results = [row[1] for row in rows_of(answer(tmp_path) / "answers.csv")[1:]]
+    assert results == [str(i + 1) for i in expected_of(model, list(LENGTHS)).argmax(axis=1)]
+
+
+@pytest.mark.parametrize("name", ["part0/A2.hea", "part0/A2.mat", "structs/A5.mat"])
+def test_one_recording(tmp_path: Path, name: str) -> None:
+    (model,) = save_models(tmp_path, {})
+    records = write_records(tmp_path / "records") / name
+    found = load_predictions(answer(tmp_path, records=records) / "predictions.npz")
+    assert found.ids.tolist() == [records.stem]
+    np.testing.assert_allclose(found.probabilities, expected_of(model, [records.stem]), atol=2e-4)
+
+
+def test_earlier_answers_are_replaced(tmp_path: Path) -> None:
+    save_models(tmp_path, {})
+    records = write_records(tmp_path / "records")
+    answer(tmp_path, records=records / "part0" / "A2.hea")
+    out = answer(tmp_path)
+    assert len(rows_of(out / "answers.csv")) == 6
+    assert not [path for path in out.iterdir() if ".part" in path.name]
+
+
+# --- Recordings and tables that cannot be used ---------------------------------------------------
+
+
+def test_the_others_are_answered_when_some_cannot_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (model,) = save_models(tmp_path, {})
+    folder = write_records(tmp_path / "records")
+    write_wfdb(folder, "A0", sine_leads(900)[:, :11], leads=LEADS[:11])
+    (folder / "A2b.hea").write_text("not a header\n")
+    invalid = sine_leads(900)
+    invalid[:500, 4] = np.nan
+    write_wfdb(folder, "A9", invalid)
+    (folder / "notes.txt").write_text("no recording")
+    with pytest.raises(RecordError) as error:
+        answer(tmp_path)
+    out = tmp_path / "out"
+    sentence = str(error.value)
+    assert sentence.startswith("3 of 8 recordings could not be used, the first because: ")
+    assert "A0.hea" in sentence and f"{out / 'rejected.csv'} lists all reasons" in sentence
+    assert sentence.count(". ") == 0 and sentence.endswith(".")
+    found = load_predictions(out / "predictions.npz")
+    assert found.ids.tolist() == list(LENGTHS)
+    expected = expected_of(model, list(LENGTHS))
+    np.testing.assert_allclose(found.probabilities, expected, atol=2e-4)
+    rejected = {row[0]: row[1:] for row in rows_of(out / "rejected.csv")[1:]}
+    assert {name: Path(path).name for name, (path, _) in rejected.items()} == {
+        "A0": "A0.hea",
+        "A2b": "A2b.hea",
+        "A9": "A9.hea",
+    }
+    assert "lead aVR" not in rejected["A9"][1] and "lead aVL is invalid" in rejected["A9"][1]
+    assert "5 recordings answered by 1 model of Toy" in capsys.readouterr().out
+
+
+def test_no_recording_can_be_used(tmp_path: Path) -> None:
+    save_models(tmp_path, {})
+    (tmp_path / "records").mkdir()
+    with pytest.raises(RecordError, match="records holds no recording; give a folder with some"):
+        answer(tmp_path)
+    (tmp_path / "records" / "A1.hea").write_text("")
+    with pytest.raises(RecordError, match="A1.hea"):
+        answer(tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "kind", "sentence"),
+    [
+        ("Record,First_label\nA1,1\n", LabelError, "test.csv.*Recording"),
+        ("", LabelError, "test.csv"),
+        ("Recording\n", LabelError, "test.csv"),
+        (
+            "Recording\nA1\n\nA7\n",
+            RecordError,
+            "test.csv names A7 not in .*records; give the right",
+        ),
+        ("Recording\nB1\nA1\nB2\nB3\n", RecordError, "names B1 and 2 more recordings not in"),
+        (None, LabelError, "test.csv"),
+    ],
+)
+def test_tables_that_cannot_be_used(
+    tmp_path: Path, table: str | None, kind: type[Exception], sentence: str
+) -> None:
+    save_models(tmp_path, {})
+    write_records(tmp_path / "records")
+    if table is not None:
+        (tmp_path / "test.csv").write_text(table)
+    with pytest.raises(kind, match=sentence):
+        answer(tmp_path, csv_file=tmp_path / "test.csv")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_needs_a_folder(tmp_path: Path) -> None:
+    records = write_records(tmp_path / "records") / "part0" / "A2.hea"
+    table = write_reference(tmp_path / "test.csv", {"A2": [1]})
+    with pytest.raises(OptionError, match="A2.hea is not a folder; .* recordings of .*test.csv"):
+        choose_records(csv_file=table, records=records)
+    with pytest.raises(OptionError, match="--batch-size must be above 0, not 0"):
+        answer(tmp_path, batch_size=0)
+
+
+def test_a_recording_or_folder_that_is_not_there(tmp_path: Path) -> None:
+    save_models(tmp_path, {})
+    with pytest.raises(RecordError, match="absent"):
+        answer(tmp_path, records=tmp_path / "absent")
+
+
+def test_recordings_are_read_a_block_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read waits in memory: never more than two blocks of it."""
+    save_models(tmp_path, {})
+    records = {f"A{i}": tmp_path / f"A{i}.hea" for i in range(20)}
+    read, waiting = [], []
+    model = toy_loader(tmp_path / "fold_1" / "best.keras")
+
+    def read_one(name: str, path: Path, contracts: Any) -> Any:
+        read.append(name)
+        return name, [np.zeros((100, 12), np.float32)]
+
+    def answer_one(self: ECGModel, signals: np.ndarray, *, batch_size: int) -> np.ndarray:
+        waiting.append(len(read))
+        return np.full((len(signals), 3), 1 / 3, np.float32)
+
+    monkeypatch.setattr(prediction, "_read", read_one)
+    monkeypatch.setattr(ECGModel, "predict", answer_one)
+    found, refused = predict_records([model], records, batch_size=4)
+    assert found.ids.tolist() == list(records) and refused == []
+    assert all(held <= 4 * (done + 2) for done, held in enumerate(waiting))
