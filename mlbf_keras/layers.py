@@ -404,23 +404,26 @@ _compiled_states = tf.function(_gru_states, jit_compile=True)
 _compiled_gradients = tf.function(_gru_gradients, jit_compile=True)
 
 
-def _gru(x: Any, kernel: Any, recurrent: Any, bias: Any, *, reverse: bool) -> Any:
+def _gru(x: Any, *weights: Any, reverse: bool, training: bool) -> Any:
     """Run the GRUs of :func:`_gru_states` with a gradient written out by hand.
 
     TensorFlow's own gradient of a loop stores every intermediate of every step in lists, and took
-    six times as long.
+    six times as long.  Outside training the gates are computed again if a gradient is asked for.
     """
 
     @tf.custom_gradient
-    def run(x: Any, kernel: Any, recurrent: Any, bias: Any) -> tuple[Any, Callable[..., Any]]:
-        kept = _compiled_states(x, kernel, recurrent, bias, reverse=reverse, keep=True)
+    def run(x: Any, *weights: Any) -> tuple[Any, Callable[..., Any]]:
+        kept = _compiled_states(x, *weights, reverse=reverse, keep=training)
 
         def gradient(dy: Any) -> tuple[Any, Any, Any, Any]:
-            return _compiled_gradients(dy, x, kept, kernel, recurrent, reverse=reverse)
+            gates = kept
+            if not training:
+                gates = _compiled_states(x, *weights, reverse=reverse, keep=True)
+            return _compiled_gradients(dy, x, gates, *weights[:2], reverse=reverse)
 
         return kept[0], gradient
 
-    return run(x, kernel, recurrent, bias)
+    return run(x, *weights)
 
 
 @keras.saving.register_keras_serializable("ecg_keras")
@@ -474,10 +477,7 @@ class BranchBiGRU(keras.layers.Layer):
                 tf.cast(w[direction], tf.float32)
                 for w in (self.kernel, self.recurrent_kernel, self.bias)
             ]
-            if training:
-                directions.append(_gru(x, *weights, reverse=reverse))
-            else:
-                directions += _compiled_states(x, *weights, reverse=reverse, keep=False)
+            directions.append(_gru(x, *weights, reverse=reverse, training=bool(training)))
         y = tf.concat(directions, axis=2)  # (time, branch, 2 * units, batch)
         y = tf.transpose(y, [3, 0, 1, 2])
         if training and self.dropout:

@@ -70,10 +70,14 @@ def build_model(
         A model from ``signal`` ``(batch, input_length, num_leads)`` in millivolts to a dict of
         float32 probabilities ``(batch, num_classes)``: ``"diagnosis"``, then ``"lead_I"`` to
         ``"lead_V6"``.
+
+    Raises:
+        OptionError: the contract contradicts the other arguments.
     """
     contract = contract or default_contract(
         num_classes=num_classes, input_length=input_length, num_leads=num_leads
     )
+    contract.require_sizes(num_classes=num_classes, input_length=input_length, num_leads=num_leads)
     signal = keras.Input((input_length, num_leads), name="signal")
     x = SignalContract(contract, name="contract")(signal)
 
@@ -138,6 +142,9 @@ def build_branchnet(
     Returns:
         A model from ``signal`` ``(batch, input_length, num_leads)`` in millivolts to
         ``{"diagnosis": (batch, num_classes)}``.
+
+    Raises:
+        OptionError: the contract contradicts the other arguments.
     """
     contract = contract or default_contract(
         network="BranchNet",
@@ -145,6 +152,7 @@ def build_branchnet(
         input_length=input_length,
         num_leads=num_leads,
     )
+    contract.require_sizes(num_classes=num_classes, input_length=input_length, num_leads=num_leads)
     signal = keras.Input((input_length, num_leads), name="signal")
     x = SignalContract(contract, name="contract")(signal)
     f_cnn = BranchConvolutions(1, filters=filters, dropout=dropout, name="f_cnn")(x)
