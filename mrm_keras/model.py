@@ -194,6 +194,8 @@ def compile_model(
         loss={head: keras.losses.BinaryCrossentropy() for head in heads},
         jit_compile=jit_compile,
     )
+    # Otherwise the first step is traced once only to find that these variables are missing.
+    model.optimizer.build(model.trainable_variables)
     return model
 
 
