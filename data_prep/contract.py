@@ -64,6 +64,21 @@ class Contract:
         """All that decides how a recording is prepared: rate, length, fit and leads."""
         return self.sampling_rate, self.input_length, self.fit, self.leads
 
+    def require_sizes(self, *, num_classes: int, input_length: int, num_leads: int) -> None:
+        """Make sure that a network is built as its contract promises.
+
+        Raises:
+            OptionError: where the contract says otherwise.
+        """
+        asked = (num_classes, input_length, num_leads)
+        promised = (len(self.class_names), self.input_length, len(self.leads))
+        if promised != asked:
+            raise OptionError(
+                f"the contract promises {promised[0]} classes, {promised[1]} samples and"
+                f" {promised[2]} leads, but the model was asked for {asked[0]}, {asked[1]} and"
+                f" {asked[2]}; give both the same."
+            )
+
     def in_lead_order(self, signal: np.ndarray) -> np.ndarray:
         """Choose and order the leads of a recording.
 

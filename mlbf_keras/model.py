@@ -111,7 +111,8 @@ def build_model(
         f_att = keras.layers.BatchNormalization(name="lead_norm")(f_att)
         f_att = keras.layers.Dropout(dropout, name="lead_dropout")(f_att)
         f_att = keras.layers.Reshape((num_leads, 2 * gru_units), name="lead_rows")(f_att)
-        f_out = BranchSoftmax(num_classes, name="lead_softmax")(f_att)  # (batch, 12, 9)
+        f_out = BranchSoftmax(num_classes, dtype="float32", name="lead_softmax")(f_att)
+        # (batch, 12, 9)
         for index, lead in enumerate(contract.leads):
             outputs[f"lead_{lead}"] = f_out[:, index]
     return keras.Model(signal, outputs, name="mlbf_net")
