@@ -190,6 +190,8 @@ def compile_model(
         loss_weights={head: 1.0 if head == "diagnosis" else loss_weight for head in heads},
         jit_compile=jit_compile,
     )
+    # Otherwise the first step is traced once only to find that these variables are missing.
+    model.optimizer.build(model.trainable_variables)
     return model
 
 
