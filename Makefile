@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 DEMO = runs/demo
 
-.PHONY: help demo test test-quick lint bench clean
+.PHONY: help demo test test-quick test-lowest lint bench clean
 
 help:
 	@echo "make demo    train both networks on generated records and score them"
@@ -46,8 +46,16 @@ test: lint
 test-quick: lint
 	$(BIN)/pytest -m "not slow"
 
+# With the oldest versions that setup.cfg admits.
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \
+	    --resolution lowest-direct --editable '.[dev]'
+	.venv-lowest/bin/pytest -m "not slow"
+
 bench: .venv/done
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv runs build dist *.egg-info
+	rm -rf .venv .venv-lowest runs build dist *.egg-info
