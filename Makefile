@@ -46,13 +46,13 @@ test: lint
 test-quick: lint
 	$(BIN)/pytest -m "not slow"
 
-# With the oldest versions that setup.cfg admits.
+# With the oldest versions that setup.cfg admits, which warn of what newer ones have mended.
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet uv
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \
 	    --resolution lowest-direct --editable '.[dev]'
-	.venv-lowest/bin/pytest -m "not slow"
+	.venv-lowest/bin/pytest -m "not slow" -W default
 
 bench: .venv/done
 	$(BIN)/python -m benchmarks
