@@ -1,0 +1,467 @@
+"""The whole of MLBF-Net: sizes, numbers, gradients, losses, training, files."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import keras
+import mlbf_numpy
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from benchmarks.mlbf_plain import build_plain_model, copy_weights, unstacked
+from data_prep.contract import Contract
+from data_prep.labels import CPSC_CLASSES, LEADS
+from mlbf_keras.layers import BranchConvolutions
+from mlbf_keras.model import build_branchnet, build_model, compile_model, load_model
+
+# Halved five times, 600 samples are odd where the paper's 15,000 are.
+LENGTH, BATCH, CLASSES = 600, 8, 5
+SMALL: dict[str, Any] = {
+    "input_length": LENGTH,
+    "num_leads": 2,
+    "num_classes": CLASSES,
+    "filters": 4,
+    "gru_units": 3,
+}
+LENGTHS = {
+    "short": [1, 0, 90, 37, 64, 2, 75, 89],
+    "medium": [301, 0, 1, 150, 75, 299, 38, 200],
+    "full": [600, 599, 0, 1, 300, 13, 450, 222],
+}
+
+Gradients = dict[str, NDArray[Any]]
+
+# Keras' writer of .keras files hands TensorFlow's arrays to NumPy in a way NumPy 2 warns about.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="module")
+def full() -> keras.Model:
+    return build_model()
+
+
+def recordings(
+    lengths: list[int], time: int = LENGTH, leads: int = 2, seed: int = 3
+) -> NDArray[np.float32]:
+    """A slow wave with noise, of an amplitude and offset of its own; zeros behind each end.
+
+    Batch norm divides by the spread between recordings; of noise alone it would be next to none.
+    """
+    rng = np.random.default_rng(seed)
+    signal = np.zeros((len(lengths), time, leads), "float32")
+    for record, length in zip(signal, lengths, strict=True):
+        steps = np.arange(length)[:, None] * rng.uniform(0.01, 0.6, size=leads)
+        wave = rng.uniform(0.5, 3, size=leads) * np.sin(steps) + rng.uniform(-2, 2, size=leads)
+        record[:length] = wave + 0.1 * rng.normal(size=(length, leads))
+    return signal
+
+
+def shake(model: keras.Model) -> dict[str, NDArray[np.float64]]:
+    """Move what starts at zero or one away from there, return all weights by path."""
+    rng = np.random.default_rng(4)
+    for weight in model.weights:
+        if weight.name in ("gamma", "moving_variance"):
+            weight.assign(rng.uniform(0.5, 1.5, size=weight.shape))
+        elif weight.name in ("beta", "moving_mean") or weight.name.endswith("bias"):
+            weight.assign(rng.uniform(-0.5, 0.5, size=weight.shape))
+    return {weight.path: weight.numpy().astype("float64") for weight in model.weights}
+
+
+def one_hot(count: int, classes: int = CLASSES) -> NDArray[np.float32]:
+    return np.eye(classes, dtype="float32")[np.arange(count) % classes]
+
+
+def targets(model: keras.Model, labels: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    return {head: labels for head in model.output}
+
+
+Trained = Callable[..., tuple[dict[str, Any], Gradients]]
+
+
+def trained(model: keras.Model) -> Trained:
+    """A function giving the answers while training and the gradients of eq. 10 by path."""
+
+    @tf.function
+    def step(signal: Any, labels: Any, loss_weight: Any) -> Any:
+        with tf.GradientTape() as tape:
+            answers = model(signal, training=True)
+            losses = {
+                head: tf.reduce_mean(keras.losses.categorical_crossentropy(labels, answer))
+                for head, answer in answers.items()
+            }
+            loss = losses.pop("diagnosis") + loss_weight * sum(losses.values())
+        return answers, tape.gradient(loss, [w.value for w in model.trainable_weights])
+
+    def run(signal: Any, labels: Any, loss_weight: float) -> tuple[dict[str, Any], Gradients]:
+        answers, gradients = step(
+            tf.constant(signal), tf.constant(labels), tf.constant(loss_weight)
+        )
+        paths = [weight.path for weight in model.trainable_weights]
+        return answers, dict(zip(paths, map(np.asarray, gradients), strict=True))
+
+    return run
+
+
+def twins(**options: Any) -> tuple[Any, Any]:
+    """Ours and the plain network with the same weights and no dropout."""
+    keras.utils.set_random_seed(0)
+    ours, plain = build_model(**options, dropout=0.0), build_plain_model(**options, dropout=0.0)
+    shake(ours)
+    copy_weights(ours, plain)
+    return ours, plain
+
+
+def by_moving_statistics(model: keras.Model) -> None:
+    """Let batch norm use its moving statistics while training, too."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+
+
+@cache
+def small_twins(norm_by: str) -> tuple[Any, Any, Trained, Trained]:
+    """Small twins, and for each a compiled function giving its gradients."""
+    ours, plain = twins(**SMALL)
+    if norm_by == "moving":
+        by_moving_statistics(ours)
+        by_moving_statistics(plain)
+    return ours, plain, trained(ours), trained(plain)
+
+
+def assert_same_gradients(actual: Gradients, expected: Gradients, *, rounding: float) -> None:
+    """All together within 1e-4; each within 1e-4 and a share of the network's largest."""
+    assert actual.keys() == expected.keys()
+    both = [np.concatenate([g[path].ravel() for path in expected]) for g in (actual, expected)]
+    assert np.linalg.norm(both[0] - both[1]) < 1e-4 * np.linalg.norm(both[1])
+    floor = rounding * np.abs(both[1]).max()
+    for path, gradient in expected.items():
+        largest = np.abs(gradient).max()
+        assert np.abs(actual[path] - gradient).max() < 1e-4 * largest + floor, path
+
+
+def test_sizes_are_the_papers(full: keras.Model) -> None:
+    """Table I, and eq. 8."""
+    blocks = BranchConvolutions(12, kernel_sizes=((3, 3, 24),) * 4)
+    assert blocks.compute_output_shape((None, 15000, 12)) == [(None, 938, 12)] * 12
+    outputs = {layer.name: layer.output for layer in full.layers}
+    assert [f_cnn.shape for f_cnn in outputs["f_cnn"]] == [(None, 469, 12)] * 12
+    assert outputs["f_bigru"].shape == (None, 469, 12, 24)
+    assert outputs["fused"].shape == (None, 469, 1, 288)
+    assert outputs["fused_features"].shape == (None, 288)
+    f_att, alpha = outputs["lead_attention"]
+    assert f_att.shape == (None, 12, 24) and alpha.shape == (None, 469, 12)
+    assert full.input.name == "signal" and full.input.shape == (None, 15000, 12)
+    assert all(answer.shape == (None, 9) for answer in full.output.values())
+
+
+def test_heads_are_in_order(full: keras.Model) -> None:
+    expected = ["diagnosis", *(f"lead_{lead}" for lead in LEADS)]
+    assert list(full.output) == expected
+    assert expected[1:4] == ["lead_I", "lead_II", "lead_III"] and expected[-1] == "lead_V6"
+    assert list(build_model(**SMALL).output) == expected[:3]
+
+
+def test_sizes_computed_are_sizes_promised(full: keras.Model) -> None:
+    signal = recordings([15000, 700], 15000, leads=12)
+    answers = full(signal)
+    assert list(answers) == list(full.output)
+    for answer in answers.values():
+        assert answer.shape == (2, 9) and answer.dtype == "float32"
+        np.testing.assert_allclose(np.sum(answer, axis=1), 1.0, rtol=1e-5)
+
+
+def test_parameters_are_counted_row_by_row(full: keras.Model) -> None:
+    """Table VI; that table counts W of each attention, but not its b and u_w."""
+    rows = {
+        "f_cnn": 12
+        * (
+            (1 * 12 * 3 + 12) + (12 * 12 * 3 + 12) * 3 + (12 * 12 * 3 + 12) * 4
+            + (12 * 12 * 24 + 12) * 4
+            + (12 * 12 * 3 + 12) + (12 * 12 * 3 + 12) + (12 * 12 * 48 + 12)
+        ),
+        "f_bigru": 12 * 1872,
+        "lead_attention": 12 * 576,
+        "lead_norm": 12 * 96,
+        "lead_softmax": 12 * (24 * 9 + 9),
+        "fused_attention": 82944,
+        "fused_norm": 1152,
+        "diagnosis": 24 * 12 * 9 + 9,
+    }  # fmt: skip
+    assert sum(rows.values()) == 418_005
+    uncounted = {"lead_attention": 12 * (24 + 24), "fused_attention": 288 + 288}
+    counted = {layer.name: layer.count_params() for layer in full.layers}
+    assert {name: count for name, count in counted.items() if count} == {
+        name: count + uncounted.get(name, 0) for name, count in rows.items()
+    }
+    assert full.count_params() == 419_157
+
+
+def test_branchnet_is_one_branch_with_more_leads() -> None:
+    """A twelfth of Table VI's branches with b and u_w, and a first convolution of twelve leads."""
+    branch = (419_157 - (82944 + 288 + 288) - 1152 - (24 * 12 * 9 + 9)) // 12
+    model = build_branchnet()
+    assert model.count_params() == branch + 11 * 12 * 3 == 28_053
+    assert {name: out.shape for name, out in model.output.items()} == {"diagnosis": (None, 9)}
+    assert model.get_layer("contract").contract.network == "BranchNet"
+
+
+def test_branchnet_answers_as_plain_numpy() -> None:
+    model = build_branchnet(**SMALL)
+    w = shake(model)
+    for lengths in LENGTHS.values():
+        signal = recordings(lengths)
+        expected = mlbf_numpy.forward_branchnet(signal.astype("float64"), w)
+        assert np.ptp(expected) > 0.01
+        np.testing.assert_allclose(model(signal)["diagnosis"], expected, rtol=1e-4)
+
+
+def test_without_auxiliary_heads_only_the_diagnosis_remains() -> None:
+    """The single loss of Table V: the same diagnosis, and no weights of the leads' heads."""
+    whole, single = build_model(**SMALL), build_model(**SMALL, auxiliary_heads=False)
+    shake(whole)
+    assert list(single.output) == ["diagnosis"]
+    values = {weight.path: weight for weight in whole.weights}
+    dropped = values.keys() - {weight.path for weight in single.weights}
+    assert {path.split("/")[0] for path in dropped} == {
+        "lead_attention", "lead_norm", "lead_softmax",
+    }  # fmt: skip
+    for weight in single.weights:
+        weight.assign(values[weight.path])
+    signal = recordings(LENGTHS["medium"])
+    np.testing.assert_allclose(single(signal)["diagnosis"], whole(signal)["diagnosis"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("longest", LENGTHS)
+def test_answers_are_those_of_plain_numpy(longest: str) -> None:
+    ours = build_model(**SMALL)
+    w = shake(ours)
+    signal = recordings(LENGTHS[longest])
+    expected = mlbf_numpy.forward(signal.astype("float64"), w)
+    answers = ours(signal)
+    assert list(answers) == list(expected)
+    for head, probabilities in expected.items():
+        assert np.ptp(probabilities) > 0.01
+        np.testing.assert_allclose(answers[head], probabilities, rtol=1e-4)
+
+
+def test_answers_at_full_size_are_those_of_plain_numpy(full: keras.Model) -> None:
+    """Recordings of all lengths up to 60 s, then of CPSC 2018's median of 12 s at most."""
+    w = shake(full)
+    for lengths in ([15000, 4021, 1], [3000, 1500, 0]):
+        signal = recordings(lengths, 15000, leads=12)
+        expected = mlbf_numpy.forward(signal.astype("float64"), w)
+        for head, answer in full(signal).items():
+            assert np.ptp(expected[head]) > 0.01
+            np.testing.assert_allclose(answer, expected[head], rtol=1e-4)
+
+
+@pytest.mark.parametrize("longest", LENGTHS)
+@pytest.mark.parametrize("loss_weight", [1.0, 0.3])
+def test_gradients_are_those_of_the_plain_network(longest: str, loss_weight: float) -> None:
+    """Of every weight, to 1e-4 each, batch norm by its moving statistics."""
+    ours, plain, our_step, plain_step = small_twins("moving")
+    signal, labels = recordings(LENGTHS[longest]), one_hot(BATCH)
+    inference = ours(signal)
+    for head, expected in plain(signal).items():
+        np.testing.assert_allclose(inference[head], expected, rtol=0, atol=1e-6)
+    answers, gradients = our_step(signal, labels, loss_weight)
+    plain_answers, plain_gradients = plain_step(signal, labels, loss_weight)
+    for head, expected in plain_answers.items():
+        np.testing.assert_allclose(answers[head], expected, rtol=0, atol=1e-6)
+    assert_same_gradients(unstacked(gradients), plain_gradients, rounding=0.0)
+
+
+@pytest.mark.parametrize("longest", LENGTHS)
+def test_training_steps_are_those_of_the_plain_network(longest: str) -> None:
+    """Batch norm by the batch: answers, gradients of every weight, and the moving statistics.
+
+    Batch norm takes differences of nearly equal numbers, which leaves the smallest gradients few
+    digits in float32: the plain network's own are as far from what it gives in float64.
+    """
+    ours, plain, our_step, plain_step = small_twins("batch")
+    copy_weights(ours, plain)
+    signal, labels = recordings(LENGTHS[longest]), one_hot(BATCH)
+    answers, gradients = our_step(signal, labels, 1.0)
+    plain_answers, plain_gradients = plain_step(signal, labels, 1.0)
+    for head, expected in plain_answers.items():
+        np.testing.assert_allclose(answers[head], expected, rtol=0, atol=1e-5)
+    assert_same_gradients(unstacked(gradients), plain_gradients, rounding=2e-5)
+    moved = unstacked({weight.path: weight.numpy() for weight in ours.weights})
+    for weight in plain.non_trainable_weights:
+        if weight.name.startswith("moving"):
+            np.testing.assert_allclose(moved[weight.path], weight.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_gradients_at_full_size_are_those_of_the_plain_network() -> None:
+    """One batch of 60 s and less; gradients that all but cancel over 15,000 samples lose digits."""
+    ours, plain = twins()
+    by_moving_statistics(ours)
+    by_moving_statistics(plain)
+    signal, labels = recordings([15000, 2500, 4021, 1], 15000, leads=12), one_hot(4, 9)
+    answers, gradients = trained(ours)(signal, labels, 1.0)
+    plain_answers, plain_gradients = trained(plain)(signal, labels, 1.0)
+    for head, expected in plain_answers.items():
+        np.testing.assert_allclose(answers[head], expected, rtol=0, atol=1e-5)
+    assert_same_gradients(unstacked(gradients), plain_gradients, rounding=2e-5)
+
+
+@pytest.mark.parametrize("loss_weight", [0.0, 1.0, 2.0])
+def test_lambda_weighs_the_leads_losses(loss_weight: float) -> None:
+    """Eq. 10 by hand from the answers."""
+    model = compile_model(build_model(**SMALL), loss_weight=loss_weight)
+    shake(model)
+    signal, labels = recordings(LENGTHS["full"]), one_hot(BATCH)
+    losses = {
+        head: -np.mean(np.log(np.sum(labels * np.asarray(answer, np.float64), axis=1)))
+        for head, answer in model(signal).items()
+    }
+    leads = losses["lead_I"] + losses["lead_II"]
+    assert leads > 0.5
+    logs = model.evaluate(signal, targets(model, labels), verbose=0, return_dict=True)
+    np.testing.assert_allclose(logs["loss"], losses["diagnosis"] + loss_weight * leads, rtol=1e-5)
+
+
+def test_gradients_reach_every_trainable_weight() -> None:
+    _, _, our_step, _ = small_twins("batch")
+    _, gradients = our_step(recordings(LENGTHS["full"]), one_hot(BATCH), 1.0)
+    for path, gradient in gradients.items():
+        stack = gradient.reshape(-1, gradient.shape[-1])
+        assert np.abs(stack).max() > 0, path
+        if gradient.ndim > 2:  # every branch, and of the recurrence both directions
+            members = gradient.reshape(2, -1) if len(gradient) == 2 else stack
+            assert np.all(np.abs(members).max(axis=1) > 0), path
+
+
+def test_training_learns_a_tiny_problem() -> None:
+    """A class for each sign of lead I's mean, with dropout on."""
+    signal = recordings([300 + 18 * i for i in range(16)])
+    positive = signal[:, :, 0].mean(axis=1) > 0
+    labels = np.stack([positive, ~positive], axis=-1).astype("float32")
+    model = build_model(**{**SMALL, "num_classes": 2})
+    compile_model(model, learning_rate=1e-2)
+    history = model.fit(
+        signal, targets(model, labels), epochs=15, batch_size=BATCH, verbose=0
+    ).history
+    assert history["loss"][-1] < 0.7 * history["loss"][0]
+    assert history["diagnosis_loss"][-1] < 0.7 * history["diagnosis_loss"][0]
+
+
+@pytest.mark.parametrize("build", [build_model, build_branchnet])
+def test_file_predicts_as_the_model_it_came_from(build: Any, tmp_path: Path) -> None:
+    model = build(**SMALL)
+    shake(model)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    signal = recordings(LENGTHS["medium"])
+    answers, before = again(signal), model(signal)
+    assert list(answers) == list(before)
+    for head in before:
+        np.testing.assert_array_equal(answers[head], before[head])
+    assert [weight.path for weight in again.weights] == [weight.path for weight in model.weights]
+    assert again.get_layer("contract").contract == model.get_layer("contract").contract
+    opened = load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(opened.network(signal)["diagnosis"], before["diagnosis"])
+    assert opened.contract == model.get_layer("contract").contract
+
+
+@pytest.mark.slow
+def test_file_predicts_the_same_in_a_fresh_process(tmp_path: Path) -> None:
+    model = build_model(**SMALL)
+    shake(model)
+    model.save(tmp_path / "model.keras")
+    signal = recordings(LENGTHS["medium"])
+    np.save(tmp_path / "signal.npy", signal)
+    script = (
+        "import numpy as np; from mlbf_keras.model import load_model;"
+        "model = load_model('model.keras');"
+        "np.save('answer.npy', model.predict(np.load('signal.npy')));"
+        "print(model.contract.class_names)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(model.get_layer("contract").contract.class_names)
+    expected = model.predict(signal, verbose=0)["diagnosis"]
+    np.testing.assert_array_equal(np.load(tmp_path / "answer.npy"), expected)
+
+
+def test_mixed_precision_answers_in_float32() -> None:
+    """bfloat16 inside, and probabilities near those of float32."""
+    plain = build_model(**SMALL)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        mixed = build_model(**SMALL)
+    finally:
+        keras.config.set_dtype_policy(before)
+    shake(plain)
+    mixed.set_weights(plain.get_weights())
+    assert mixed.get_layer("f_cnn").compute_dtype == "bfloat16"
+    assert {weight.dtype for weight in mixed.trainable_weights} == {"float32"}
+    for lengths in LENGTHS.values():
+        signal = recordings(lengths)
+        expected = plain(signal)
+        for head, answer in mixed(signal).items():
+            assert answer.dtype == "float32"
+            assert 0 < np.abs(answer - expected[head]).max() < 0.02
+
+
+def test_seeds_decide_where_training_starts() -> None:
+    starts = []
+    for seed in (1, 1, 2):
+        keras.utils.set_random_seed(seed)
+        starts.append(build_model(**SMALL).get_weights())
+    for first, same, other in zip(*starts, strict=True):
+        np.testing.assert_array_equal(first, same)
+        assert not first.any() or np.all(first == 1) or not np.array_equal(first, other)
+
+
+def test_default_contract_says_what_the_model_is(full: keras.Model) -> None:
+    assert full.get_layer("contract").contract == Contract(
+        network="MLBF-Net",
+        task="cpsc2018",
+        class_names=CPSC_CLASSES,
+        sampling_rate=250.0,
+        input_length=15000,
+        fit="pad",
+        single_label=True,
+        leads=LEADS,
+    )
+
+
+def test_given_contract_standardises() -> None:
+    """Then the padding is no longer zero, and the answer must not change for it."""
+    contract = Contract(
+        network="MLBF-Net",
+        task="cpsc2018",
+        class_names=CPSC_CLASSES[:CLASSES],
+        sampling_rate=250.0,
+        input_length=LENGTH,
+        fit="pad",
+        single_label=True,
+        leads=LEADS[:2],
+        mean=0.25,
+        std=2.0,
+    )
+    model = build_model(**SMALL, contract=contract)
+    w = shake(model)
+    signal = recordings(LENGTHS["medium"])
+    expected = mlbf_numpy.forward((signal.astype("float64") - 0.25) / 2.0, w)
+    for head, answer in model(signal).items():
+        np.testing.assert_allclose(answer, expected[head], rtol=1e-4)
