@@ -173,15 +173,6 @@ def test_heads_are_in_order(full: keras.Model) -> None:
     assert list(build_model(**SMALL).output) == expected[:3]
 
 
-def test_sizes_computed_are_sizes_promised(full: keras.Model) -> None:
-    signal = recordings([15000, 700], 15000, leads=12)
-    answers = full(signal)
-    assert list(answers) == list(full.output)
-    for answer in answers.values():
-        assert answer.shape == (2, 9) and answer.dtype == "float32"
-        np.testing.assert_allclose(np.sum(answer, axis=1), 1.0, rtol=1e-5)
-
-
 def test_parameters_are_counted_row_by_row(full: keras.Model) -> None:
     """Table VI; that table counts W of each attention, but not its b and u_w."""
     rows = {
@@ -259,16 +250,19 @@ def test_answers_are_those_of_plain_numpy(longest: str) -> None:
 def test_answers_at_full_size_are_those_of_plain_numpy(full: keras.Model) -> None:
     """Recordings of all lengths up to 60 s, then of CPSC 2018's median of 12 s at most."""
     w = shake(full)
-    for lengths in ([15000, 4021, 1], [3000, 1500, 0]):
+    for lengths in ([15000, 4021], [3000, 1]):
         signal = recordings(lengths, 15000, leads=12)
         expected = mlbf_numpy.forward(signal.astype("float64"), w)
-        for head, answer in full(signal).items():
-            assert np.ptp(expected[head]) > 0.01
+        answers = full(signal)
+        assert list(answers) == list(full.output)
+        for head, answer in answers.items():
+            assert answer.dtype == "float32" and np.ptp(expected[head]) > 0.01
             np.testing.assert_allclose(answer, expected[head], rtol=1e-4)
 
 
-@pytest.mark.parametrize("longest", LENGTHS)
-@pytest.mark.parametrize("loss_weight", [1.0, 0.3])
+@pytest.mark.parametrize(
+    ("longest", "loss_weight"), [("short", 0.3), ("medium", 1.0), ("full", 1.0)]
+)
 def test_gradients_are_those_of_the_plain_network(longest: str, loss_weight: float) -> None:
     """Of every weight, to 1e-4 each, batch norm by its moving statistics."""
     ours, plain, our_step, plain_step = small_twins("moving")
@@ -347,10 +341,10 @@ def test_gradients_reach_every_trainable_weight() -> None:
 
 def test_training_learns_a_tiny_problem() -> None:
     """A class for each sign of lead I's mean, with dropout on."""
-    signal = recordings([300 + 18 * i for i in range(16)])
+    signal = recordings([170 + 10 * i for i in range(16)], 320)
     positive = signal[:, :, 0].mean(axis=1) > 0
     labels = np.stack([positive, ~positive], axis=-1).astype("float32")
-    model = build_model(**{**SMALL, "num_classes": 2})
+    model = build_model(**{**SMALL, "num_classes": 2, "input_length": 320})
     compile_model(model, learning_rate=1e-2)
     history = model.fit(
         signal, targets(model, labels), epochs=15, batch_size=BATCH, verbose=0
