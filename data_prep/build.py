@@ -4,8 +4,9 @@ import csv
 import math
 import signal
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from data_prep.store import StoreWriter
 
 CPSC_TASK = "cpsc2018"
-_BLOCK = 32
+_CHUNK = 8  # records that are handed to a process at a time
 _RATES = {"cpsc2018": 250.0, "ptb-xl": 100.0}
 
 
@@ -307,22 +308,41 @@ def _loaded(
     entries: list[_Entry], fs: float, workers: int | None
 ) -> Iterator[tuple[_Entry, _Loaded]]:
     """Read the records over several processes and give them back in order."""
-    from joblib import Parallel, cpu_count, delayed
+    from joblib import cpu_count
     from tqdm import tqdm
 
-    processes = min(workers or cpu_count(), len(entries))
-    with ExitStack() as stack:
-        parallel = stack.enter_context(Parallel(n_jobs=processes, return_as="generator"))
+    chunks = [entries[start : start + _CHUNK] for start in range(0, len(entries), _CHUNK)]
+    paths = [[entry.path for entry in chunk] for chunk in chunks]
+    with tqdm(total=len(entries), unit="record", desc="reading") as progress:
+        for chunk, loaded in zip(chunks, _read(paths, fs, workers or cpu_count()), strict=True):
+            yield from zip(chunk, loaded, strict=True)
+            progress.update(len(chunk))
+
+
+def _read(chunks: list[list[Path]], fs: float, workers: int) -> Iterator[list[_Loaded]]:
+    """Read chunk after chunk, a few ahead of the one that is given back.
+
+    So no process waits for another or for the writing, and what has been read but not yet
+    written stays little.
+    """
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    processes = min(workers, len(chunks))
+    if processes == 1:
+        yield from (_load_chunk(chunk, fs) for chunk in chunks)
+        return
+    pool = ProcessPoolExecutor(processes)
+    try:
         with _interrupts_ignored():
-            started = parallel(delayed(_load_libraries)() for _ in range(processes))
-        list(started)
-        progress = stack.enter_context(tqdm(total=len(entries), unit="record", desc="reading"))
-        # Block by block, so that what has been read but not yet written stays little.
-        for start in range(0, len(entries), _BLOCK * processes):
-            block = entries[start : start + _BLOCK * processes]
-            loaded = list(parallel(delayed(_load)(entry.path, fs) for entry in block))
-            yield from zip(block, loaded, strict=True)
-            progress.update(len(block))
+            ahead = deque([pool.submit(_load_chunk, chunks[0], fs)])
+        for chunk in chunks[1:]:
+            ahead.append(pool.submit(_load_chunk, chunk, fs))
+            if len(ahead) > 2 * processes:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(kill_workers=True)
 
 
 @contextmanager
@@ -338,9 +358,8 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _load_libraries() -> None:
-    import scipy.signal  # noqa: F401
-    import wfdb  # noqa: F401
+def _load_chunk(paths: list[Path], fs: float) -> list[_Loaded]:
+    return [_load(path, fs) for path in paths]
 
 
 def _load(path: Path, fs: float) -> _Loaded:
