@@ -59,6 +59,8 @@ class StoreBatches(keras.utils.PyDataset):
         batch_size: records a batch; the last may have fewer.
         shuffle: mix the records anew each epoch; otherwise they come in the order given.
         seed: of the shuffling; with the epoch it fixes the order.
+        devices: among which each batch is shared; the last batch is filled up with the epoch's
+            first records so that each gets as many.
 
     Raises:
         StoreError: where the store's rate is not the network's, or labels are missing.
@@ -74,6 +76,7 @@ class StoreBatches(keras.utils.PyDataset):
         batch_size: int = 64,
         shuffle: bool = False,
         seed: int = 0,
+        devices: int = 1,
     ) -> None:
         # Two threads: one prepares the next batches while the network is busy with this one.
         super().__init__(workers=2, max_queue_size=4)
@@ -90,6 +93,7 @@ class StoreBatches(keras.utils.PyDataset):
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
+        self.devices = devices
         self.labels = targets(
             store, self.records, task=contract.task, single_label=contract.single_label
         )
@@ -146,8 +150,11 @@ class StoreBatches(keras.utils.PyDataset):
 
     def _shuffled(self) -> np.ndarray:
         order = np.arange(len(self.records))
-        if not self.shuffle:
-            return order
+        if self.shuffle:
+            order = self._mixed(order)
+        return np.resize(order, -(-len(order) // self.devices) * self.devices)
+
+    def _mixed(self, order: np.ndarray) -> np.ndarray:
         rng = np.random.default_rng((self.seed, self.epoch))
         rng.shuffle(order)
         window = WINDOW * self.batch_size
