@@ -25,7 +25,7 @@ def run_command(main: Callable[..., None]) -> None:
     except ECGError as error:
         _stop(str(error))
     except KeyboardInterrupt:
-        _stop("interrupted; what was complete stays as it was, so run the same command again.")
+        _stop("interrupted; what was complete stays as it was.")
     except OSError as error:
         # An exhausted quota is a full disk to whom it befalls.
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

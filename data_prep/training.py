@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -173,6 +173,38 @@ def split(store: Store, *, task: str, fold: int, test_fold: int | None) -> Parts
     return parts
 
 
+def gpus() -> list[str]:
+    """Return the names of this machine's GPUs that TensorFlow can use."""
+    return [device.name for device in tf.config.list_logical_devices("GPU")]
+
+
+def devices_strategy(devices: Sequence[str], *, batch_size: int) -> Any:
+    """Choose how the steps of a fit are shared among devices.
+
+    Several devices hold the same network each, take equal shares of every batch and average
+    their gradients.  A step is then that of the whole batch but for batch norm, which normalises
+    each share by itself; its moving statistics are averaged.
+
+    Args:
+        devices: names of devices; with less than two of them nothing is shared.
+        batch_size: records a step, all devices together.
+
+    Returns:
+        A ``tf.distribute.Strategy``, in whose scope the network is to be built.
+
+    Raises:
+        OptionError: where the devices cannot take equal shares.
+    """
+    if len(devices) < 2:
+        return tf.distribute.get_strategy()
+    if batch_size % len(devices):
+        raise OptionError(
+            f"--batch-size {batch_size} cannot be shared equally by {len(devices)} GPUs; give a"
+            f" multiple of {len(devices)}, or set CUDA_VISIBLE_DEVICES to fewer of them."
+        )
+    return tf.distribute.MirroredStrategy(devices)
+
+
 def train_folds(
     store: Store,
     *,
@@ -185,7 +217,7 @@ def train_folds(
     compiled_model: Callable[[Contract], Any],
     options: dict[str, Any],
 ) -> None:
-    """Train one model for each fold, each into a folder of its own.
+    """Train one model for each fold, each into a folder of its own, on all GPUs there are.
 
     A folder ``OUT/fold_k`` gets ``best.keras`` (the best epoch, with its thresholds),
     ``validation.npz`` (its answers to the validation records), ``history.csv``,
@@ -203,8 +235,8 @@ def train_folds(
         options: the command's options, to be written down.
 
     Raises:
-        OptionError: where the options make no sense, or a fold's folder holds a finished or
-            half-finished run already.
+        OptionError: where the options make no sense, the GPUs cannot share a batch equally, or
+            a fold's folder holds a finished or half-finished run already.
         StoreError: where the store does not suit.
     """
     require_sensible(options)
@@ -215,6 +247,7 @@ def train_folds(
                 f"{folder} holds a run already; choose another --out, take {folder.name[5:]} out of"
                 " --folds, or remove that folder."
             )
+    strategy = devices_strategy(gpus(), batch_size=settings.batch_size)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy(settings.precision)
@@ -226,6 +259,7 @@ def train_folds(
                 fold=fold,
                 parts=split(store, task=task, fold=fold, test_fold=test_fold),
                 settings=replace(settings, seed=settings.seed + fold),
+                strategy=strategy,
                 contract_for=contract_for,
                 compiled_model=compiled_model,
                 options=options,
@@ -241,6 +275,7 @@ def _train_fold(
     fold: int,
     parts: Parts,
     settings: Settings,
+    strategy: Any,
     contract_for: Callable[[np.ndarray], Contract],
     compiled_model: Callable[[Contract], Any],
     options: dict[str, Any],
@@ -248,7 +283,8 @@ def _train_fold(
     keras.backend.clear_session()
     keras.utils.set_random_seed(settings.seed)
     contract = contract_for(parts.train)
-    model = compiled_model(contract)
+    with strategy.scope():
+        model = compiled_model(contract)
     heads = tuple(model.output)
     train, validation = (
         StoreBatches(
@@ -259,6 +295,7 @@ def _train_fold(
             batch_size=settings.batch_size,
             shuffle=shuffle,
             seed=settings.seed,
+            devices=strategy.num_replicas_in_sync,
         )
         for records, shuffle in ((parts.train, True), (parts.validation, False))
     )
@@ -274,12 +311,14 @@ def _train_fold(
         keras.callbacks.EarlyStopping(best.key, mode="max", patience=settings.patience),
         keras.callbacks.CSVLogger(str(folder / "history.csv")),
         keras.callbacks.TerminateOnNaN(),
-        Progress(settings.epochs, len(train), what=f"fold {fold}", show=best.key),
     ]
     if settings.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(str(folder / "tensorboard")))
-    # The batches mix the records themselves; Keras would draw the batches' order once more.
-    model.fit(train, epochs=settings.epochs, shuffle=False, callbacks=callbacks, verbose=0)
+    steps = settings.epochs * len(train)
+    with tqdm(total=steps, desc=f"fold {fold}", unit="step", file=sys.stderr) as bar:
+        callbacks.append(Progress(bar, show=best.key))
+        # The batches mix the records themselves; Keras would draw the batches' order once more.
+        model.fit(train, epochs=settings.epochs, shuffle=False, callbacks=callbacks, verbose=0)
     if best.epoch is None:
         raise StoreError(
             f"no epoch of fold {fold} gave a validation score that is a number, so {folder} holds"
@@ -327,9 +366,13 @@ class KeepBest(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Score, and keep what is better than before."""
         assert logs is not None
-        answers = self.model.predict(self.validation, verbose=0)
-        probabilities = np.asarray(answers["diagnosis"], np.float32)
         truth = self.validation.labels
+        # Behind them come answers to records that only fill up the last batch.
+        answers = {
+            head: answer[: len(truth)]
+            for head, answer in self.model.predict(self.validation, verbose=0).items()
+        }
+        probabilities = np.asarray(answers["diagnosis"], np.float32)
         logs["val_loss"] = float(
             self.model.compute_loss(y=dict.fromkeys(answers, truth), y_pred=answers, training=False)
         )
@@ -369,24 +412,17 @@ class KeepBest(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.Callback):
-    """A bar over all steps of all epochs, with what remains if none stops early.
+    """Moves a bar over all steps of all epochs, with what remains if none stops early.
 
     Args:
-        epochs: at most.
-        steps: an epoch.
-        what: is being trained.
+        bar: a bar of tqdm; it is closed by whom it belongs to, also when fitting fails.
         show: the score to show.
     """
 
-    def __init__(self, epochs: int, steps: int, *, what: str, show: str) -> None:
+    def __init__(self, bar: Any, *, show: str) -> None:
         super().__init__()
-        self.total = epochs * steps
-        self.what = what
+        self.bar = bar
         self.show = show
-
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Draw the bar."""
-        self.bar = tqdm(total=self.total, desc=self.what, unit="step", file=sys.stderr)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Move it on."""
@@ -398,7 +434,3 @@ class Progress(keras.callbacks.Callback):
         self.bar.set_postfix(
             epoch=epoch + 1, loss=f"{logs['loss']:.3f}", **{self.show: f"{logs[self.show]:.3f}"}
         )
-
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        """Leave it as it is."""
-        self.bar.close()

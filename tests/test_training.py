@@ -1,5 +1,10 @@
 import errno
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
+from test_commands import ROOT
 from toy import CLASSES, compiled_toy, toy_answers, toy_contract, write_toy_store
 
 from data_prep import training
@@ -334,6 +340,45 @@ def test_the_monitor_decides(store: Store, tmp_path: Path) -> None:
     assert chosen == {"macro-f1": 1, "macro-auc": 0}
 
 
+@keras.saving.register_keras_serializable("toy")
+class Penalty(keras.layers.Layer):
+    """Adds 7 to the loss while training."""
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        if training:
+            self.add_loss(keras.ops.mean(x) * 0 + 7)
+        return x
+
+
+def test_losses_that_layers_add_stay_out_of_every_validation_loss(
+    store: Store, tmp_path: Path
+) -> None:
+    def compiled_model(contract: Contract) -> Any:
+        toy = compiled_toy(contract, learning_rate=1e-30)
+        answers = {"diagnosis": Penalty(name="penalised")(toy.output["diagnosis"])}
+        model = keras.Model(toy.input, answers)
+        model.compile(toy.optimizer, loss={"diagnosis": "categorical_crossentropy"})
+        return model
+
+    train_folds(
+        store,
+        out=tmp_path,
+        folds=(1,),
+        test_fold=None,
+        task="cpsc2018",
+        settings=replace(SETTINGS, epochs=3),
+        contract_for=lambda train: toy_contract(),
+        compiled_model=compiled_model,
+        options={},
+    )
+    history = read_history(tmp_path / "fold_1" / "history.csv")
+    kept = load_predictions(tmp_path / "fold_1" / "validation.npz")
+    assert kept.first_labels is not None
+    expected = -np.log(kept.probabilities[np.arange(6), kept.first_labels]).mean()
+    np.testing.assert_allclose(history["val_loss"], [expected] * 3, rtol=1e-5)
+    assert (history["loss"] > 7).all() and (history["val_loss"] < 2).all()
+
+
 def test_a_loss_that_is_no_number_leaves_no_model(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no epoch of fold 1 gave a validation score .*fold_1"):
         train(store, tmp_path, learning_rate=1e38, contract=toy_contract(mean=1e38))
@@ -384,6 +429,48 @@ def test_what_was_complete_survives_a_full_disk(
     validation = load_predictions(tmp_path / "validation.npz")
     np.testing.assert_array_equal(np.array(kept.contract.thresholds), validation.thresholds)
     np.testing.assert_allclose(validation.probabilities, 1 / 3, rtol=1e-6)
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from data_prep.commands import run_command
+
+def main(*, store: Path, out: Path) -> None:
+    \"\"\"Train without end.\"\"\"
+    from test_training import Store, train
+    with Store(store) as opened:
+        train(opened, out, epochs=10**6, patience=10**6)
+
+run_command(main)
+"""
+
+
+def test_ctrl_c_keeps_what_was_complete(store: Store, tmp_path: Path) -> None:
+    """The best epoch so far stays; the bar is closed, the sentence on a line of its own."""
+    out = tmp_path / "run"
+    words = ("--store", str(store.path), "--out", str(out))
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, *words],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+    ) as process:
+        end, history = time.monotonic() + 240, out / "fold_1" / "history.csv"
+        while time.monotonic() < end and process.poll() is None:
+            if history.is_file() and len(history.read_text().splitlines()) > 3:
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors
+    assert errors.splitlines()[-1] == ("-c: interrupted; what was complete stays as it was.")
+    assert "Traceback" not in errors
+    kept = load_model(out / "fold_1" / "best.keras", networks=("Toy",))
+    validation = load_predictions(out / "fold_1" / "validation.npz")
+    np.testing.assert_array_equal(np.array(kept.contract.thresholds), validation.thresholds)
+    assert not list(out.rglob("*.part*"))
 
 
 # --- Repetition and precision ------------------------------------------------------------------
