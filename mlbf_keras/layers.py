@@ -190,9 +190,12 @@ class BranchConvolutions(keras.layers.Layer):
     touched by a recording up to ``reach`` samples behind its end, and is wrong up to ``reach``
     samples before the end of what it was given, so each block is given ``2 * reach`` samples of
     the all-zero signal's features beyond what it must answer for.  Outputs and gradients are
-    those of the whole computation.  Dropout draws, behind the batch's longest recording, one mask
-    for all recordings of the batch: every recording still meets independent masks of the right
-    rate, only shares that part of them with its neighbours of this one step.
+    those of the whole computation (the gradient of the signal up to the longest recording's end:
+    the zeros behind it are no input).
+
+    Dropout draws, behind the batch's longest recording, one mask for all recordings of the batch:
+    every recording still meets independent masks of the right rate, only shares that part of
+    them with its neighbours of this one step.
 
     Args:
         branches: number of branches; the input's channels are dealt to them in order.
@@ -280,8 +283,9 @@ class BranchConvolutions(keras.layers.Layer):
     ) -> list[tuple[int | None, ...]]:
         """One feature map for each branch."""
         batch, time, _ = input_shape
+        assert time is not None
         for _ in self.kernel_sizes:
-            time = -(-time // 2)  # type: ignore[operator]
+            time = -(-time // 2)
         return [(batch, time, self.filters)] * self.branches
 
     def get_config(self) -> dict[str, Any]:
@@ -413,12 +417,14 @@ def _gru(x: Any, *weights: Any, reverse: bool, training: bool) -> Any:
 
     @tf.custom_gradient
     def run(x: Any, *weights: Any) -> tuple[Any, Callable[..., Any]]:
-        kept = _compiled_states(x, *weights, reverse=reverse, keep=training)
+        # Outside a graph, TensorFlow would look for its own gradient of the compiled loop.
+        held = [tf.stop_gradient(value) for value in (x, *weights)]
+        kept = _compiled_states(*held, reverse=reverse, keep=training)
 
         def gradient(dy: Any) -> tuple[Any, Any, Any, Any]:
             gates = kept
             if not training:
-                gates = _compiled_states(x, *weights, reverse=reverse, keep=True)
+                gates = _compiled_states(*held, reverse=reverse, keep=True)
             return _compiled_gradients(dy, x, gates, *weights[:2], reverse=reverse)
 
         return kept[0], gradient
@@ -535,12 +541,13 @@ class BranchAttention(keras.layers.Layer):
         attended, alpha = ops.transpose(attended, [1, 0, 2]), ops.transpose(alpha, [1, 2, 0])
         return attended, alpha
 
-    def compute_output_shape(
-        self, input_shape: tuple[int | None, ...]
-    ) -> tuple[tuple[int | None, ...], tuple[int | None, ...]]:
-        """One feature vector a branch, one weight a branch and time step."""
-        batch, time, branches, width = input_shape
-        return (batch, branches, width), (batch, time, branches)
+    def compute_output_spec(self, features: Any) -> Any:
+        """One feature vector a branch; one weight, float32, a branch and time step."""
+        batch, time, branches, width = features.shape
+        return (
+            keras.KerasTensor((batch, branches, width), dtype=self.compute_dtype),
+            keras.KerasTensor((batch, time, branches), dtype="float32"),
+        )
 
 
 @keras.saving.register_keras_serializable("ecg_keras")
@@ -578,9 +585,10 @@ class BranchSoftmax(keras.layers.Layer):
         logits = ops.einsum("blf,lfc->blc", features, self.kernel) + self.bias
         return ops.softmax(ops.cast(logits, "float32"), axis=-1)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """One distribution a branch."""
-        return (*input_shape[:2], self.num_classes)
+    def compute_output_spec(self, features: Any) -> Any:
+        """One distribution a branch, float32."""
+        batch, branches, _ = features.shape
+        return keras.KerasTensor((batch, branches, self.num_classes), dtype="float32")
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

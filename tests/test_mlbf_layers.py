@@ -68,7 +68,9 @@ BLOCKS: dict[str, Any] = {"filters": 4, "kernel_sizes": (*ONE_BLOCK, (3, 3, 48))
         (BranchBiGRU(3, dropout=0.1), BY_BRANCH),
         (BranchBiGRU(3, dropout=0.1, dtype="mixed_bfloat16"), BY_BRANCH),
         (BranchAttention(), FEATURES),
+        (BranchAttention(dtype="mixed_bfloat16"), FEATURES),
         (BranchSoftmax(5), FEATURES[:, 0]),
+        (BranchSoftmax(5, dtype="mixed_bfloat16"), FEATURES[:, 0]),
     ],
     ids=lambda value: f"{type(value).__name__}" if isinstance(value, keras.layers.Layer) else "",
 )
@@ -174,20 +176,20 @@ def test_bigru_correctness(training: bool) -> None:
         assert_near(y[:, :, branch], mlbf_numpy.bigru(numpy(x), w, branch), 1e-5)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("training", [False, True])
-def test_bigru_has_the_gradients_of_keras(training: bool) -> None:
+def test_bigru_has_the_gradients_of_keras(training: bool, compiled: bool) -> None:
     layer, _ = gru_layer()
     upstream = normal(BATCH, TIME, BRANCHES, 10, seed=3)
     features = [tf.constant(x) for x in BY_BRANCH]
 
-    @tf.function
     def gradients() -> Any:
         with tf.GradientTape() as tape:
             tape.watch(features)
             loss = tf.reduce_sum(upstream * layer(features, training=training))
         return tape.gradient(loss, [features, [w.value for w in layer.weights]])
 
-    by_features, by_weight = gradients()
+    by_features, by_weight = (tf.function(gradients) if compiled else gradients)()
     for branch, x in enumerate(features):
         gru = keras.layers.GRU(5, return_sequences=True, reset_after=True)
         plain = keras.layers.Bidirectional(gru)
