@@ -21,8 +21,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
+
+from data_prep.backend import tf
 
 Array = NDArray[np.float32]
 

@@ -10,12 +10,11 @@ has one.
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import keras
-import tensorflow as tf
-from keras import ops
-
+from data_prep.backend import keras, tf
 from data_prep.errors import OptionError
 from mrm_keras.convolution import convolve
+
+ops = keras.ops
 
 BATCH_NORM_MOMENTUM = 0.9
 EPSILON = 1e-5
@@ -91,7 +90,7 @@ class ConvBlock(keras.layers.Layer):
         channel = {"shape": (self.filters,), "autocast": False}
         self.gamma = self.add_weight(name="gamma", initializer="ones", **channel)
         self.beta = self.add_weight(name="beta", initializer="zeros", **channel)
-        moving = {"trainable": False, "aggregation": "mean", **channel}
+        moving = {"trainable": False, **channel}
         self.moving_mean = self.add_weight(name="moving_mean", initializer="zeros", **moving)
         self.moving_variance = self.add_weight(name="moving_variance", initializer="ones", **moving)
 

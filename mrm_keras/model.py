@@ -75,13 +75,7 @@ def build_model(
             if num_leads == len(LEADS)
             else tuple(f"lead {i + 1}" for i in range(num_leads)),
         )
-    promised = (len(contract.class_names), contract.input_length, len(contract.leads))
-    if promised != (num_classes, input_length, num_leads):
-        raise OptionError(
-            f"the contract promises {promised[0]} classes, {promised[1]} samples and {promised[2]}"
-            f" leads, but the model was asked for {num_classes}, {input_length} and {num_leads};"
-            " give both the same."
-        )
+    contract.require_sizes(num_classes=num_classes, input_length=input_length, num_leads=num_leads)
     # Shapes in the comments are for the default arguments.
     signal = keras.Input((input_length, num_leads), name="signal")
     x = SignalContract(contract, name="contract")(signal)  # (1000, 12)
