@@ -183,7 +183,7 @@ def devices_strategy(devices: Sequence[str], *, batch_size: int) -> Any:
 
     Several devices hold the same network each, take equal shares of every batch and average
     their gradients.  A step is then that of the whole batch but for batch norm, which normalises
-    each share by itself; its moving statistics are averaged.
+    each share by itself; its moving statistics are averaged after each epoch.
 
     Args:
         devices: names of devices; with less than two of them nothing is shared.
@@ -203,6 +203,24 @@ def devices_strategy(devices: Sequence[str], *, batch_size: int) -> Any:
             f" multiple of {len(devices)}, or set CUDA_VISIBLE_DEVICES to fewer of them."
         )
     return tf.distribute.MirroredStrategy(devices)
+
+
+def average_statistics(model: Any) -> None:
+    """Give every device the mean of what the devices' batch norms have seen.
+
+    Each device keeps moving statistics of its own, of which the first device's would be saved.
+    They are linear in those of the batches, so averaging them now or after each step is one.
+    (Averaged at each step, they would halt the devices in the midst of their steps, where Keras
+    counts the losses that layers add for several devices.)
+
+    Args:
+        model: built in the scope of its strategy.
+    """
+    if model.distribute_strategy.num_replicas_in_sync == 1:
+        return
+    for variable in model.non_trainable_weights:
+        values = model.distribute_strategy.experimental_local_results(variable.value)
+        variable.assign(tf.add_n([tf.convert_to_tensor(value) for value in values]) / len(values))
 
 
 def train_folds(
@@ -366,6 +384,7 @@ class KeepBest(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Score, and keep what is better than before."""
         assert logs is not None
+        average_statistics(self.model)
         truth = self.validation.labels
         # Behind them come answers to records that only fill up the last batch.
         answers = {
