@@ -7,15 +7,16 @@ paper's Table I.
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
-from keras import layers, ops
 from numpy.typing import NDArray
 
+from data_prep.backend import keras
 from data_prep.labels import LEADS
 
+layers, ops = keras.layers, keras.ops
 
-class Attention(layers.Layer):
+
+class Attention(keras.layers.Layer):
     """The attention module (MLBF-Net, eq. 5 to 7).
 
     Call arguments:

@@ -6,11 +6,10 @@ each box of the paper's figures.
 
 from typing import Any
 
-import keras
-from keras import layers
-
+from data_prep.backend import keras
 from mrm_keras.layers import MutualLearning
 
+layers = keras.layers
 Pool = str | None
 
 

@@ -3,14 +3,13 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import mlbf_plain, mrm_plain
-from benchmarks.timing import Ratio, once, ratio, times
+from benchmarks.timing import Result, once, ratio, times
 from data_prep.backend import keras
 from data_prep.batches import WINDOW, StoreBatches
 from data_prep.store import Store, StoreWriter
@@ -21,62 +20,49 @@ BATCH = 64
 Batches = list[tuple[np.ndarray, dict[str, np.ndarray]]]
 
 
-@dataclass(frozen=True)
-class Result:
-    """What was measured of one network.
-
-    Attributes:
-        network: its name.
-        rates: records a second, by (``"training"`` or ``"inference"``, ``"plain"``,
-            ``"float32"`` or ``"mixed_bfloat16"``): median over repeats.
-        ratios: against plain float32, by the same names without plain.
-        first_step: seconds of building, compiling and the first step, by form.
-    """
-
-    network: str
-    rates: dict[tuple[str, str], float]
-    ratios: dict[tuple[str, str], Ratio]
-    first_step: dict[str, float]
-
-
-def measure_mlbf(repeats: int) -> Result:
+def measure_mlbf(repeats: int, *, batch_size: int = BATCH, **sizes: Any) -> Result:
     """Measure MLBF-Net on an epoch of records as long as those of CPSC 2018.
 
     Args:
         repeats: how often the forms are run in turn.
+        batch_size: records a step.
+        sizes: ``input_length`` and ``num_leads``, where they are not to be the paper's.
     """
-    with cpsc_like(mlbf.default_contract(), WINDOW * BATCH) as batches:
+    contract = mlbf.default_contract(**sizes)
+    with cpsc_like(contract, WINDOW * batch_size, batch_size=batch_size) as source:
         return _measure(
             "MLBF-Net",
-            plain=lambda: mlbf.compile_model(mlbf_plain.build_plain_model()),
-            ours=lambda: mlbf.compile_model(mlbf.build_model()),
-            batches=batches,
+            plain=lambda: mlbf.compile_model(mlbf_plain.build_plain_model(**sizes)),
+            ours=lambda: mlbf.compile_model(mlbf.build_model(**sizes)),
+            batches=[source[i] for i in range(len(source))],
             repeats=repeats,
         )
 
 
-def measure_mrm(repeats: int) -> Result:
+def measure_mrm(repeats: int, *, batch_size: int = BATCH, **sizes: Any) -> Result:
     """Measure MRM-Net, mutual terms included.
 
     Args:
         repeats: how often the forms are run in turn.
+        batch_size: records a step.
+        sizes: arguments of ``build_model``, where they are not to be the paper's.
     """
     rng = np.random.default_rng(0)
-    signal = rng.standard_normal((BATCH, 1000, 12), np.float32)
-    labels = (rng.random((BATCH, 5)) < 0.3).astype(np.float32)
+    signal = rng.standard_normal((batch_size, sizes.get("input_length", 1000), 12), np.float32)
+    labels = (rng.random((batch_size, 5)) < 0.3).astype(np.float32)
     heads = dict.fromkeys(("diagnosis", "low", "high"), labels)
     return _measure(
         "MRM-Net",
-        plain=lambda: mrm.compile_model(mrm_plain.build_plain_model(num_classes=5)),
-        ours=lambda: mrm.compile_model(mrm.build_model(num_classes=5)),
+        plain=lambda: mrm.compile_model(mrm_plain.build_plain_model(num_classes=5, **sizes)),
+        ours=lambda: mrm.compile_model(mrm.build_model(num_classes=5, **sizes)),
         batches=[(signal, heads)],
         repeats=repeats,
     )
 
 
 @contextmanager
-def cpsc_like(contract: Any, records: int) -> Iterator[Batches]:
-    """Give one epoch of batches over records as long as those of CPSC 2018.
+def cpsc_like(contract: Any, records: int, *, batch_size: int) -> Iterator[StoreBatches]:
+    """Give the batches of a store whose records are as long as those of CPSC 2018.
 
     Lengths are log-normal with a median of 12 s and a mean near 16 s, between 6 and 60 s;
     samples are noise, which costs what an ECG costs.
@@ -84,6 +70,7 @@ def cpsc_like(contract: Any, records: int) -> Iterator[Batches]:
     Args:
         contract: of the network.
         records: number of records.
+        batch_size: records a batch.
     """
     rng = np.random.default_rng(0)
     seconds = np.clip(rng.lognormal(np.log(12), 0.75, records), 6, 60)
@@ -103,16 +90,17 @@ def cpsc_like(contract: Any, records: int) -> Iterator[Batches]:
                     f"N{i}", signal, labels={"cpsc2018": [label]}, first_label=label, fold=1
                 )
         with Store(path) as store:
-            heads = ("diagnosis", *(f"lead_{lead}" for lead in contract.leads))
-            source = StoreBatches(
+            heads = ["low", "high"]
+            if contract.network == "MLBF-Net":
+                heads = [f"lead_{lead}" for lead in contract.leads]
+            yield StoreBatches(
                 store,
                 np.arange(records),
                 contract=contract,
-                heads=heads,
-                batch_size=BATCH,
+                heads=("diagnosis", *heads),
+                batch_size=batch_size,
                 shuffle=True,
             )
-            yield [source[i] for i in range(len(source))]
 
 
 def _measure(
@@ -150,7 +138,7 @@ def _measure(
             for form, values in seconds.items()
         }
         for form, values in per_batch.items():
-            rates[what, form] = BATCH / float(np.median(values))
+            rates[what, form] = len(batches[0][0]) / float(np.median(values))
             if form != "plain":
                 ratios[what, form] = ratio(per_batch["plain"], values)
     return Result(network, rates, ratios, first_step)

@@ -20,6 +20,24 @@ class Ratio:
         return f"{self.median:.2f}× ({self.least:.2f}–{self.most:.2f})"
 
 
+@dataclass(frozen=True)
+class Result:
+    """What was measured of one network.
+
+    Attributes:
+        network: its name.
+        rates: records a second, by (``"training"`` or ``"inference"``, ``"plain"``,
+            ``"float32"`` or ``"mixed_bfloat16"``): median over repeats.
+        ratios: against plain float32, by the same names without plain.
+        first_step: seconds of building, compiling and the first step, by form.
+    """
+
+    network: str
+    rates: dict[tuple[str, str], float]
+    ratios: dict[tuple[str, str], Ratio]
+    first_step: dict[str, float]
+
+
 def times(things: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, np.ndarray]:
     """Run each thing once unmeasured, then all in turn, several times.
 

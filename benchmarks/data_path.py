@@ -1,0 +1,213 @@
+"""The data path: how fast a store is built, in how much memory, and whether training waits."""
+
+import os
+import struct
+import tempfile
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.memory import Peak, in_child
+from benchmarks.timing import Ratio, once, ratio, times
+from data_prep.labels import LEADS
+
+FS = 500
+
+
+def write_recordings(folder: Path, lengths: np.ndarray) -> Path:
+    """Write noise as the Challenge of 2020 laid out CPSC 2018.
+
+    Args:
+        folder: for the recordings and their REFERENCE.csv.
+        lengths: ``(recordings,)`` in samples at 500 Hz.
+
+    Returns:
+        The folder.
+    """
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    rows = ["Recording,First_label,Second_label,Third_label"]
+    for i, length in enumerate(lengths):
+        name = f"N{i:05d}"
+        digital = rng.integers(-1000, 1000, (length, 12)).astype("<i2")
+        head = struct.pack("<5i4s", 30, 12, length, 0, 4, b"val\0")  # MATLAB 4
+        (folder / f"{name}.mat").write_bytes(head + digital.tobytes())
+        lines = [f"{name} 12 {FS} {length}"]
+        lines += [f"{name}.mat 16+24 1000/mV 16 0 0 0 0 {lead}" for lead in LEADS]
+        (folder / f"{name}.hea").write_text("\n".join(lines) + "\n")
+        rows.append(f"{name},{i % 9 + 1},,")
+    (folder / "REFERENCE.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def build(source: Path, out: Path, workers: int) -> float:
+    """Build a store in silence.
+
+    Args:
+        source: folder of recordings.
+        out: the store.
+        workers: processes that read.
+
+    Returns:
+        Seconds it took.
+    """
+    from data_prep.build import main
+
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        return once(lambda: main(source=(source,), out=out, workers=workers))
+
+
+@dataclass(frozen=True)
+class BuildRate:
+    """How fast a store is built.
+
+    Attributes:
+        rates: records a second, by number of workers: median over repeats.
+        speedup: of two workers over one.
+        records: how many were built.
+    """
+
+    rates: dict[int, float]
+    speedup: Ratio
+    records: int
+
+
+def measure_build_rate(repeats: int, *, records: int) -> BuildRate:
+    """Measure the rate at which records as long as those of CPSC 2018 go into a store.
+
+    The start of the processes is taken out: it is the time of many records less that of a few.
+
+    Args:
+        repeats: how often each is built.
+        records: how many.
+    """
+    rng = np.random.default_rng(0)
+    seconds = np.clip(rng.lognormal(np.log(12), 0.75, records), 6, 60)
+    lengths, few = (seconds * FS).astype(int), max(10, records // 20)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        sources = {
+            "all": write_recordings(folder / "all", lengths),
+            "few": write_recordings(folder / "few", lengths[:few]),
+        }
+        runs = {
+            f"{part} {workers}": partial(build, source, folder / "store.h5", workers)
+            for part, source in sources.items()
+            for workers in (1, 2)
+        }
+        taken = times(runs, repeats=repeats)
+    one, two = (taken[f"all {workers}"] - taken[f"few {workers}"] for workers in (1, 2))
+    rates = {
+        workers: float(np.median((records - few) / values))
+        for workers, values in ((1, one), (2, two))
+    }
+    return BuildRate(rates, ratio(one, two), records)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What building takes as the number of records grows.
+
+    Attributes:
+        records: how many.
+        store: size of the store, megabytes.
+        seconds: that building took, with two workers.
+        peak: memory of the command and of its largest worker.
+    """
+
+    records: int
+    store: float
+    seconds: float
+    peak: Peak
+
+
+def measure_build_growth(*, records: int) -> list[Growth]:
+    """Build 1, 4 and 16 times a number of recordings of 6 s, each in a fresh process.
+
+    Args:
+        records: the number.
+    """
+    growth = []
+    for factor in (1, 4, 16):
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            lengths = np.full(factor * records, 6 * FS)
+            source, store = write_recordings(folder / "records", lengths), folder / "store.h5"
+            seconds, peak = in_child("benchmarks.data_path:build", source, store, 2)
+            size = store.stat().st_size / 1e6
+        growth.append(Growth(factor * records, size, seconds, peak))
+    return growth
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What the batches cost the training.
+
+    Attributes:
+        network: its name.
+        steps: seconds of a step, by where its batch comes from: median over repeats.
+        longer: how many times longer a step is than with batches that are ready, by the same.
+    """
+
+    network: str
+    steps: dict[str, float]
+    longer: dict[str, Ratio]
+
+
+READY, HELD, DISK = "ready in memory", "store held in memory", "store on disk"
+
+
+def measure_waiting(
+    network: str, repeats: int, *, steps: int, batch_size: int = 64, **sizes: Any
+) -> Waiting:
+    """Compare epochs on batches that are ready with epochs on those of the real pipeline.
+
+    Args:
+        network: ``"MLBF-Net"`` or ``"MRM-Net"``.
+        repeats: how often each epoch is run.
+        steps: an epoch.
+        batch_size: records a step.
+        sizes: arguments of ``build_model``, where they are not to be the paper's.
+    """
+    from benchmarks.networks import cpsc_like
+    from data_prep.backend import keras, tf
+    from mlbf_keras import model as mlbf
+    from mrm_keras import model as mrm
+
+    package: Any = {"MLBF-Net": mlbf, "MRM-Net": mrm}[network]
+    model = package.compile_model(package.build_model(**sizes))
+    contract = model.get_layer("contract").contract
+    with cpsc_like(contract, steps * batch_size, batch_size=batch_size) as source:
+        held = source.in_memory
+        signature = keras.tree.map_structure(
+            lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), source[0]
+        )
+        ready = tf.data.Dataset.from_generator(
+            lambda: (source[i] for i in range(len(source))), output_signature=signature
+        ).cache()
+        # A generator does not say how many batches it gives.
+        ready = ready.apply(tf.data.experimental.assert_cardinality(len(source)))
+
+        def epoch(data: Any, in_memory: bool) -> None:
+            source.in_memory = in_memory
+            # The same batches every time, whatever their order.
+            source.start_epoch(0)
+            model.fit(data, shuffle=False, verbose=0)
+
+        taken = times(
+            {
+                READY: lambda: epoch(ready, held),
+                HELD: lambda: epoch(source, held),
+                DISK: lambda: epoch(source, False),
+            },
+            repeats=repeats,
+        )
+    return Waiting(
+        network,
+        {name: float(np.median(seconds)) / steps for name, seconds in taken.items()},
+        {name: ratio(taken[name], taken[READY]) for name in (HELD, DISK)},
+    )
