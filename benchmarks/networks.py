@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,8 @@ def _measure(
     for form, model in models.items():
         # The plain form takes the same time for every batch, so one of them is enough.
         chosen = batches[:1] if form == "plain" else batches
-        work["training"][form] = lambda m=model, b=chosen: [m.train_on_batch(x, y) for x, y in b]
-        work["inference"][form] = lambda m=model, b=chosen: [m.predict_on_batch(x) for x, _ in b]
+        work["training"][form] = partial(_train, model, chosen)
+        work["inference"][form] = partial(_answer, model, chosen)
 
     rates, ratios = {}, {}
     for what, forms in work.items():
@@ -142,3 +143,13 @@ def _measure(
             if form != "plain":
                 ratios[what, form] = ratio(per_batch["plain"], values)
     return Result(network, rates, ratios, first_step)
+
+
+def _train(model: Any, batches: Batches) -> None:
+    for signal, labels in batches:
+        model.train_on_batch(signal, labels)
+
+
+def _answer(model: Any, batches: Batches) -> None:
+    for signal, _ in batches:
+        model.predict_on_batch(signal)

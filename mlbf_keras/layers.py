@@ -227,6 +227,7 @@ class BranchConvolutions(keras.layers.Layer):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Make one stack of kernels and one of biases for each convolution."""
+        assert input_shape[-1] is not None
         channels = input_shape[-1] // self.branches
         self.kernels, self.biases = [], []
         for block, sizes in enumerate(self.kernel_sizes, 1):
