@@ -40,11 +40,12 @@ lint: .venv/done
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A file at a time on each core.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 test-quick: lint
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest --numprocesses auto --dist loadfile -m "not slow"
 
 # With the oldest versions that setup.cfg admits, which warn of what newer ones have mended.
 test-lowest:
@@ -52,7 +53,7 @@ test-lowest:
 	.venv-lowest/bin/pip install --quiet uv
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \
 	    --resolution lowest-direct --editable '.[dev]'
-	.venv-lowest/bin/pytest -m "not slow" -W default
+	.venv-lowest/bin/pytest --numprocesses auto --dist loadfile -m "not slow" -W default
 
 bench: .venv/done
 	$(BIN)/python -m benchmarks
