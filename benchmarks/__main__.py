@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.data_path import DISK, HELD, READY, BuildRate, Growth, Waiting
+from benchmarks.data_path import HELD, BuildRate, Growth, Waiting, measure_build_growth
 from benchmarks.memory import Peak, in_child
 from benchmarks.scaling import FULL, QUICK, UNITS, Epoch, Point, draw, measure_epochs, measure_steps
 from benchmarks.timing import Ratio, Result
@@ -35,7 +35,7 @@ def main(*, out: Path = Path(__file__).parent, repeats: int = 3, quick: bool = F
     Args:
         out: folder of results.md and scaling.png.
         repeats: how often each time is taken; tables show the median, and least and most.
-        quick: go the same way with tiny sizes in a minute or two; the numbers mean nothing.
+        quick: go the same way with tiny sizes in a few minutes; the numbers mean nothing.
     """
     from data_prep.files import written_whole
 
@@ -46,11 +46,9 @@ def main(*, out: Path = Path(__file__).parent, repeats: int = 3, quick: bool = F
         mrm = {"batch_size": 4, "input_length": 64, "low_channels": 8, "high_channels": 16}
     report = Report()
 
-    results: list[tuple[Result, Peak]] = []
     for name, sizes in (("mlbf", mlbf), ("mrm", mrm)):
         say(f"{name.upper()}-Net against its plain form")
-        results.append(in_child(f"benchmarks.networks:measure_{name}", repeats, **sizes))
-        report.network(*results[-1])
+        report.network(*in_child(f"benchmarks.networks:measure_{name}", repeats, **sizes))
 
     say("Rate of building a store")
     rate, _ = in_child(
@@ -58,9 +56,6 @@ def main(*, out: Path = Path(__file__).parent, repeats: int = 3, quick: bool = F
     )
     report.build_rate(rate)
     say("Memory of building a store")
-    # In this process, because each store is built in a process of its own.
-    from benchmarks.data_path import measure_build_growth
-
     growth = measure_build_growth(records=20 if quick else 100)
     report.growth(growth)
 
@@ -72,8 +67,7 @@ def main(*, out: Path = Path(__file__).parent, repeats: int = 3, quick: bool = F
             network,
             repeats,
             steps=2 if quick else steps,
-            **{k: v for k, v in sizes.items() if not quick or k != "batch_size"},
-            **({"batch_size": 4} if quick else {}),
+            **sizes,
         )
         waits.append(waiting)
     report.waiting(waits)
@@ -197,8 +191,8 @@ class Report:
         """Tell whether training waits for its batches."""
         rows = []
         for wait in waits:
-            for name in (READY, HELD, DISK):
-                longer = str(wait.longer[name]) if name in wait.longer else "1×"
+            for name in wait.steps:
+                longer = str(wait.longer.get(name, "1×"))
                 rows.append((wait.network, name, f"{wait.steps[name]:.3f}", longer))
             reached = wait.longer[HELD]
             # It waits where even the shortest epoch took longer than on batches that are ready.

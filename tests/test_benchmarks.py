@@ -1,0 +1,112 @@
+"""That the benchmarks run and write down what they measured, not how fast anything is."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.__main__ import Report, table
+from benchmarks.data_path import HELD, Waiting, build, write_recordings
+from benchmarks.memory import in_child
+from benchmarks.timing import Ratio, ratio, times
+from data_prep.records import read_record
+from data_prep.store import Store
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_ratio_compares_repeat_by_repeat() -> None:
+    compared = ratio(np.array([4.0, 9.0, 10.0]), np.array([2.0, 3.0, 1.0]))
+    assert (compared.median, compared.least, compared.most) == (3.0, 2.0, 10.0)
+    assert str(compared) == "3.00× (2.00–10.00)"
+
+
+def test_things_are_run_in_turn_after_one_run_unmeasured() -> None:
+    order: list[str] = []
+    seconds = times({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2)
+    assert order == ["a", "b"] * 3
+    assert {name: values.shape for name, values in seconds.items()} == {"a": (2,), "b": (2,)}
+
+
+def hold(megabytes: int) -> int:
+    """Hold this much memory for a moment."""
+    return len(b"\1" * (megabytes * 1_000_000))
+
+
+def test_the_peak_is_of_the_work_and_what_it_returns_comes_back() -> None:
+    little, peak_of_little = in_child("test_benchmarks:hold", 100)
+    much, peak_of_much = in_child("test_benchmarks:hold", megabytes=400)
+    assert (little, much) == (100_000_000, 400_000_000)
+    assert peak_of_much.own - peak_of_little.own == pytest.approx(300, abs=60)
+    assert peak_of_much.child < 100
+
+
+def test_recordings_are_built_into_a_store(tmp_path: Path) -> None:
+    lengths = np.arange(3000, 3000 + 20 * 50, 50)
+    folder = write_recordings(tmp_path / "records", lengths)
+    record = read_record(folder / "N00007.hea")
+    assert record.fs == 500 and record.signal.shape == (3350, 12)
+    assert record.signal.std() == pytest.approx(2 / np.sqrt(12), rel=0.02)  # ±1 mV, uniform
+    assert build(folder, tmp_path / "store.h5", 2) > 0
+    with Store(tmp_path / "store.h5") as store:
+        assert store.lengths.tolist() == (lengths // 2).tolist()
+        assert store.first_labels.tolist() == [i % 9 for i in range(20)]
+
+
+def test_tables_are_markdown() -> None:
+    assert table(("a", "long"), [("1", "2")]).splitlines() == [
+        "| a | long |",
+        "| - | ---- |",
+        "| 1 | 2    |",
+    ]
+
+
+def test_goals_are_met_or_not() -> None:
+    report = Report()
+    report.at_least("reached", 1.8, Ratio(1.8, 1.7, 1.9))
+    report.at_least("missed", 4, 3.99)
+    report.waiting(
+        [
+            Waiting("no wait", {}, {HELD: Ratio(1.05, 1.01, 1.1)}),
+            Waiting("wait", {}, {HELD: Ratio(1.2, 1.1, 1.3)}),
+        ]
+    )
+    assert [(shown, met) for _, _, shown, met in report.goals] == [
+        ("1.80× (1.70–1.90)", True),
+        ("3.99×", False),
+        ("1.05× (1.01–1.10)", True),
+        ("1.20× (1.10–1.30)", False),
+    ]
+
+
+@pytest.mark.slow
+def test_everything_is_measured_and_written_down(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick", "--repeats", "1", "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert run.returncode == 0, run.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.md", "scaling.png"]
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+    written = (tmp_path / "results.md").read_text()
+    assert "the numbers mean nothing" in written
+    for name in ("commit ", "tensorflow ", "keras ", "machine ", "cores "):
+        assert name in written
+    for title in (
+        "MLBF-Net against its plain form",
+        "MRM-Net against its plain form",
+        "Building a store",
+        "Memory of building a store",
+        "Does training wait for its batches?",
+        "How cost grows",
+    ):
+        assert f"## {title}\n" in written
+    goals = written.split("| met |\n")[1].split("\n\n")[0].splitlines()[1:]
+    assert len(goals) == 12
+    # All tables are printed as well.
+    for line in written.split("## ", 1)[1].splitlines():
+        assert not line.startswith("|") or line in run.stdout
