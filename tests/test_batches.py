@@ -125,7 +125,9 @@ def test_records_of_similar_length_share_a_batch(tmp_path: Path) -> None:
     assert min(computed) < 0.7 * len(lengths) * 100
     # Long and short batches alternate differently in each epoch.
     assert len(compositions) == 4
-    assert all(list(reach) != sorted(reach) for reach in compositions)
+    # Four windows sorted and left so would fall back three times.
+    for order in compositions:
+        assert sum(a > b for a, b in zip(order, order[1:], strict=False)) > 5
 
 
 def test_what_does_not_fit_in_memory_is_read_when_its_turn_comes(
