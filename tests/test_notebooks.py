@@ -49,7 +49,7 @@ def run(
     monkeypatch.setenv("IPYTHONDIR", str(folder / "ipython"))
     monkeypatch.delenv("MPLBACKEND", raising=False)
     place = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=600, coalesce_streams=True, resources=place).execute()
+    NotebookClient(notebook, timeout=1800, coalesce_streams=True, resources=place).execute()
 
     printed, figures = "", []
     for cell in code_cells(notebook):
