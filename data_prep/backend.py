@@ -48,3 +48,6 @@ import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 _require_tensorflow(keras.backend.backend())
+
+# Each model of an ensemble is traced once; TensorFlow takes that for a mistake and warns of it.
+tf.get_logger().setLevel("ERROR")
