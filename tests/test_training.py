@@ -434,9 +434,12 @@ def test_what_was_complete_survives_a_full_disk(
 
 
 INTERRUPTED = """
-import sys
+import signal
 from pathlib import Path
 from data_prep.commands import run_command
+
+# A shell starts what it puts in the background with the signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def main(*, store: Path, out: Path) -> None:
     \"\"\"Train without end.\"\"\"
