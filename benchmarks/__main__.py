@@ -61,12 +61,12 @@ def main(*, out: Path = Path(__file__).parent, repeats: int = 3, quick: bool = F
 
     say("Batches that are ready against the pipeline")
     waits: list[Waiting] = []
-    for network, sizes, steps in (("MLBF-Net", mlbf, 8), ("MRM-Net", mrm, 4)):
+    for network, sizes, steps in (("MLBF-Net", mlbf, 8), ("MRM-Net", mrm, 6)):
         waiting, _ = in_child(
             "benchmarks.data_path:measure_waiting",
             network,
             repeats,
-            steps=2 if quick else steps,
+            steps=3 if quick else steps,
             **sizes,
         )
         waits.append(waiting)
@@ -193,7 +193,8 @@ class Report:
         for wait in waits:
             for name in wait.steps:
                 longer = str(wait.longer.get(name, "1×"))
-                rows.append((wait.network, name, f"{wait.steps[name]:.3f}", longer))
+                step, first = f"{wait.steps[name]:.3f}", f"{wait.first[name]:.3f}"
+                rows.append((wait.network, name, step, longer, first))
             reached = wait.longer[HELD]
             # It waits where even the shortest epoch took longer than on batches that are ready.
             self.goals.append(
@@ -202,7 +203,7 @@ class Report:
             )  # fmt: skip
         self.add(
             "Does training wait for its batches?",
-            table(("network", "batches", "step, s", "as long"), rows),
+            table(("network", "batches", "step, s", "as long", "first step of an epoch, s"), rows),
         )
 
     def scaling(self, points: Sequence[Point], epochs: Sequence[Epoch]) -> None:

@@ -3,6 +3,7 @@
 import os
 import struct
 import tempfile
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -150,11 +151,13 @@ class Waiting:
     Attributes:
         network: its name.
         steps: seconds of a step, by where its batch comes from: median over repeats.
+        first: seconds to the end of an epoch's first step, by the same.
         longer: how many times longer a step is than with batches that are ready, by the same.
     """
 
     network: str
     steps: dict[str, float]
+    first: dict[str, float]
     longer: dict[str, Ratio]
 
 
@@ -178,6 +181,13 @@ def measure_waiting(
     from mlbf_keras import model as mlbf
     from mrm_keras import model as mrm
 
+    class StepClock(keras.callbacks.Callback):
+        def on_train_begin(self, logs: Any = None) -> None:
+            self.seen = [time.perf_counter()]
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.seen.append(time.perf_counter())
+
     package: Any = {"MLBF-Net": mlbf, "MRM-Net": mrm}[network]
     model = package.compile_model(package.build_model(**sizes))
     contract = model.get_layer("contract").contract
@@ -192,22 +202,30 @@ def measure_waiting(
         # A generator does not say how many batches it gives.
         ready = ready.apply(tf.data.experimental.assert_cardinality(len(source)))
 
-        def epoch(data: Any, in_memory: bool) -> None:
-            source.in_memory = in_memory
-            # The same batches every time, whatever their order.
-            source.start_epoch(0)
-            model.fit(data, shuffle=False, verbose=0)
+        clock = StepClock()
 
-        taken = times(
-            {
-                READY: lambda: epoch(ready, held),
-                HELD: lambda: epoch(source, held),
-                DISK: lambda: epoch(source, False),
-            },
-            repeats=repeats,
-        )
+        def epoch(data: Any, in_memory: bool) -> tuple[float, float]:
+            source.in_memory = in_memory
+            # The same batches every time, in the same order.
+            source.start_epoch(0)
+            model.fit(data, shuffle=False, verbose=0, callbacks=[clock])
+            start, first, *_, last = clock.seen
+            return first - start, (last - first) / (steps - 1)
+
+        epochs = {
+            READY: partial(epoch, ready, held),
+            HELD: partial(epoch, source, held),
+            DISK: partial(epoch, source, False),
+        }
+        for run in epochs.values():
+            run()
+        taken = np.array([[run() for run in epochs.values()] for _ in range(repeats)])
+    first, step = (
+        dict(zip(epochs, seconds.T, strict=True)) for seconds in np.moveaxis(taken, 2, 0)
+    )
     return Waiting(
         network,
-        {name: float(np.median(seconds)) / steps for name, seconds in taken.items()},
-        {name: ratio(taken[name], taken[READY]) for name in (HELD, DISK)},
+        {name: float(np.median(seconds)) for name, seconds in step.items()},
+        {name: float(np.median(seconds)) for name, seconds in first.items()},
+        {name: ratio(step[name], step[READY]) for name in (HELD, DISK)},
     )

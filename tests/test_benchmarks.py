@@ -69,8 +69,8 @@ def test_goals_are_met_or_not() -> None:
     report.at_least("missed", 4, 3.99)
     report.waiting(
         [
-            Waiting("no wait", {}, {HELD: Ratio(1.05, 1.01, 1.1)}),
-            Waiting("wait", {}, {HELD: Ratio(1.2, 1.1, 1.3)}),
+            Waiting("no wait", {}, {}, {HELD: Ratio(1.05, 1.01, 1.1)}),
+            Waiting("wait", {}, {}, {HELD: Ratio(1.2, 1.1, 1.3)}),
         ]
     )
     assert [(shown, met) for _, _, shown, met in report.goals] == [
