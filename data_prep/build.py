@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from data_prep.store import StoreWriter
 
 CPSC_TASK = "cpsc2018"
-_CHUNK = 8  # records that are handed to a process at a time
+_CHUNK = 32  # records that are handed to a process at a time
 _RATES = {"cpsc2018": 250.0, "ptb-xl": 100.0}
 
 

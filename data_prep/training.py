@@ -265,28 +265,67 @@ def train_folds(
                 f"{folder} holds a run already; choose another --out, take {folder.name[5:]} out of"
                 " --folds, or remove that folder."
             )
+    for fold, folder in zip(folds, folders, strict=True):
+        train_fold(
+            store,
+            folder=folder,
+            fold=fold,
+            parts=split(store, task=task, fold=fold, test_fold=test_fold),
+            settings=replace(settings, seed=settings.seed + fold),
+            contract_for=contract_for,
+            compiled_model=compiled_model,
+            options=options,
+        )
+
+
+def train_fold(
+    store: Store,
+    *,
+    folder: Path,
+    fold: int,
+    parts: Parts,
+    settings: Settings,
+    contract_for: Callable[[np.ndarray], Contract],
+    compiled_model: Callable[[Contract], Any],
+    options: dict[str, Any],
+) -> None:
+    """Train one model, on all GPUs there are.
+
+    Args:
+        store: an open store.
+        folder: gets the files that :func:`train_folds` tells of.
+        fold: its number, to be shown and written down.
+        parts: which records train and which validate.
+        settings: how to fit; the seed is this fold's own.
+        contract_for: gives the contract, knowing the training records.
+        compiled_model: builds and compiles the network for a contract.
+        options: to be written down.
+
+    Raises:
+        OptionError: where the GPUs cannot share a batch equally.
+        StoreError: where the store does not suit, or no epoch gave a score.
+    """
     strategy = devices_strategy(gpus(), batch_size=settings.batch_size)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy(settings.precision)
     try:
-        for fold, folder in zip(folds, folders, strict=True):
-            _train_fold(
-                store,
-                folder=folder,
-                fold=fold,
-                parts=split(store, task=task, fold=fold, test_fold=test_fold),
-                settings=replace(settings, seed=settings.seed + fold),
-                strategy=strategy,
-                contract_for=contract_for,
-                compiled_model=compiled_model,
-                options=options,
-            )
+        _fit(
+            store,
+            folder=folder,
+            fold=fold,
+            parts=parts,
+            settings=settings,
+            strategy=strategy,
+            contract_for=contract_for,
+            compiled_model=compiled_model,
+            options=options,
+        )
     finally:
         keras.config.set_dtype_policy("float32")
 
 
-def _train_fold(
+def _fit(
     store: Store,
     *,
     folder: Path,
