@@ -30,12 +30,22 @@ def measure_mlbf(repeats: int, *, batch_size: int = BATCH, **sizes: Any) -> Resu
         sizes: ``input_length`` and ``num_leads``, where they are not to be the paper's.
     """
     contract = mlbf.default_contract(**sizes)
-    with cpsc_like(contract, WINDOW * batch_size, batch_size=batch_size) as source:
+    records = WINDOW * batch_size
+    with cpsc_like(contract, records, batch_size=batch_size) as source:
+        # An epoch of CPSC 2018 has six windows of batches.  Two are mixed here, and of their
+        # batches every second is run, taken by length so that the mean stays that of all.
+        form: dict[str, Any] = {
+            "contract": contract, "heads": source.heads, "batch_size": batch_size
+        }  # fmt: skip
+        mixed = StoreBatches(source.store, np.tile(np.arange(records), 2), shuffle=True, **form)
+        training = sorted((mixed[i] for i in range(len(mixed))), key=_longest)[::2]
+        # Prediction has all records of a window sorted by length.
+        ordered = StoreBatches(source.store, np.argsort(source.lengths), **form)
         return _measure(
             "MLBF-Net",
             plain=lambda: mlbf.compile_model(mlbf_plain.build_plain_model(**sizes)),
             ours=lambda: mlbf.compile_model(mlbf.build_model(**sizes)),
-            batches=[source[i] for i in range(len(source))],
+            batches={"training": training, "inference": [ordered[i] for i in range(len(ordered))]},
             repeats=repeats,
         )
 
@@ -56,7 +66,7 @@ def measure_mrm(repeats: int, *, batch_size: int = BATCH, **sizes: Any) -> Resul
         "MRM-Net",
         plain=lambda: mrm.compile_model(mrm_plain.build_plain_model(num_classes=5, **sizes)),
         ours=lambda: mrm.compile_model(mrm.build_model(num_classes=5, **sizes)),
-        batches=[(signal, heads)],
+        batches=dict.fromkeys(("training", "inference"), [(signal, heads)]),
         repeats=repeats,
     )
 
@@ -109,7 +119,7 @@ def _measure(
     *,
     plain: Callable[[], Any],
     ours: Callable[[], Any],
-    batches: Batches,
+    batches: dict[str, Batches],
     repeats: int,
 ) -> Result:
     models, first_step = {}, {}
@@ -119,30 +129,35 @@ def _measure(
 
         def start(form: str = form, build: Callable[[], Any] = build) -> None:
             models[form] = build()
-            models[form].train_on_batch(*batches[0])
+            models[form].train_on_batch(*batches["training"][0])
 
         first_step[form] = once(start)
     keras.config.set_dtype_policy("float32")
 
     work: dict[str, dict[str, Callable[[], object]]] = {"training": {}, "inference": {}}
     for form, model in models.items():
-        # The plain form takes the same time for every batch, so one of them is enough.
-        chosen = batches[:1] if form == "plain" else batches
-        work["training"][form] = partial(_train, model, chosen)
-        work["inference"][form] = partial(_answer, model, chosen)
+        for what, run in (("training", _train), ("inference", _answer)):
+            # The plain form takes the same time for every batch, so one of them is enough.
+            chosen = batches[what][:1] if form == "plain" else batches[what]
+            work[what][form] = partial(run, model, chosen)
 
     rates, ratios = {}, {}
     for what, forms in work.items():
         seconds = times(forms, repeats=repeats)
         per_batch = {
-            form: values / (1 if form == "plain" else len(batches))
+            form: values / (1 if form == "plain" else len(batches[what]))
             for form, values in seconds.items()
         }
         for form, values in per_batch.items():
-            rates[what, form] = len(batches[0][0]) / float(np.median(values))
+            rates[what, form] = len(batches[what][0][0]) / float(np.median(values))
             if form != "plain":
                 ratios[what, form] = ratio(per_batch["plain"], values)
     return Result(network, rates, ratios, first_step)
+
+
+def _longest(batch: tuple[np.ndarray, dict[str, np.ndarray]]) -> int:
+    """Return where the batch's longest record ends."""
+    return int(np.flatnonzero(batch[0].any(axis=(0, 2)))[-1])
 
 
 def _train(model: Any, batches: Batches) -> None:

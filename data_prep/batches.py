@@ -14,7 +14,7 @@ from data_prep.store import Store
 
 # Records of similar length share a batch, chosen within a window of this many batches, so that
 # the short ones do not wait for the long ones and every epoch still mixes the records anew.
-WINDOW = 8
+WINDOW = 16
 
 
 def targets(store: Store, records: np.ndarray, *, task: str, single_label: bool) -> np.ndarray:
@@ -157,7 +157,8 @@ class StoreBatches(keras.utils.PyDataset):
     def _mixed(self, order: np.ndarray) -> np.ndarray:
         rng = np.random.default_rng((self.seed, self.epoch))
         rng.shuffle(order)
-        window = WINDOW * self.batch_size
+        # Sorted in one window only, the same records would meet in every epoch.
+        window = min(WINDOW, max(1, len(self) // 2)) * self.batch_size
         for start in range(0, len(order), window):
             part = order[start : start + window]
             part[:] = part[np.argsort(self.lengths[part], kind="stable")]

@@ -5,11 +5,13 @@ import glob
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from data_prep.batches import WINDOW
 from data_prep.contract import Contract
 from data_prep.errors import ModelFileError, OptionError, RecordError
 from data_prep.files import written_whole
@@ -17,6 +19,7 @@ from data_prep.labels import read_recordings
 from data_prep.model_files import ECGModel, prepare_record
 from data_prep.predictions import Predictions, save_predictions
 from data_prep.records import find_records, read_record
+from data_prep.signals import crop_or_pad
 
 
 def open_models(pattern: Sequence[str], load_model: Callable[[Path], ECGModel]) -> list[ECGModel]:
@@ -99,6 +102,14 @@ class _Refused:
     reason: str
 
 
+@dataclass(frozen=True)
+class _Usable:
+    """A recording as each input form wants it, without the zeros behind it."""
+
+    name: str
+    inputs: list[np.ndarray]
+
+
 def predict_records(
     models: Sequence[ECGModel],
     records: dict[str, Path],
@@ -111,7 +122,7 @@ def predict_records(
     Args:
         models: from :func:`open_models`; each prepares the recordings as its contract says.
         records: their files by their names.
-        batch_size: recordings at a time; memory grows with it.
+        batch_size: recordings at a time; sixteen times as many are held in memory.
         workers: threads that read recordings.
 
     Returns:
@@ -126,27 +137,15 @@ def predict_records(
     refused: list[_Refused] = []
     contracts = list(dict.fromkeys(m.contract.input_form for m in models))
     read = _read_in_blocks(
-        records, [_first(models, form) for form in contracts], batch_size, workers
+        records, [_first(models, form) for form in contracts], WINDOW * batch_size, workers
     )
     with tqdm(total=len(records), desc="recordings", unit="rec", disable=None) as bar:
         for block in read:
             refused += [entry for entry in block if isinstance(entry, _Refused)]
-            usable = [entry for entry in block if not isinstance(entry, _Refused)]
-            if usable:
-                names += [name for name, _ in usable]
-                signals = {
-                    form: np.stack([inputs[i] for _, inputs in usable])
-                    for i, form in enumerate(contracts)
-                }
-                answers.append(
-                    np.stack(
-                        [
-                            m.predict(signals[m.contract.input_form], batch_size=batch_size)
-                            for m in models
-                        ]
-                    )
-                )
-            bar.update(len(block))
+            usable = [entry for entry in block if isinstance(entry, _Usable)]
+            bar.update(len(block) - len(usable))
+            names += [entry.name for entry in usable]
+            answers.append(_answer(models, contracts, usable, batch_size, bar))
     if not names:
         raise RecordError(refused[0].reason)
     members = np.concatenate(answers, axis=1)
@@ -168,10 +167,39 @@ def _first(models: Sequence[ECGModel], form: tuple[object, ...]) -> Contract:
     return next(m.contract for m in models if m.contract.input_form == form)
 
 
+def _answer(
+    models: Sequence[ECGModel],
+    contracts: Sequence[tuple[object, ...]],
+    usable: Sequence[_Usable],
+    batch_size: int,
+    bar: Any,
+) -> np.ndarray:
+    """Let all models answer: ``(models, recordings, classes)``, in the recordings' order.
+
+    Recordings of similar length share a batch: some networks' time goes with its longest one.
+    """
+    classes = len(models[0].contract.class_names)
+    answers = np.empty((len(models), len(usable), classes), np.float32)
+    order = np.argsort([len(entry.inputs[0]) for entry in usable], kind="stable")
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        signals = {}
+        for i, form in enumerate(contracts):
+            length = _first(models, form).input_length
+            inputs = [usable[row].inputs[i] for row in chosen]
+            signals[form] = np.stack([crop_or_pad(signal, length) for signal in inputs])
+        for number, model in enumerate(models):
+            answers[number, chosen] = model.predict(
+                signals[model.contract.input_form], batch_size=batch_size
+            )
+        bar.update(len(chosen))
+    return answers
+
+
 def _read_in_blocks(
     records: dict[str, Path], contracts: list[Contract], size: int, workers: int
-) -> Iterator[list[tuple[str, list[np.ndarray]] | _Refused]]:
-    """Read and prepare recordings, a block ahead at most."""
+) -> Iterator[list[_Usable | _Refused]]:
+    """Read and prepare recordings, a block at a time."""
     items = list(records.items())
     with Parallel(n_jobs=workers, prefer="threads") as parallel:
         for start in range(0, len(items), size):
@@ -180,14 +208,19 @@ def _read_in_blocks(
             )
 
 
-def _read(
-    name: str, path: Path, contracts: list[Contract]
-) -> tuple[str, list[np.ndarray]] | _Refused:
+def _read(name: str, path: Path, contracts: Sequence[Contract]) -> _Usable | _Refused:
     try:
         record = read_record(path)
-        return name, [prepare_record(record, contract) for contract in contracts]
+        prepared = [prepare_record(record, contract) for contract in contracts]
     except RecordError as error:
         return _Refused(name, path, str(error))
+    return _Usable(name, [_without_padding(signal) for signal in prepared])
+
+
+def _without_padding(signal: np.ndarray) -> np.ndarray:
+    """Cut the zeros behind a recording off: most of a CPSC recording of 60 s is those."""
+    recorded = np.flatnonzero(signal.any(axis=1))
+    return signal[: recorded[-1] + 1].copy() if len(recorded) else signal[:1]
 
 
 def write_answers(out: Path, predictions: Predictions, refused: Sequence[_Refused]) -> None:

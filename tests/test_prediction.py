@@ -9,6 +9,7 @@ from make_records import sine_leads, write_reference, write_struct, write_wfdb
 from toy import CLASSES, toy_answers, toy_contract, toy_model
 
 from data_prep import prediction
+from data_prep.batches import WINDOW
 from data_prep.errors import LabelError, ModelFileError, OptionError, RecordError
 from data_prep.labels import LEADS
 from data_prep.model_files import ECGModel, load_model
@@ -325,13 +326,13 @@ def test_recordings_are_read_a_block_at_a_time(
 ) -> None:
     """What is read waits in memory: never more than two blocks of it."""
     save_models(tmp_path, {})
-    records = {f"A{i}": tmp_path / f"A{i}.hea" for i in range(20)}
+    records = {f"A{i}": tmp_path / f"A{i}.hea" for i in range(80)}
     read, waiting = [], []
     model = toy_loader(tmp_path / "fold_1" / "best.keras")
 
     def read_one(name: str, path: Path, contracts: Any) -> Any:
         read.append(name)
-        return name, [np.zeros((100, 12), np.float32)]
+        return prediction._Usable(name, [np.zeros((100, 12), np.float32)])
 
     def answer_one(self: ECGModel, signals: np.ndarray, *, batch_size: int) -> np.ndarray:
         waiting.append(len(read))
@@ -339,6 +340,38 @@ def test_recordings_are_read_a_block_at_a_time(
 
     monkeypatch.setattr(prediction, "_read", read_one)
     monkeypatch.setattr(ECGModel, "predict", answer_one)
-    found, refused = predict_records([model], records, batch_size=4)
+    found, refused = predict_records([model], records, batch_size=1)
     assert found.ids.tolist() == list(records) and refused == []
-    assert all(held <= 4 * (done + 2) for done, held in enumerate(waiting))
+    assert all(held <= WINDOW * (done // WINDOW + 2) for done, held in enumerate(waiting))
+
+
+def test_recordings_of_similar_length_are_answered_together_and_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_models(tmp_path, {})
+    model = toy_loader(tmp_path / "fold_1" / "best.keras")
+    lengths = np.random.default_rng(0).permutation(np.arange(1, 41))
+    records = {f"A{length}": tmp_path / f"A{length}.hea" for length in lengths}
+    batches = []
+
+    def read_one(path: Path) -> Any:
+        return int(path.stem[1:])
+
+    def prepare_one(length: int, contract: Any) -> np.ndarray:
+        signal = np.zeros((100, 12), np.float32)
+        signal[:length] = 1
+        return signal
+
+    def answer_one(self: ECGModel, signals: np.ndarray, *, batch_size: int) -> np.ndarray:
+        assert signals.shape[1:] == (100, 12)
+        reach = signals.any(axis=2).sum(axis=1)
+        batches.append(reach.tolist())
+        return np.repeat(reach[:, None] / 100, 3, axis=1).astype(np.float32)
+
+    monkeypatch.setattr(prediction, "read_record", read_one)
+    monkeypatch.setattr(prediction, "prepare_record", prepare_one)
+    monkeypatch.setattr(ECGModel, "predict", answer_one)
+    found, _ = predict_records([model], records, batch_size=8)
+    assert found.ids.tolist() == list(records)
+    np.testing.assert_allclose(found.probabilities[:, 0], lengths / 100)
+    assert batches == [list(range(i, i + 8)) for i in range(1, 41, 8)]
