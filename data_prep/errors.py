@@ -30,3 +30,7 @@ class PredictionsError(ECGError):
 
 class OptionError(ECGError):
     """The options of a command, or the arguments of a function, contradict each other."""
+
+
+class UnitError(ECGError):
+    """Units of a larger computation failed; what the others made is kept."""
