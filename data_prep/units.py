@@ -376,8 +376,6 @@ def workers_of(client: Any) -> dict[str, dict[str, Any]]:
 
 def _do_there(todo: list[Unit], run: _Run, client: Any) -> None:
     """Hand the units out, one to each worker, and take their folders back."""
-    from distributed import wait
-
     waiting = deque(todo)
     running: dict[Any, tuple[Unit, str]] = {}
     losses: Counter[str] = Counter()
@@ -432,13 +430,10 @@ def _do_there(todo: list[Unit], run: _Run, client: Any) -> None:
                 f"the cluster at {client.scheduler.address} cannot go on: {reason}; what is done is"
                 " kept, so run the same command again."
             )
-        if running:
-            try:
-                wait(list(running), timeout=1, return_when="FIRST_COMPLETED")
-            except TimeoutError:
-                pass
-        else:
-            time.sleep(0.2)
+        for _ in range(10):
+            if any(future.done() for future in running):
+                break
+            time.sleep(0.05)
 
 
 def _outcome(future: Any) -> tuple[str, bytes] | None:
