@@ -194,7 +194,11 @@ def compile_model(
 
 
 def load_model(path: Path | str) -> keras.Model:
-    """Open a model file of this package; see ``data_prep.model_files.load_model``."""
-    from data_prep.model_files import load_model as load
+    """Open a model file of this package, of MRM-Net or of a network it was compared with.
 
-    return load(path, networks=(NETWORK,))
+    See ``data_prep.model_files.load_model``.
+    """
+    from data_prep.model_files import load_model as load
+    from mrm_keras.baselines import BUILDERS
+
+    return load(path, networks=(NETWORK, *BUILDERS))

@@ -23,6 +23,10 @@ from data_prep.model_files import ECGModel, set_thresholds
 
 PACKAGES = ("mlbf_keras", "mrm_keras")
 CLASSES = ("calm", "fast", "slow", "odd")
+OF_MRM_KERAS = (
+    "MRM-Net or fcn_wang or resnet1d_wang or xresnet1d101 or ECG_BNN or MobileNetV3 or"
+    " InceptionTime or MVMSNet"
+)
 
 
 @dataclass(frozen=True)
@@ -265,7 +269,7 @@ def refusal(package: ModuleType, path: Path) -> str:
 
 def test_the_other_packages_file_is_refused(network: Network) -> None:
     (other,) = (import_module(p) for p in PACKAGES if p != network.package.__name__)
-    wanted = "MLBF-Net or BranchNet" if other.__name__ == "mlbf_keras" else "MRM-Net"
+    wanted = "MLBF-Net or BranchNet" if other.__name__ == "mlbf_keras" else OF_MRM_KERAS
     assert refusal(other, network.path) == (
         f"{network.path} holds {network.contract.network} and not {wanted}; open it with the"
         " package that trained it."

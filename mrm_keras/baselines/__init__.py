@@ -1,0 +1,32 @@
+"""The networks that MRM-Net's Tables II to IV compare it with, each by its own paper.
+
+Every builder returns what ``mrm_keras.model.build_model`` does: a functional model from ``signal``
+``(batch, input_length, lead)`` in millivolts to ``{"diagnosis": (batch, num_classes)}``, float32
+probabilities, with the contract as its first layer.  MRM-Net's paper trains all of them alike
+(Adam, 1e-3, binary cross-entropy) and says no more of them than their names; each builder's
+docstring tells what its own source leaves open and what was taken.
+
+All were written in PyTorch: convolutions are padded on both sides alike, batch norm has epsilon
+1e-5 and keeps 0.9 of its moving statistics, weights start uniform within 1/sqrt(fan-in).
+"""
+
+from collections.abc import Callable
+
+from data_prep.backend import keras
+from mrm_keras.baselines.ecg_bnn import build_ecg_bnn
+from mrm_keras.baselines.fcn_wang import build_fcn_wang
+from mrm_keras.baselines.inception_time import build_inception_time
+from mrm_keras.baselines.mobilenet_v3 import build_mobilenet_v3
+from mrm_keras.baselines.mvmsnet import build_mvmsnet
+from mrm_keras.baselines.resnet1d_wang import build_resnet1d_wang
+from mrm_keras.baselines.xresnet1d101 import build_xresnet1d101
+
+BUILDERS: dict[str, Callable[..., keras.Model]] = {
+    "fcn_wang": build_fcn_wang,
+    "resnet1d_wang": build_resnet1d_wang,
+    "xresnet1d101": build_xresnet1d101,
+    "ECG_BNN": build_ecg_bnn,
+    "MobileNetV3": build_mobilenet_v3,
+    "InceptionTime": build_inception_time,
+    "MVMSNet": build_mvmsnet,
+}

@@ -1,0 +1,142 @@
+"""The multi-view multi-scale network (Yang 2023, 10.1109/TETCI.2023.3235374)."""
+
+from typing import Any
+
+from data_prep.backend import keras
+from data_prep.contract import Contract
+from data_prep.errors import OptionError
+from data_prep.labels import LEADS
+from mrm_keras.baselines.parts import (
+    answering,
+    batch_norm,
+    conv_norm,
+    convolution,
+    dense,
+    signal_input,
+)
+
+layers, ops = keras.layers, keras.ops
+
+# The views of MVMSNet: neighbouring leads by the direction from which they see the heart.
+VIEWS = {
+    "right": ("aVR",),
+    "high_lateral": ("I", "aVL"),
+    "septal": ("V1", "V2"),
+    "anterior": ("V3", "V4"),
+    "lateral": ("V5", "V6"),
+    "inferior": ("II", "III", "aVF"),
+}
+
+
+def build_mvmsnet(
+    *,
+    num_classes: int = 9,
+    input_length: int = 1000,
+    num_leads: int = 12,
+    contract: Contract | None = None,
+) -> keras.Model:
+    """Build the multi-view multi-scale network (Yang 2023, 10.1109/TETCI.2023.3235374).
+
+    The twelve leads form six views, each with a network and weights of its own: a convolution of
+    25, two Res2Net blocks with coordinate attention, mean over time.  The views' 128 features are
+    added, each view weighed by a sigmoid of its own features.  The paper's text is not openly
+    available; layers and sizes are those of its authors' published code, of whose two stages this
+    is the first (the second distils these views into a network of one view).  As there, batch norm
+    stands behind the activation in the first convolution of a block, and no scale of a Res2Net
+    block receives the one before, both convolutions being strided.
+
+    Args:
+        num_classes: number of classes, each with a probability of its own.
+        input_length: of the signal, in samples.
+        num_leads: number of leads, which must be the twelve.
+        contract: what the model file is to promise; see :func:`signal_input`.
+
+    Returns:
+        The model, uncompiled.
+
+    Raises:
+        OptionError: the contract contradicts the other arguments, or lacks a lead.
+    """
+    signal, x, contract = signal_input(
+        "MVMSNet",
+        num_classes=num_classes,
+        input_length=input_length,
+        num_leads=num_leads,
+        contract=contract,
+    )  # (1000, 12)
+    if set(contract.leads) != set(LEADS):
+        raise OptionError(
+            f"MVMSNet looks at the heart by all twelve leads, not by {', '.join(contract.leads)};"
+            " give it those."
+        )
+    views = []
+    for name, leads in VIEWS.items():
+        y = ops.take(x, [contract.leads.index(lead) for lead in leads], axis=-1)  # (1000, 1 to 3)
+        y = convolution(y, 64, 25, name=f"{name}_stem")  # (976, 64)
+        y = batch_norm(y, name=f"{name}_stem_norm")
+        y = layers.Activation("mish", name=f"{name}_stem_mish")(y)
+        for i in (1, 2):
+            y = res2_block(y, 128, name=f"{name}_block_{i}")  # (488, 128), (244, 128)
+        y = layers.GlobalAveragePooling1D(dtype="float32", name=f"{name}_pool")(y)  # (128)
+        weight = dense(y, 1, activation="sigmoid", name=f"{name}_weight")  # (1)
+        views.append(layers.Multiply(dtype="float32", name=name)([y, weight]))
+    x = layers.Add(dtype="float32", name="views")(views)  # (128)
+    return answering(signal, dense(x, num_classes, name="head_linear"), "mvmsnet")
+
+
+def res2_block(x: Any, filters: int, *, name: str) -> Any:
+    """A strided Res2Net block of four scales, kernel 15, with coordinate attention.
+
+    Args:
+        x: ``(batch, time, C)``.
+        filters: channels of the output.
+        name: of the block.
+
+    Returns:
+        ``(batch, (time - 1) // 2 + 1, filters)``.
+    """
+    width = filters * 26 // 64
+    y = convolution(x, 4 * width, 1, name=f"{name}_widen")
+    y = layers.Activation("mish", name=f"{name}_widen_mish")(y)
+    y = batch_norm(y, name=f"{name}_widen_norm")
+    scales = list(ops.split(y, 4, axis=-1))
+    for i in range(3):
+        part = conv_norm(scales[i], width, 15, strides=2, relu=False, name=f"{name}_scale_{i + 1}")
+        scales[i] = layers.Activation("mish", name=f"{name}_scale_{i + 1}_mish")(part)
+    # The mean of three counts the zeros beyond the ends, as PyTorch's does.
+    last = layers.ZeroPadding1D(1, name=f"{name}_scale_4_pad")(scales[3])
+    scales[3] = layers.AveragePooling1D(3, 2, name=f"{name}_scale_4")(last)
+    y = layers.Concatenate(name=f"{name}_scales")(scales)
+    y = conv_norm(y, filters, 1, relu=False, name=f"{name}_narrow")
+    y = coordinate_attention(y, name=f"{name}_attention")
+    shortcut = convolution(x, filters, 1, strides=2, use_bias=True, name=f"{name}_shortcut")
+    shortcut = batch_norm(shortcut, name=f"{name}_shortcut_norm")
+    y = layers.Add(name=f"{name}_add")([y, shortcut])
+    return layers.Activation("mish", name=name)(y)
+
+
+def coordinate_attention(x: Any, *, name: str) -> Any:
+    """Weigh every channel as a whole and at each time (Hou 2021, arXiv 2103.02907, over time).
+
+    The mean over time stands before the time steps as one step more, so that both go through the
+    same narrow convolution and batch norm.
+
+    Args:
+        x: ``(batch, time, C)``.
+        name: of the attention.
+
+    Returns:
+        ``(batch, time, C)``.
+    """
+    time, channels = x.shape[1:]
+    mean = layers.GlobalAveragePooling1D(keepdims=True, name=f"{name}_mean")(x)
+    y = layers.Concatenate(axis=1, name=f"{name}_steps")([mean, x])  # (1 + time, C)
+    y = convolution(y, max(8, channels // 16), 1, use_bias=True, name=f"{name}_reduce")
+    y = batch_norm(y, name=f"{name}_norm")
+    y = layers.Activation("hard_swish", name=f"{name}_swish")(y)
+    whole = layers.Cropping1D((0, time), name=f"{name}_whole")(y)  # (1, C / 16)
+    steps = layers.Cropping1D((1, 0), name=f"{name}_each")(y)  # (time, C / 16)
+    expand = {"use_bias": True, "activation": "sigmoid"}
+    whole = convolution(whole, channels, 1, name=f"{name}_channel", **expand)
+    steps = convolution(steps, channels, 1, name=f"{name}_time", **expand)
+    return layers.Multiply(name=name)([x, steps, whole])
