@@ -1,0 +1,116 @@
+"""What an MLBF-Net looked at: its attentions in time, and what each lead gave to the answer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from data_prep.backend import keras
+from data_prep.explanation import (
+    Attention,
+    Explanation,
+    Lens,
+    View,
+    explain,
+    in_twelve,
+    require_one_form,
+    view,
+)
+from data_prep.model_files import ECGModel
+from data_prep.records import Record
+
+
+class Explainer:
+    """Explains the answers of one MLBF-Net, or of an ensemble.
+
+    Nothing is trained or changed: the attention weights are outputs of layers that the network
+    has, read through a second functional model on the same layers.
+
+    Args:
+        models: from :func:`mlbf_keras.load_model`.
+
+    Raises:
+        OptionError: where the networks take signals of different form.
+    """
+
+    def __init__(self, models: Sequence[ECGModel]) -> None:
+        require_one_form(models)
+        self._lenses = [Lens(model, attention_network(model.network)) for model in models]
+        self._step = 2 ** len(models[0].network.get_layer("f_cnn").kernel_sizes)
+
+    def explain(self, record: Record) -> Explanation:
+        """Explain the answer to one recording.
+
+        Args:
+            record: from :func:`data_prep.records.read_record`.
+
+        Returns:
+            Probabilities of the ensemble and of each lead's head, the answer without each lead,
+            attention and relevance along the recording.
+
+        Raises:
+            RecordError: where the recording cannot be used.
+        """
+        seen = view(record, self._lenses[0].contract)
+        looks = [lens.look(seen.signal) for lens in self._lenses]
+        weights = {
+            name: np.mean([weights[name] for _, weights in looks], axis=0) for name in looks[0][1]
+        }
+        attention = tuple(self._attention(seen, name, alpha) for name, alpha in weights.items())
+        answers = [answer for answer, _ in looks]
+        return explain(self._lenses, seen, attention=attention, answers=answers)
+
+    def _attention(self, seen: View, name: str, alpha: np.ndarray) -> Attention:
+        """Draw weights ``(time, branch)`` along the recording, 1 where they are as everywhere."""
+        edges = step_edges(len(alpha), self._step)
+        inside = alpha[edges[:-1] < seen.recorded]
+        times = alpha * len(alpha)  # alpha sums to 1 over time
+        if alpha.shape[1] == 1:
+            values, whose = times[:, 0], "of the head on all leads"
+        else:
+            values = in_twelve(times, self._lenses[0].contract.leads)
+            whose = "of each lead's own head"
+        caption = (
+            "How much each moment weighs in the sum that is classified (α of MLBF-Net, eq. 6); 1"
+            f" is the weight of every moment if all were alike. One step is"
+            f" {seen.seconds / seen.recorded * self._step:.2f} s, and each step also knows what"
+            " the recurrent layer remembers of the moments before and after it."
+        )
+        if seen.recorded < edges[-2]:
+            caption += (
+                f" {1 - inside.sum(axis=0).mean():.0%} of the weight lies on the silence behind"
+                f" the recording, which fills the input up and is not drawn."
+            )
+        return Attention(
+            f"Attention {whose}", caption, seen.shading("attention, times even", edges, values)
+        )
+
+
+def attention_network(network: Any) -> Any:
+    """Open a network so that it gives its attention weights too (MLBF-Net, eq. 6).
+
+    Args:
+        network: a Keras model of this package.
+
+    Returns:
+        A Keras model on the same layers, from ``signal`` to a pair: the network's answers, and
+        the weights alpha ``(batch, time, branch)`` by the layer's name: ``fused_attention`` and,
+        where leads have heads, ``lead_attention``; of a BranchNet ``attention``.
+    """
+    names = ("fused_attention", "lead_attention", "attention")
+    layers = {layer.name: layer for layer in network.layers if layer.name in names}
+    weights = {name: layers[name].output[1] for name in names if name in layers}
+    return keras.Model(network.input, (network.output, weights), name="attention")
+
+
+def step_edges(steps: int, step: int) -> np.ndarray:
+    """Bounds of the time steps of f_BiGRU in samples of the input, ``(steps + 1,)``.
+
+    Each block halves the time with a convolution whose output j is centred between the inputs 2j
+    and 2j + 1; so after five blocks output j is centred on the samples 32 j to 32 j + 31.
+
+    Args:
+        steps: number of time steps.
+        step: samples a step, 2 to the power of the number of blocks.
+    """
+    return np.arange(steps + 1) * step

@@ -1,0 +1,133 @@
+"""What an MRM-Net looked at: its attentions in time and over channels, and what marked a class."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from data_prep.backend import keras
+from data_prep.explanation import (
+    Attention,
+    Explanation,
+    Lens,
+    View,
+    explain,
+    require_one_form,
+    view,
+)
+from data_prep.model_files import ECGModel
+from data_prep.records import Record
+
+_SAMPLES = {"low": 2, "high": 4}  # of the input, in a step of the branch
+
+
+class Explainer:
+    """Explains the answers of one MRM-Net, or of an ensemble.
+
+    Nothing is trained or changed: the attentions are parts of layers that the network has, called
+    by themselves in a second functional model.
+
+    Args:
+        models: from :func:`mrm_keras.load_model`.
+
+    Raises:
+        OptionError: where the networks take signals of different form.
+    """
+
+    def __init__(self, models: Sequence[ECGModel]) -> None:
+        require_one_form(models)
+        self._lenses = [Lens(model, attention_network(model.network)) for model in models]
+
+    def explain(self, record: Record) -> Explanation:
+        """Explain the answer to one recording.
+
+        Args:
+            record: from :func:`data_prep.records.read_record`.
+
+        Returns:
+            Probabilities of the ensemble and of both branches, the answer without each lead,
+            attention and relevance along the recording, and the channels' weights.
+
+        Raises:
+            RecordError: where the recording cannot be used.
+        """
+        seen = view(record, self._lenses[0].contract)
+        looks = [lens.look(seen.signal) for lens in self._lenses]
+        weights = {
+            name: np.mean([weights[name] for _, weights in looks], axis=0) for name in looks[0][1]
+        }
+        branches = [name for name in _SAMPLES if f"{name}_spatial" in weights]
+        return explain(
+            self._lenses,
+            seen,
+            attention=tuple(
+                _attention(seen, name, weights[f"{name}_spatial"][:, 0]) for name in branches
+            ),
+            answers=[answer for answer, _ in looks],
+            channels={
+                name: np.stack([weights[f"{name}_channel"][0] for _, weights in looks])
+                for name in branches
+            },
+        )
+
+
+def attention_network(network: Any) -> Any:
+    """Open a network so that it gives its attention weights too (MRM-Net, eq. 1 and 2).
+
+    Args:
+        network: a Keras model of this package.
+
+    Returns:
+        A function from ``signal`` to a pair: the network's answers, and for each branch, ``low``
+        or ``high`` or both, ``low_spatial`` ``(batch, time, 1)`` and ``low_channel``
+        ``(batch, 1, C)``, in 0..1.
+    """
+    names = [layer.name for layer in network.layers]
+    layers = {
+        branch: network.get_layer(f"{branch}_attention")
+        for branch in _SAMPLES
+        if f"{branch}_attention" in names
+    }
+    features = {branch: layer.input for branch, layer in layers.items()}
+    inside = keras.Model(network.input, (network.output, features), name="attention")
+
+    def look(signal: Any) -> tuple[Any, dict[str, Any]]:
+        answers, z = inside(signal, training=False)
+        weights = {}
+        for branch, layer in layers.items():
+            weights[f"{branch}_spatial"] = layer.spatial(z[branch])
+            weights[f"{branch}_channel"] = layer.channel(z[branch])
+        return answers, weights
+
+    return look
+
+
+def step_edges(steps: int, samples: int) -> np.ndarray:
+    """Bounds of a branch's time steps in samples of the input, ``(steps + 1,)``.
+
+    Output i of a pool of the trunk is the larger of its inputs i - 1 and i, so that each of the
+    four shifts the time by half a sample: output i of the trunk is centred on sample i - 2. The
+    low branch pools the outputs 2j and 2j + 1. The high branch convolves with stride 2 before,
+    and pools what is centred on the outputs 4j and 4j + 2.
+
+    Args:
+        steps: number of time steps.
+        samples: of the input in a step: 2 of the low branch, 4 of the high.
+    """
+    centres = np.arange(steps) * samples + {2: 0.5, 4: 1.0}[samples] - 2
+    # A sample lies from half a sample before its centre to half a sample behind.
+    return np.append(centres - samples / 2, centres[-1] + samples / 2) + 0.5
+
+
+def _attention(seen: View, branch: str, weights: np.ndarray) -> Attention:
+    edges = step_edges(len(weights), _SAMPLES[branch])
+    # What all moments share says nothing of where the network looked.
+    shading = seen.shading("attention, less its mean", edges, weights - weights.mean())
+    step = seen.seconds / seen.recorded * _SAMPLES[branch]
+    return Attention(
+        f"Spatial attention of the {branch} branch",
+        "The factor in 0..1 by which each moment passes on (SA of MRM-Net, eq. 2), drawn as"
+        f" difference from its mean of {weights.mean():.2f}; it lies between {weights.min():.2f}"
+        f" and {weights.max():.2f}. One step is {step:.2f} s.",
+        shading,
+    )
