@@ -27,6 +27,7 @@ MOST_PANELS = 12
 _BLUE, _ORANGE, _GREEN, _RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 _PURPLE, _SKY, _GREY, _INK = "#CC79A7", "#56B4E9", "#B8BCC4", "#22262E"
 _RUN_COLOURS = (_BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _SKY, _INK)
+_CLASS_COLOURS = (_GREY, _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _SKY, _INK, "#A6761D")
 _STYLE: dict[Any, Any] = {
     "font.size": 11.0,
     "font.family": "DejaVu Sans",
@@ -302,6 +303,43 @@ def _plot_curves(
             axes.legend(loc="lower right" if drawstyle == "default" else "best")
         figure.supxlabel(x_name, fontsize=11, color=_INK)
         figure.supylabel(y_name, fontsize=11, color=_INK)
+    return figure
+
+
+def plot_embeddings(
+    points: Mapping[str, np.ndarray],
+    classes: np.ndarray,
+    class_names: tuple[str, ...],
+    *,
+    title: str,
+) -> Figure:
+    """Draw records as dots in the plane, coloured by class, one panel for each embedding.
+
+    Args:
+        points: ``(N, 2)`` by the panels' names; positions have no unit.
+        classes: ``(N,)`` 0-based.
+        class_names: the classes, at most nine.
+        title: over all panels.
+
+    Returns:
+        A figure of panels, four in a row.
+    """
+    rows = math.ceil(len(points) / 4)
+    with rc_context(_STYLE):
+        figure = _figure(12.0, 3.0 * rows + 0.8)
+        grid = figure.subplots(rows, 4, squeeze=False).ravel()
+        for axes in grid[len(points) :]:
+            axes.set_axis_off()
+        for axes, (name, at) in zip(grid, points.items(), strict=False):
+            for c, class_name in enumerate(class_names):
+                mine = classes == c
+                axes.scatter(*at[mine].T, s=9, color=_CLASS_COLOURS[c], label=class_name)
+            axes.set(title=name, xticks=[], yticks=[])
+        handles, names = grid[0].get_legend_handles_labels()
+        figure.legend(
+            handles, names, loc="outside lower center", ncols=len(class_names), markerscale=2
+        )
+        figure.suptitle(title, fontsize=12, color=_INK)
     return figure
 
 

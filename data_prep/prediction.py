@@ -4,6 +4,7 @@ import csv
 import glob
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from data_prep.batches import WINDOW
+from data_prep.batches import WINDOW, StoreBatches
 from data_prep.contract import Contract
 from data_prep.errors import ModelFileError, OptionError, RecordError
 from data_prep.files import written_whole
@@ -19,7 +20,9 @@ from data_prep.labels import read_recordings
 from data_prep.model_files import ECGModel, prepare_record
 from data_prep.predictions import Predictions, save_predictions
 from data_prep.records import find_records, read_record
+from data_prep.scores import known_first_labels
 from data_prep.signals import crop_or_pad
+from data_prep.store import Store
 
 
 def open_models(pattern: Sequence[str], load_model: Callable[[Path], ECGModel]) -> list[ECGModel]:
@@ -116,6 +119,8 @@ def predict_records(
     *,
     batch_size: int = 64,
     workers: int = 2,
+    fs: float | None = None,
+    unit: str | None = None,
 ) -> tuple[Predictions, list[_Refused]]:
     """Let an ensemble answer for recordings.
 
@@ -124,6 +129,8 @@ def predict_records(
         records: their files by their names.
         batch_size: recordings at a time; sixteen times as many are held in memory.
         workers: threads that read recordings.
+        fs: sampling rate, hertz, of files that state none.
+        unit: of files that state none; see :func:`data_prep.records.read_record`.
 
     Returns:
         The mean of the models' probabilities with the mean of their thresholds, and the
@@ -137,7 +144,10 @@ def predict_records(
     refused: list[_Refused] = []
     contracts = list(dict.fromkeys(m.contract.input_form for m in models))
     read = _read_in_blocks(
-        records, [_first(models, form) for form in contracts], WINDOW * batch_size, workers
+        records,
+        partial(_read, contracts=[_first(models, form) for form in contracts], fs=fs, unit=unit),
+        WINDOW * batch_size,
+        workers,
     )
     with tqdm(total=len(records), desc="recordings", unit="rec", disable=None) as bar:
         for block in read:
@@ -197,20 +207,20 @@ def _answer(
 
 
 def _read_in_blocks(
-    records: dict[str, Path], contracts: list[Contract], size: int, workers: int
+    records: dict[str, Path], read: Callable[..., _Usable | _Refused], size: int, workers: int
 ) -> Iterator[list[_Usable | _Refused]]:
     """Read and prepare recordings, a block at a time."""
     items = list(records.items())
     with Parallel(n_jobs=workers, prefer="threads") as parallel:
         for start in range(0, len(items), size):
-            yield parallel(
-                delayed(_read)(name, path, contracts) for name, path in items[start : start + size]
-            )
+            yield parallel(delayed(read)(name, path) for name, path in items[start : start + size])
 
 
-def _read(name: str, path: Path, contracts: Sequence[Contract]) -> _Usable | _Refused:
+def _read(
+    name: str, path: Path, contracts: Sequence[Contract], fs: float | None, unit: str | None
+) -> _Usable | _Refused:
     try:
-        record = read_record(path)
+        record = read_record(path, fs=fs, unit=unit)
         prepared = [prepare_record(record, contract) for contract in contracts]
     except RecordError as error:
         return _Refused(name, path, str(error))
@@ -221,6 +231,45 @@ def _without_padding(signal: np.ndarray) -> np.ndarray:
     """Cut the zeros behind a recording off: most of a CPSC recording of 60 s is those."""
     recorded = np.flatnonzero(signal.any(axis=1))
     return signal[: recorded[-1] + 1].copy() if len(recorded) else signal[:1]
+
+
+def predict_store(
+    model: ECGModel, store: Store, records: np.ndarray, *, batch_size: int
+) -> Predictions:
+    """Let a model answer for records of a store.
+
+    Args:
+        model: opened, with its contract.
+        store: an open store with labels of the contract's task.
+        records: indices of the records.
+        batch_size: records at a time.
+
+    Returns:
+        Answers in the order of ``records``, with the model's thresholds and the store's labels.
+
+    Raises:
+        StoreError: where the store's rate is not the model's, or labels are missing.
+    """
+    contract = model.contract
+    order = np.argsort(store.lengths[records], kind="stable")
+    batches = StoreBatches(
+        store, records[order], contract=contract, heads=("diagnosis",), batch_size=batch_size
+    )
+    probabilities = np.empty((len(records), len(contract.class_names)), np.float32)
+    probabilities[order] = model.network.predict(batches, verbose=0)["diagnosis"]
+    labels = store.labels(contract.task)[records]
+    return Predictions(
+        ids=store.ids[records],
+        class_names=contract.class_names,
+        probabilities=probabilities,
+        members=probabilities[None],
+        thresholds=np.array(contract.thresholds),
+        single_label=contract.single_label,
+        network=contract.network,
+        task=contract.task,
+        labels=labels,
+        first_labels=known_first_labels(labels, store.first_labels[records]),
+    )
 
 
 def write_answers(out: Path, predictions: Predictions, refused: Sequence[_Refused]) -> None:
@@ -276,6 +325,8 @@ def predict(
     records: Path,
     out: Path,
     batch_size: int,
+    fs: float | None = None,
+    unit: str | None = None,
 ) -> None:
     """Do what ``mlbf-predict`` and ``mrm-predict`` do.
 
@@ -286,6 +337,8 @@ def predict(
         records: a folder, or one recording.
         out: a folder for the answers.
         batch_size: recordings at a time.
+        fs: sampling rate, hertz, of recordings that state none.
+        unit: of recordings that state none.
 
     Raises:
         ECGError: where nothing could be predicted; also, after all else was predicted and
@@ -295,7 +348,9 @@ def predict(
         raise OptionError(f"--batch-size must be above 0, not {batch_size}.")
     chosen = choose_records(csv_file=csv_file, records=records)
     ensemble = open_models(models, load_model)
-    predictions, refused = predict_records(ensemble, chosen, batch_size=batch_size)
+    predictions, refused = predict_records(
+        ensemble, chosen, batch_size=batch_size, fs=fs, unit=unit
+    )
     write_answers(out, predictions, refused)
     print(
         f"{out}: {len(predictions.ids)} recordings answered by {len(ensemble)}"

@@ -2,7 +2,8 @@
 
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,72 @@ class Predictions:
     def answers(self) -> np.ndarray:
         """``(N,)`` int64, the 0-based class of the largest probability of each record."""
         return self.probabilities.argmax(axis=1)
+
+
+def pooled(parts: Sequence[Predictions]) -> Predictions:
+    """Put predictions for different records end to end, such as those of a cross-validation.
+
+    Args:
+        parts: of the same classes, each for records of its own; all with labels, or none.
+
+    Returns:
+        All records, with one member and the mean of the parts' thresholds.
+
+    Raises:
+        PredictionsError: if a record comes twice or the classes differ.
+    """
+    first = parts[0]
+    _require_alike(parts)
+    probabilities = np.concatenate([part.probabilities for part in parts])
+    return replace(
+        first,
+        ids=np.concatenate([part.ids for part in parts]),
+        probabilities=probabilities,
+        members=probabilities[None],
+        thresholds=np.mean([part.thresholds for part in parts], axis=0),
+        labels=_joined([part.labels for part in parts]),
+        first_labels=_joined([part.first_labels for part in parts]),
+    )
+
+
+def averaged(members: Sequence[Predictions]) -> Predictions:
+    """Let networks that answered for the same records answer together.
+
+    Args:
+        members: for the same records in the same order, of the same classes.
+
+    Returns:
+        The mean of their probabilities and of their thresholds.
+
+    Raises:
+        PredictionsError: if the records or the classes differ.
+    """
+    first = members[0]
+    _require_alike(members)
+    for other in members[1:]:
+        if not np.array_equal(first.ids, other.ids):
+            raise PredictionsError(
+                "members of an ensemble answer for different records; let all answer for the same."
+            )
+    probabilities = np.concatenate([member.members for member in members])
+    return replace(
+        first,
+        probabilities=probabilities.mean(axis=0),
+        members=probabilities,
+        thresholds=np.mean([member.thresholds for member in members], axis=0),
+    )
+
+
+def _require_alike(parts: Sequence[Predictions]) -> None:
+    if len({part.class_names for part in parts}) > 1:
+        raise PredictionsError(
+            "predictions of different classes cannot be put together; choose those of one task."
+        )
+
+
+def _joined(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    known = [array for array in arrays if array is not None]
+    return np.concatenate(known) if len(known) == len(arrays) else None
 
 
 def save_predictions(path: Path, predictions: Predictions) -> None:

@@ -1,0 +1,193 @@
+"""Tables of results as data, written as Markdown and CSV.
+
+A table says in its caption where its figures were scored and what chose the models, and marks
+published figures that were obtained on other data, so that no number travels without that.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from data_prep.document import Estimate
+from data_prep.files import written_whole
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over folds or seeds, NaN where there are none.
+
+    Attributes:
+        mean: of the values.
+        sd: of the values, as of a sample (divided by their number less one); NaN for one value.
+    """
+
+    mean: float
+    sd: float = math.nan
+
+    @classmethod
+    def of(cls, values: Sequence[float] | np.ndarray) -> "Spread":
+        """Take the mean and SD of values, leaving out those that are NaN."""
+        known = np.asarray(values, np.float64)
+        known = known[~np.isnan(known)]
+        if not len(known):
+            return cls(math.nan)
+        return cls(float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else math.nan)
+
+
+# A name, a count, a figure, a mean with its SD, a score with its interval; None is empty.
+Cell = str | int | float | Spread | Estimate | None
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """A table of figures, ours and published ones.
+
+    Attributes:
+        title: what it shows, such as "Table IV. BranchNet against MLBF-Net".
+        columns: headings; the first column names the row.
+        rows: as many cells each as there are columns.
+        scored: where the figures were scored, such as "out-of-fold on 210 records".
+        selected_on_test: True where epochs were chosen by the records that are scored.
+        notes: remarks below it.
+        digits: decimal places of figures.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    scored: str = ""
+    selected_on_test: bool = False
+    notes: tuple[str, ...] = ()
+    digits: int = 3
+
+    def __post_init__(self) -> None:
+        """Refuse rows that do not fit the columns."""
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"{len(row)} cells do not fit {len(self.columns)} columns")
+
+    @property
+    def caption(self) -> str:
+        """The title, where the figures were scored and what chose the models."""
+        parts = [self.title.rstrip(".")]
+        if self.scored:
+            parts.append(f"Scored {self.scored}")
+        if self.selected_on_test:
+            parts.append("Selected on test")
+        return ". ".join(parts) + "."
+
+
+def published(*, same_data: bool) -> str:
+    """Return the heading of published figures, marked where they were obtained on other data."""
+    return "published" if same_data else "published (other data)"
+
+
+def as_markdown(table: ResultTable) -> str:
+    """Lay a table out as Markdown: caption, rows, notes."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    lines = [f"**{table.caption}**", "", line(table.columns)]
+    lines.append("|---" + "|---:" * (len(table.columns) - 1) + "|")
+    lines += [line([as_text(cell, digits=table.digits) for cell in row]) for row in table.rows]
+    lines += ["", *(f"- {note}" for note in table.notes)] if table.notes else []
+    return "\n".join(lines) + "\n"
+
+
+def as_text(cell: Cell, *, digits: int = 3) -> str:
+    """Write a cell out: ``0.852 ± 0.021``, ``0.852 [0.840, 0.861]``, ``+0.024 [...]``, ``1,098``.
+
+    Args:
+        cell: of a table; NaN becomes a dash, None nothing.
+        digits: decimal places of figures.
+    """
+    if cell is None:
+        return ""
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    if isinstance(cell, Spread):
+        mean = _figure(cell.mean, digits)
+        return mean if math.isnan(cell.sd) else f"{mean} ± {cell.sd:.{digits}f}"
+    if isinstance(cell, Estimate):
+        sign = "+" if cell.signed else ""
+        value = _figure(cell.value, digits, sign)
+        if math.isnan(cell.low):
+            return value
+        return f"{value} [{cell.low:{sign}.{digits}f}, {cell.high:{sign}.{digits}f}]"
+    return _figure(cell, digits)
+
+
+def _figure(value: float, digits: int, sign: str = "") -> str:
+    return "–" if math.isnan(value) else f"{value:{sign}.{digits}f}"
+
+
+def as_csv(table: ResultTable) -> str:
+    """Lay a table out as CSV, all digits kept.
+
+    A column with means and SDs becomes two (the second named with "SD"), one with intervals
+    three ("low" and "high").  Caption and notes stand in the Markdown alone.
+    """
+    parts = [_parts([row[column] for row in table.rows]) for column in range(len(table.columns))]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        f"{name} {part}".strip()
+        for name, of in zip(table.columns, parts, strict=True)
+        for part in of
+    )
+    for row in table.rows:
+        writer.writerow(
+            _part(cell, part) for cell, of in zip(row, parts, strict=True) for part in of
+        )
+    return text.getvalue()
+
+
+_Part = Literal["", "SD", "low", "high"]
+
+
+def _parts(cells: Sequence[Cell]) -> list[_Part]:
+    parts: list[_Part] = [""]
+    if any(isinstance(cell, Spread) for cell in cells):
+        parts.append("SD")
+    if any(isinstance(cell, Estimate) for cell in cells):
+        parts += ["low", "high"]
+    return parts
+
+
+def _part(cell: Cell, part: _Part) -> str:
+    value: float | str | None
+    if isinstance(cell, Spread):
+        value = {"": cell.mean, "SD": cell.sd}.get(part)
+    elif isinstance(cell, Estimate):
+        value = {"": cell.value, "low": cell.low, "high": cell.high}.get(part)
+    else:
+        value = cell if part == "" else None
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(value)
+
+
+def write_table(out: Path, name: str, table: ResultTable) -> Path:
+    """Write ``OUT/NAME.md`` and ``OUT/NAME.csv``.
+
+    Args:
+        out: a folder; it is created, and files of these names in it are replaced.
+        name: such as "table4".
+        table: to be written.
+
+    Returns:
+        The path of the Markdown.
+    """
+    for ending, text in ((".csv", as_csv(table)), (".md", as_markdown(table))):
+        with written_whole(out / f"{name}{ending}") as part:
+            part.write_text(text, encoding="utf-8")
+    return out / f"{name}.md"

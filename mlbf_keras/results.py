@@ -1,0 +1,619 @@
+"""The tables and figures of the MLBF-Net paper, ours beside the published."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.manifold import TSNE
+
+from data_prep.document import Estimate
+from data_prep.ecg_paper import ecg_figure
+from data_prep.errors import OptionError, RecordError
+from data_prep.evaluate import label_predictions
+from data_prep.files import written_whole
+from data_prep.labels import CPSC_CLASSES, encode, read_reference
+from data_prep.plots import plot_embeddings
+from data_prep.predictions import (
+    Predictions,
+    averaged,
+    load_predictions,
+    pooled,
+    save_predictions,
+)
+from data_prep.report import Result, compare, score_predictions
+from data_prep.scores import class_f1, one_hot
+from data_prep.store import Store
+from data_prep.tables import Cell, ResultTable, Spread, as_text, published
+from data_prep.units import Unit, run_units
+from mlbf_keras.cross_validation import EXTRA_FOLD, Protocol, Variant, choose_test_folds
+from mlbf_keras.published import (
+    NUM_PUBLIC_RECORDS,
+    PUBLIC_FIRST_LABELS,
+    TABLE_II,
+    TABLE_III,
+    TABLE_IV,
+    TABLE_V,
+    TABLE_V_OTHERS,
+    TABLE_V_SINGLE_LOSS,
+    TABLE_VI_BRANCH,
+    TABLE_VI_FUSED,
+    TABLE_VI_TOTAL,
+)
+
+if TYPE_CHECKING:
+    from data_prep.model_files import ECGModel
+
+SCORE = "macro_f1_first_label"
+
+
+# --- Tables that need no training ------------------------------------------------------------
+
+
+def table2(*, store: Path | None = None, reference: Path | None = None) -> ResultTable:
+    """Count the records of each class (Table II).
+
+    Args:
+        store: whose labels are counted; or
+        reference: a REFERENCE.csv whose labels are counted.
+    """
+    if reference is not None:
+        entries = [*read_reference(reference).values()]
+        first = np.array([labels[0] for labels in entries])
+        labels = np.array([encode(of, 9) for of in entries])
+        source = reference.name
+    else:
+        assert store is not None
+        with Store(store) as opened:
+            first, labels = opened.first_labels, opened.labels("cpsc2018")
+        source = store.name
+    firsts = np.bincount(first[first >= 0], minlength=9)
+    rows: list[tuple[Cell, ...]] = []
+    columns = [firsts, labels.sum(axis=0), np.array(PUBLIC_FIRST_LABELS), np.array(TABLE_II)]
+    for index, name in enumerate((*CPSC_CLASSES, "Total")):
+        counts = [int(c[index] if index < 9 else c.sum()) for c in columns]
+        rows.append((name, *counts, f"{counts[3] - counts[2]:+d}", f"{counts[0] - counts[3]:+d}"))
+    several = int((labels.sum(axis=1) > 1).sum())
+    unknown = int((first < 0).sum())
+    return ResultTable(
+        title="Table II. Records of each class",
+        columns=(
+            "class",
+            f"first label, {source}",
+            f"any label, {source}",
+            "first label, public file",
+            "Table II",
+            "Table II − public file",
+            f"{source} − Table II",
+        ),
+        rows=tuple(rows),
+        notes=(
+            f"{several:,} of the {len(labels):,} records of {source} carry more than one label;"
+            " Table II counts one label a record.",
+            "Table II differs from the First_label of the challenge's public REFERENCE.csv in PAC,"
+            f" PVC and STD; both count {NUM_PUBLIC_RECORDS:,} records.",
+            *(
+                [f"{unknown:,} records whose first label is unknown are not counted as first."]
+                if unknown
+                else []
+            ),
+        ),
+    )
+
+
+def table6() -> ResultTable:
+    """Count the parameters of each part of the network (Table VI)."""
+    from mlbf_keras.model import build_model
+
+    model = build_model(input_length=1024)
+
+    def count(layer: str, *, branches: int = 1, only: Callable[[str], bool] = bool) -> int:
+        weights = [w for w in model.get_layer(layer).weights if only(w.name)]
+        return sum(int(w.size) for w in weights) // branches
+
+    def convolution(blocks: str, position: int) -> int:
+        return count(
+            "f_cnn",
+            branches=12,
+            only=lambda name: any(f"block_{b}_conv_{position}_" in name for b in blocks),
+        )
+
+    branch = [
+        *(convolution("1234", position) for position in (1, 2, 3)),
+        *(convolution("5", position) for position in (1, 2, 3)),
+        count("f_bigru", branches=12),
+        count("lead_attention", branches=12),
+        count("lead_norm", branches=12),
+        count("lead_softmax", branches=12),
+    ]
+    fused = [count("fused_attention"), count("fused_norm"), count("diagnosis")]
+    rows: list[tuple[Cell, ...]] = [
+        *(
+            (f"branch: {name}", ours, theirs)
+            for (name, theirs), ours in zip(TABLE_VI_BRANCH.items(), branch, strict=True)
+        ),
+        ("one branch", sum(branch), sum(TABLE_VI_BRANCH.values())),
+        ("twelve branches", 12 * sum(branch), 12 * sum(TABLE_VI_BRANCH.values())),
+        *(
+            (f"fused: {name}", ours, theirs)
+            for (name, theirs), ours in zip(TABLE_VI_FUSED.items(), fused, strict=True)
+        ),
+        ("Total", model.count_params(), TABLE_VI_TOTAL),
+    ]
+    return ResultTable(
+        title="Table VI. Parameters of MLBF-Net by layer",
+        columns=("layer", "ours", "published"),
+        rows=tuple(rows),
+        notes=(
+            "The paper counts only the matrix W of each attention; the bias b and the context u_w"
+            " of its eq. 5 and 6 are the difference.",
+        ),
+    )
+
+
+def fig3(store: Path, record: str | None) -> Figure:
+    """Draw a record on ECG paper (Fig. 3).
+
+    Args:
+        store: that holds it.
+        record: its name; None for the first that is normal and nothing else.
+
+    Raises:
+        OptionError: where the store has no such record.
+    """
+    with Store(store) as opened:
+        if record is None:
+            normal = opened.labels("cpsc2018")[:, 0].astype(bool)
+            of_one = opened.labels("cpsc2018").sum(axis=1) == 1
+            chosen = (normal & of_one).nonzero()[0]
+            what = "no record that is normal and nothing else"
+        else:
+            chosen = (opened.ids == record).nonzero()[0]
+            what = f"no record {record}"
+        if not len(chosen):
+            raise OptionError(f"{store} has {what}; name one of its records with --record.")
+        name = str(opened.ids[chosen[0]])
+        return ecg_figure(
+            opened.signal(int(chosen[0])), fs=opened.fs, title=f"Fig. 3. Record {name}"
+        )
+
+
+# --- Tables over trained models --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A command that trains.
+
+    Attributes:
+        store: the store of all its units.
+        out: folder of the results.
+        protocol: how every unit trains.
+        folds: the folds that are tested, one after the other.
+        bootstrap: resamples for the intervals.
+        scheduler: address of a Dask scheduler, or None.
+    """
+
+    store: Path
+    out: Path
+    protocol: Protocol
+    folds: tuple[int, ...]
+    bootstrap: int
+    scheduler: str | None
+
+    def table3(self, held_out: Path | None, records: Path | None) -> ResultTable:
+        """Score one model and the ensemble (Table III).
+
+        Args:
+            held_out: a REFERENCE.csv of other recordings; None to score out-of-fold, where the
+                ensemble that answers for a fold is the models of all other folds, none of which
+                has seen it.
+            records: folder of these recordings.
+        """
+        private = "private test set"
+        rows: list[tuple[Cell, ...]] = [
+            (work, year, what, private, *figures) for work, year, what, *figures in TABLE_III
+        ]
+        if held_out is None or records is None:
+            single, ensemble = self._out_of_fold()
+            where = self._scored_on(single)
+            on = "out-of-fold"
+            notes = (
+                "The ensemble that answers for a fold is the models of all other folds, each"
+                " validated on one of them: the paper's ten models have seen every public record,"
+                " so that they can be scored on other recordings only.",
+            )
+        else:
+            single, ensemble = self._held_out(held_out, records)
+            on = held_out.name
+            where = f"on the {len(single[0].ids):,} recordings of {on}, which trained nothing"
+            notes = (
+                f"The single model is the one validated on fold {self.folds[0]}; the ensemble is"
+                f" the mean of {len(self.folds)} models, one for each validation fold.",
+            )
+        for name, parts in (("single model", single), ("ensemble", ensemble)):
+            result = self._scored(name.replace(" ", "-"), parts, "table3")
+            f1 = [float(value) for value in result.classes.f1]
+            rows.append((name, "here", "MLBF-Net", on, *f1, _estimate(result)))
+        return ResultTable(
+            title="Table III. MLBF-Net beside the literature, F1 by class; literature and the"
+            " paper's own rows (Ours¹, Ours²) as the paper prints them, on the private test set"
+            " of CPSC 2018 (2,954 records); the rows from here",
+            columns=("work", "year", "architecture", "scored on", *CPSC_CLASSES, "average"),
+            rows=tuple(rows),
+            scored=where,
+            notes=(
+                *notes,
+                "The private test set was never published: figures from here and figures on it are"
+                " on other data.",
+            ),
+        )
+
+    def _out_of_fold(self) -> tuple[list[Predictions], list[Predictions]]:
+        """For each test fold, the answers of one model and of the ensemble."""
+        members = [
+            (test, validation)
+            for test in self.folds
+            for validation in self._present
+            if validation != test
+        ]
+        folders = self._run([self._unit(Variant(), *folds) for folds in members])
+        answers = {
+            folds: load_predictions(folder / "test.npz")
+            for folds, folder in zip(members, folders, strict=True)
+        }
+        single = [answers[test, self._next_fold(test)] for test in self.folds]
+        ensemble = [
+            averaged([answers[folds] for folds in members if folds[0] == test])
+            for test in self.folds
+        ]
+        return single, ensemble
+
+    def _held_out(
+        self, held_out: Path, records: Path
+    ) -> tuple[list[Predictions], list[Predictions]]:
+        """The answers of one model and of the ensemble to recordings that are in no store."""
+        from data_prep.prediction import choose_records, open_models, predict_records
+        from mlbf_keras.model import load_model
+
+        chosen = choose_records(csv_file=held_out, records=records)
+        with Store(self.store) as opened:
+            seen = [name for name in chosen if name in set(opened.ids)]
+        if seen:
+            raise OptionError(
+                f"{held_out} names {seen[0]}, which is in {self.store} and would train the models"
+                f" that it scores; build the store with --leave-out {held_out.name}."
+            )
+        folders = self._run([self._unit(Variant(), None, fold) for fold in self.folds])
+        models = open_models([str(folder / "best.keras") for folder in folders], load_model)
+        answers, refused = predict_records(models, chosen, batch_size=self.protocol.batch_size)
+        if refused:
+            raise RecordError(
+                f"{len(refused)} of the recordings of {held_out} cannot be used, the first"
+                f" because: {refused[0].reason}"
+            )
+        ensemble = label_predictions(answers, held_out, reference=held_out)
+        single = replace(
+            ensemble,
+            probabilities=ensemble.members[0],
+            members=ensemble.members[:1],
+            thresholds=np.array(models[0].contract.thresholds),
+        )
+        return [single], [ensemble]
+
+    def table4(self) -> ResultTable:
+        """Compare BranchNet on 12 leads with MLBF-Net (Table IV)."""
+        variants = [Variant("BranchNet"), Variant()]
+        answers = self._cross_validated({v.network: v for v in variants})
+        results = {name: self._scored(name, parts, "table4") for name, parts in answers.items()}
+        difference = self._difference(results["BranchNet"], results["MLBF-Net"])
+        printed = published(same_data=self._same_data)
+        rows: list[tuple[Cell, ...]] = []
+        for name, parts in answers.items():
+            spreads = _fold_spreads(parts)
+            rows.append((name, *spreads, _estimate(results[name])))
+            rows.append((f"{name}, {printed}", *(Spread(*c) for c in TABLE_IV[name]), None))
+        return ResultTable(
+            title="Table IV. BranchNet with 12 leads against MLBF-Net, F1 by class (mean ± SD"
+            " over folds)",
+            columns=("network", *CPSC_CLASSES, "average F1", "pooled macro-F1 [95 %]"),
+            rows=tuple(rows),
+            scored=self._scored_on(answers["MLBF-Net"]),
+            notes=(
+                f"MLBF-Net − BranchNet, pooled macro-F1: {as_text(difference)}.",
+                *self._notes(answers["MLBF-Net"]),
+            ),
+        )
+
+    def table5(self, loss_weights: tuple[float, ...]) -> ResultTable:
+        """Compare weights of the leads' losses (Table V).
+
+        Args:
+            loss_weights: the values of lambda.
+        """
+        variants = {
+            "single loss": Variant(auxiliary_heads=False, loss_weight=0.0),
+            **{f"λ = {weight:g}": Variant(loss_weight=weight) for weight in loss_weights},
+        }
+        answers = self._cross_validated(variants)
+        printed = {
+            "single loss": Spread(*TABLE_V_SINGLE_LOSS),
+            **{f"λ = {weight:g}": Spread(*figures) for weight, figures in TABLE_V.items()},
+        }
+        return ResultTable(
+            title="Table V. Single loss, and the weight λ of the leads' losses, average F1"
+            " (mean ± SD over folds)",
+            columns=(
+                *("loss", "average F1", "pooled macro-F1 [95 %]"),
+                "difference to the single loss [95 %]",
+                published(same_data=self._same_data),
+            ),
+            rows=tuple(
+                (*row, printed.get(str(row[0])))
+                for row in self._compared(variants, answers, "table5")
+            ),
+            scored=self._scored_on(answers["single loss"]),
+            notes=(
+                "The single loss has no attention in the branches; λ = 0 has, but nothing trains"
+                " it. Both train the same part of the network, from other random numbers.",
+                f"The paper prints {', '.join(TABLE_V_OTHERS[:3])} between the single loss and"
+                f" λ = 1, and {', '.join(TABLE_V_OTHERS[3:])} after λ = 1, for λ from 0 to 10.",
+                *self._notes(answers["single loss"]),
+            ),
+        )
+
+    def generated(self) -> ResultTable:
+        """Compare training with and without generated records, in equally many steps."""
+        with Store(self.store) as opened:
+            num_extra = int((opened.folds == EXTRA_FOLD).sum())
+            num_train = (len(opened) - num_extra) * (len(self._present) - 2) // len(self._present)
+        more = (num_train + num_extra) / num_train
+        protocol = self.protocol
+        alone = replace(
+            self,
+            protocol=replace(
+                protocol,
+                epochs=round(protocol.epochs * more),
+                patience=round(protocol.patience * more),
+            ),
+        )
+        names = {"real records alone": alone, "generated and real records": self}
+        units = [
+            unit
+            for number, command in enumerate(names.values())
+            for fold in self.folds
+            for unit in [command._unit(Variant(), fold, self._next_fold(fold), extra=bool(number))]
+        ]
+        answers = self._answers(names, units)
+        rows = self._compared(names, answers, "generated")
+        sizes = (num_train, num_train + num_extra)
+        epochs = (alone.protocol.epochs, protocol.epochs)
+        return ResultTable(
+            title="MLBF-Net trained on generated and real records against real records alone,"
+            " average F1 (mean ± SD over folds); not in the paper",
+            columns=(
+                *("training records", "about", "epochs at most"),
+                *("average F1", "pooled macro-F1 [95 %]", "difference [95 %]"),
+            ),
+            rows=tuple(
+                (row[0], size, most, *row[1:])
+                for row, size, most in zip(rows, sizes, epochs, strict=True)
+            ),
+            scored=self._scored_on(answers["real records alone"]),
+            notes=(
+                "Generated records train only; validation and test records are real. Both rows"
+                " may take equally many steps.",
+                *self._notes(answers["real records alone"]),
+            ),
+        )
+
+    def fig4(self) -> Figure:
+        """Draw the t-SNE of one model's features of records that did not train it (Fig. 4)."""
+        from mlbf_keras.model import load_model
+
+        test = self.folds[0]
+        validation = self._next_fold(test)
+        (folder,) = self._run([self._unit(Variant(), test, validation)])
+        model = load_model(folder / "best.keras")
+        with Store(self.store) as opened:
+            usable = opened.records_of("cpsc2018")
+            records = usable[np.isin(opened.folds[usable], (test, validation))]
+            features, classes = features_of(
+                model, opened, records, batch_size=self.protocol.batch_size
+            )
+            ids = opened.ids[records]
+        perplexity = min(30.0, (len(records) - 1) / 3)
+        tsne = TSNE(perplexity=perplexity, init="pca", random_state=self.protocol.seed)
+        points = {name: tsne.fit_transform(values) for name, values in features.items()}
+        with written_whole(self.out / "fig4.npz") as part, part.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, ids=ids, classes=classes, **points)
+        return plot_embeddings(
+            points,
+            classes,
+            CPSC_CLASSES,
+            title=f"Fig. 4. t-SNE of MLBF-Net's features, {len(records):,} records of the folds"
+            f" {test} (test) and {validation} (validation)",
+        )
+
+    def _unit(
+        self,
+        variant: Variant,
+        test_fold: int | None,
+        validation_fold: int,
+        *,
+        extra: bool | None = None,
+    ) -> Unit:
+        """Name one model to be trained; ``extra`` is for :meth:`generated` alone."""
+        test = "none" if test_fold is None else test_fold
+        records = {None: "", False: "real-alone_", True: "with-generated_"}[extra]
+        return Unit(
+            name=f"{records}{variant.name}_test={test}_validation={validation_fold}",
+            work="mlbf_keras.cross_validation:train",
+            options={
+                **asdict(variant),
+                **asdict(self.protocol),
+                "test_fold": test_fold,
+                "validation_fold": validation_fold,
+                "extra": bool(extra),
+                "seed": self.protocol.seed + validation_fold,
+            },
+        )
+
+    def _run(self, units: Sequence[Unit]) -> list[Path]:
+
+        return run_units(units, store=self.store, out=self.out, scheduler=self.scheduler)
+
+    @cached_property
+    def _present(self) -> tuple[int, ...]:
+        """All folds of the store."""
+        present = choose_test_folds(self.store, ("all",))
+        if len(present) < 3:
+            raise OptionError(
+                f"{self.store} has {len(present)} folds, and 8:1:1 needs three at least; build it"
+                " again with ecg-build."
+            )
+        return present
+
+    def _next_fold(self, fold: int) -> int:
+        """The fold that validates when this one is tested."""
+        return self._present[(self._present.index(fold) + 1) % len(self._present)]
+
+    def _cross_validated(self, variants: dict[str, Variant]) -> dict[str, list[Predictions]]:
+        """Train each variant for each fold, and load its answers to the test folds."""
+        units = [
+            self._unit(variant, fold, self._next_fold(fold))
+            for variant in variants.values()
+            for fold in self.folds
+        ]
+        return self._answers(variants, units)
+
+    def _answers(self, names: Iterable[str], units: Sequence[Unit]) -> dict[str, list[Predictions]]:
+        """Do the units, one for each name and fold, and load their answers."""
+        folders = iter(self._run(units))
+        return {
+            name: [load_predictions(next(folders) / "test.npz") for _ in self.folds]
+            for name in names
+        }
+
+    def _compared(
+        self, names: Iterable[str], answers: dict[str, list[Predictions]], table: str
+    ) -> list[tuple[Cell, ...]]:
+        """For each row its name, average F1 by fold, pooled score, and difference to the first."""
+        results = {name: self._scored(_file_name(name), answers[name], table) for name in names}
+        first = next(iter(results.values()))
+        return [
+            (
+                name,
+                _fold_spreads(answers[name])[-1],
+                _estimate(result),
+                None if result is first else self._difference(first, result),
+            )
+            for name, result in results.items()
+        ]
+
+    def _scored(self, name: str, parts: Sequence[Predictions], table: str) -> Result:
+        """Keep the out-of-fold predictions of a row and score them as ecg-evaluate does."""
+        path = self.out / table / f"{name}.npz"
+        save_predictions(path, pooled(parts))
+        return score_predictions(
+            pooled(parts),
+            path=path,
+            name=name,
+            labels_from=str(self.store),
+            resamples=self.bootstrap,
+            seed=self.protocol.seed,
+        )
+
+    def _difference(self, first: Result, second: Result) -> Estimate:
+        """How much the second is better than the first, by a paired bootstrap."""
+        difference = compare(first, second, resamples=self.bootstrap, seed=self.protocol.seed)
+        assert difference is not None
+        return difference.values[SCORE]
+
+    @property
+    def _same_data(self) -> bool:
+
+        with Store(self.store) as opened:
+            return len(opened) == NUM_PUBLIC_RECORDS
+
+    def _scored_on(self, parts: Sequence[Predictions]) -> str:
+        count = sum(len(part.ids) for part in parts)
+        return f"out-of-fold on {count:,} records ({len(parts)} folds, 8:1:1)"
+
+    def _notes(self, parts: Sequence[Predictions]) -> tuple[str, ...]:
+        """Say what a reader needs to know of the figures by fold."""
+        lacking = {
+            name: sum(c not in np.asarray(part.first_labels) for part in parts)
+            for c, name in enumerate(CPSC_CLASSES)
+        }
+        without = [f"{name} ({folds} of {len(parts)})" for name, folds in lacking.items() if folds]
+        return (
+            f"At most {self.protocol.epochs} epochs of batches of {self.protocol.batch_size},"
+            f" {self.protocol.input_length} samples, seed {self.protocol.seed}; epoch and"
+            " thresholds chosen on the validation folds.",
+            "Pooled: all folds' answers scored together; intervals by bootstrap, of differences"
+            " by paired bootstrap over the same records.",
+            *(
+                [
+                    "Folds in which no record has a class are left out of that class's mean, and"
+                    f" the class of these folds' average: {', '.join(without)}."
+                ]
+                if without
+                else []
+            ),
+        )
+
+
+def _fold_spreads(parts: Sequence[Predictions]) -> list[Spread]:
+    """Mean and SD over folds of each class's F1, and of their average."""
+    folds = []
+    for part in parts:
+        assert part.first_labels is not None
+        truth = one_hot(part.first_labels, len(part.class_names))
+        f1 = class_f1(truth, one_hot(part.answers, len(part.class_names)))
+        folds.append(np.where(truth.any(axis=0), f1, np.nan))
+    return [*map(Spread.of, np.transpose(folds)), Spread.of(np.nanmean(folds, axis=1))]
+
+
+def _estimate(result: Result) -> Estimate:
+
+    low, high = result.intervals[SCORE]
+    return Estimate(result.values[SCORE], float(low), float(high))
+
+
+def _file_name(row: str) -> str:
+    return row.replace("λ", "lambda").replace(" ", "-").replace("-=-", "=")
+
+
+def features_of(
+    model: "ECGModel", store: Store, records: np.ndarray, *, batch_size: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Compute what the attentions of an MLBF-Net give to its heads.
+
+    Args:
+        model: an MLBF-Net with a head for each lead.
+        store: an open store.
+        records: indices of its records.
+        batch_size: records at a time.
+
+    Returns:
+        The features ``(records, 288)`` of all leads together, by the name ``"MLBF-Net"``, and
+        those ``(records, 24)`` of each lead by its name; and the records' classes, 0-based.
+    """
+    from data_prep.backend import keras
+    from data_prep.batches import StoreBatches
+
+    network, leads = model.network, model.contract.leads
+    batches = StoreBatches(
+        store, records, contract=model.contract, heads=("fused",), batch_size=batch_size
+    )
+    layers = {name: network.get_layer(f"{name}_features").output for name in ("fused", "lead")}
+    features = keras.Model(network.input, layers).predict(batches, verbose=0)
+    by_lead = features["lead"].reshape(len(records), len(leads), -1)
+    return (
+        {"MLBF-Net": features["fused"], **{lead: by_lead[:, i] for i, lead in enumerate(leads)}},
+        batches.labels.argmax(axis=1),
+    )
