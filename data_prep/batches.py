@@ -129,6 +129,17 @@ class StoreBatches(keras.utils.PyDataset):
             signals[row, : len(signal)] = signal
         return signals, dict.fromkeys(self.heads, self.labels[chosen])
 
+    def records_of_batch(self, index: int) -> np.ndarray:
+        """Return which records of the store a batch of this epoch holds.
+
+        Args:
+            index: from 0 to the number of batches - 1.
+
+        Returns:
+            Their indices in the store, int64.
+        """
+        return self.records[self._order[index * self.batch_size : (index + 1) * self.batch_size]]
+
     def on_epoch_end(self) -> None:
         """Mix the records anew."""
         self.start_epoch(self.epoch + 1)

@@ -1,6 +1,7 @@
 """Turns a typed ``main`` into a command: options from its signature, errors as one sentence."""
 
 import errno
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -25,15 +26,21 @@ def run_command(main: Callable[..., None]) -> None:
     except ECGError as error:
         _stop(str(error))
     except KeyboardInterrupt:
-        _stop("interrupted; what was complete stays as it was.")
+        goes_on = ", and --resume goes on from there" if _resumes(main) else ""
+        _stop(f"interrupted; what was complete stays as it was{goes_on}.")
     except OSError as error:
         # An exhausted quota is a full disk to whom it befalls.
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             where = f" while writing {error.filename}" if error.filename else ""
-            _stop(f"the disk is full{where}; free some space and run the same command again.")
+            again = "again with --resume" if _resumes(main) else "again"
+            _stop(f"the disk is full{where}; free some space and run the same command {again}.")
         if error.filename:
             _stop(f"{error.filename} cannot be used ({error.strerror}); choose another place.")
         raise
+
+
+def _resumes(main: Callable[..., None]) -> bool:
+    return "resume" in inspect.signature(main).parameters
 
 
 def _stop(sentence: str) -> None:

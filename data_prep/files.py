@@ -1,14 +1,20 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and that one process writes at a time."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from data_prep.errors import OptionError
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Give a place beside ``path`` to write to, and rename it to ``path`` when all went well.
+
+    What was written is on the disk before it takes the name, so that also a machine that loses
+    its power leaves the old file or the new one.
 
     Args:
         path: the file to make; its folder is created.
@@ -21,6 +27,73 @@ def written_whole(path: Path) -> Iterator[Path]:
     part = path.with_name(f"{path.stem}.part{path.suffix}")
     try:
         yield part
+        _bring_to_disk(part)
         os.replace(part, path)
+        _bring_to_disk(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _bring_to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would survive a loss of power."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path, *, doing: str) -> Iterator[None]:
+    """Keep other processes from making the same file or folder.
+
+    The lock is the kernel's, on a hidden file beside ``path``: it ends with the process, however
+    that ends, so that a lock file which a killed process left behind means nothing.
+
+    Args:
+        path: what is being made; its folder is created.
+        doing: how that is called in the sentence to the other process, such as ``"trained"``.
+
+    Raises:
+        OptionError: where another process holds the lock.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: two writers are not told of each other there
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+            os.close(descriptor)
+            raise OptionError(
+                f"{path} is being {doing} by {holder}; wait until that ends, or choose another"
+                " --out."
+            ) from None
+        except OSError:
+            break  # a file system without locks, as some network drives are
+        # Its last holder removes the file; what we locked may be a file that has no name any more.
+        if _is_named(descriptor, lock):
+            break
+        os.close(descriptor)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -14,12 +14,17 @@ The schema, version 1.  Attributes of the file: ``schema`` (``"ecg-keras store"`
 ``first_labels``   (N,)         int16          class that comes first, -1 where unknown
 ``labels/TASK``    (N, C)       uint8          1 where a record carries the class; its attribute
                                                ``class_names`` (JSON) names the columns
+``checksums``      (N,)         uint32         CRC-32 of each record's signal, as little-endian
+                                               bytes; absent in the first stores of this version
 =================  ===========  =============  ==============================================
+
+Each table but ``signals`` carries its own CRC-32 in the attribute ``crc32``.
 """
 
 import errno
 import json
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from io import FileIO
@@ -110,6 +115,7 @@ class StoreWriter:
         self.provenance = dict(provenance or {})
         self._ids: dict[str, None] = {}
         self._offsets = [0]
+        self._checksums: list[int] = []
         self._rows: list[tuple[str, str, float, int, int]] = []
         self._labels: dict[str, list[np.ndarray]] = {task: [] for task in self.class_names}
 
@@ -185,6 +191,7 @@ class StoreWriter:
         self._signals[start:stop] = signal
         self._disk.require_written()
         self._offsets.append(stop)
+        self._checksums.append(_checksum(signal.astype(np.float32)))
         self._ids[record_id] = None
         self._rows.append((patient, sex, age, fold, first_label))
         for task, names in self.class_names.items():
@@ -233,10 +240,12 @@ class StoreWriter:
             "ages": np.array(ages, np.float32),
             "folds": np.array(folds, np.int16),
             "first_labels": np.array(first_labels, np.int16),
+            "checksums": np.array(self._checksums, np.uint32),
             **{f"labels/{task}": self.labels(task) for task in self.class_names},
         }
         for name, table in tables.items():
-            self._file.create_dataset(name, data=table, track_times=False)
+            dataset = self._file.create_dataset(name, data=table, track_times=False)
+            dataset.attrs["crc32"] = np.uint32(_checksum(table))
         for task, names in self.class_names.items():
             self._file[f"labels/{task}"].attrs["class_names"] = json.dumps(names)
         # Written last: a file without it was never completed.
@@ -265,6 +274,7 @@ class Store:
         first_labels: int16 ``(N,)``, 0-based class that comes first, -1 where unknown.
         ages: float32 ``(N,)``, years, NaN where unknown.
         sexes: str ``(N,)``, ``"male"``, ``"female"`` or empty where unknown.
+        checksums: uint32 ``(N,)``, CRC-32 of each signal; None in stores of earlier releases.
         provenance: what the store was made from, and how.
 
     Raises:
@@ -301,23 +311,25 @@ class Store:
             self.dataset = str(attributes["dataset"])
             self.fs = float(attributes["fs"])
             self.provenance: dict[str, Any] = json.loads(attributes["provenance"])
-            self.ids = _decoded(file["ids"][:])
-            self.patients = _decoded(file["patients"][:])
-            self.sexes = _decoded(file["sexes"][:])
-            self.ages: np.ndarray = file["ages"][:]
-            self.folds: np.ndarray = file["folds"][:]
-            self.first_labels: np.ndarray = file["first_labels"][:]
-            self._offsets: np.ndarray = file["offsets"][:]
+            self.ids = _decoded(_table(file["ids"]))
+            self.patients = _decoded(_table(file["patients"]))
+            self.sexes = _decoded(_table(file["sexes"]))
+            self.ages = _table(file["ages"])
+            self.folds = _table(file["folds"])
+            self.first_labels = _table(file["first_labels"])
+            self.checksums = _table(file["checksums"]) if "checksums" in file else None
+            self._offsets = _table(file["offsets"])
             self.lengths: np.ndarray = np.diff(self._offsets)
             self._signals = file["signals"]
             self._labels: dict[str, np.ndarray] = {
-                task: table[:] for task, table in file["labels"].items()
+                task: _table(table) for task, table in file["labels"].items()
             }
             self._class_names: dict[str, tuple[str, ...]] = {
                 task: tuple(json.loads(table.attrs["class_names"]))
                 for task, table in file["labels"].items()
             }
             tables = [self.patients, self.sexes, self.ages, self.folds, self.first_labels]
+            tables += [] if self.checksums is None else [self.checksums]
             sizes = {len(t) for t in [*tables, self.lengths, *self._labels.values()]}
             if sizes != {len(self.ids)} or len(self._signals) != self._offsets[-1]:
                 raise ValueError("its tables are of different lengths")
@@ -379,10 +391,16 @@ class Store:
             float32 ``(time, 12)``, millivolts at the store's rate.
 
         Raises:
-            StoreError: where the file is broken there.
+            StoreError: where the file is broken there, or the signal is no more what was written.
         """
         with self._broken_as_store_error():
-            return np.asarray(self._signals[self._offsets[index] : self._offsets[index + 1]])
+            signal = np.asarray(self._signals[self._offsets[index] : self._offsets[index + 1]])
+        if self.checksums is not None and _checksum(signal) != self.checksums[index]:
+            raise StoreError(
+                f"the record {self.ids[index]} in {self.path} has changed since it was written"
+                f" (its checksum is another); copy the store again, or {_REBUILD}."
+            )
+        return signal
 
     @contextmanager
     def _broken_as_store_error(self) -> Iterator[None]:
@@ -391,6 +409,20 @@ class Store:
             yield
         except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise StoreError(f"{self.path} is broken ({error}); {_REBUILD}.") from error
+
+
+def _table(dataset: Any) -> np.ndarray:
+    """Read a dataset whole, and hold it to its checksum where it carries one."""
+    table: np.ndarray = dataset[:]
+    if dataset.attrs.get("crc32", _checksum(table)) != _checksum(table):
+        raise ValueError(f"its table {dataset.name} has changed since it was written")
+    return table
+
+
+def _checksum(array: np.ndarray) -> int:
+    """CRC-32 of the values, whatever the machine's byte order."""
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return zlib.crc32(np.ascontiguousarray(little).view(np.uint8).data)
 
 
 def _encoded(texts: Sequence[str]) -> np.ndarray:

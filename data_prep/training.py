@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,17 @@ from tqdm import tqdm
 
 from data_prep.backend import keras, tf
 from data_prep.batches import StoreBatches, describe
+from data_prep.checkpoint import (
+    NEW_BEST,
+    Checkpoint,
+    digest_of_records,
+    require_same_run,
+    require_startable,
+    state_of,
+)
 from data_prep.contract import Contract
 from data_prep.errors import OptionError, StoreError
-from data_prep.files import written_whole
+from data_prep.files import locked, written_whole
 from data_prep.model_files import set_thresholds
 from data_prep.plots import plot_learning_curves, read_history
 from data_prep.predictions import Predictions, save_predictions
@@ -234,12 +242,13 @@ def train_folds(
     contract_for: Callable[[np.ndarray], Contract],
     compiled_model: Callable[[Contract], Any],
     options: dict[str, Any],
+    resume: bool = False,
 ) -> None:
     """Train one model for each fold, each into a folder of its own, on all GPUs there are.
 
     A folder ``OUT/fold_k`` gets ``best.keras`` (the best epoch, with its thresholds),
     ``validation.npz`` (its answers to the validation records), ``history.csv``,
-    ``learning_curves.png`` and ``args.json``.
+    ``learning_curves.png`` and ``args.json``; until it is finished also ``checkpoint.npz``.
 
     Args:
         store: an open store.
@@ -251,20 +260,20 @@ def train_folds(
         contract_for: gives the contract, knowing the training records.
         compiled_model: builds and compiles the network for a contract.
         options: the command's options, to be written down.
+        resume: go on with what was killed, to the numbers it would have had: finished folds
+            stay, half-finished ones go on after their last complete epoch, the others begin.
 
     Raises:
-        OptionError: where the options make no sense, the GPUs cannot share a batch equally, or
-            a fold's folder holds a finished or half-finished run already.
+        OptionError: where the options make no sense, the GPUs cannot share a batch equally, a
+            fold's folder is being trained by another process, or holds a run that is not to be
+            resumed or was begun otherwise.
         StoreError: where the store does not suit.
     """
     require_sensible(options)
     folders = [out / f"fold_{fold}" for fold in folds]
     for folder in folders:
-        if folder.exists() and any(folder.iterdir()):
-            raise OptionError(
-                f"{folder} holds a run already; choose another --out, take {folder.name[5:]} out of"
-                " --folds, or remove that folder."
-            )
+        with locked(folder, doing="trained"):
+            require_startable(folder, resume=resume)
     for fold, folder in zip(folds, folders, strict=True):
         train_fold(
             store,
@@ -275,6 +284,7 @@ def train_folds(
             contract_for=contract_for,
             compiled_model=compiled_model,
             options=options,
+            resume=resume,
         )
 
 
@@ -288,6 +298,7 @@ def train_fold(
     contract_for: Callable[[np.ndarray], Contract],
     compiled_model: Callable[[Contract], Any],
     options: dict[str, Any],
+    resume: bool = False,
 ) -> None:
     """Train one model, on all GPUs there are.
 
@@ -300,29 +311,37 @@ def train_fold(
         contract_for: gives the contract, knowing the training records.
         compiled_model: builds and compiles the network for a contract.
         options: to be written down.
+        resume: go on with a half-finished training, and leave a finished one as it is.
 
     Raises:
-        OptionError: where the GPUs cannot share a batch equally.
-        StoreError: where the store does not suit, or no epoch gave a score.
+        OptionError: where the GPUs cannot share a batch equally, or the folder is being trained
+            by another process, or holds a run that is not to be resumed or was begun otherwise.
+        StoreError: where the store does not suit, the loss is no number, or no epoch gave a
+            score.
     """
     strategy = devices_strategy(gpus(), batch_size=settings.batch_size)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
-    keras.config.set_dtype_policy(settings.precision)
-    try:
-        _fit(
-            store,
-            folder=folder,
-            fold=fold,
-            parts=parts,
-            settings=settings,
-            strategy=strategy,
-            contract_for=contract_for,
-            compiled_model=compiled_model,
-            options=options,
-        )
-    finally:
-        keras.config.set_dtype_policy("float32")
+    with locked(folder, doing="trained"):
+        require_startable(folder, resume=resume)
+        if state_of(folder) == "finished":
+            print(f"fold {fold}: is finished; {folder}")
+            return
+        keras.config.set_dtype_policy(settings.precision)
+        try:
+            _fit(
+                store,
+                folder=folder,
+                fold=fold,
+                parts=parts,
+                settings=settings,
+                strategy=strategy,
+                contract_for=contract_for,
+                compiled_model=compiled_model,
+                options=options,
+            )
+        finally:
+            keras.config.set_dtype_policy("float32")
 
 
 def _fit(
@@ -360,24 +379,34 @@ def _fit(
     )
     print(f"fold {fold}: trains on {describe(train)};")
     print(f"        validates on {describe(validation)}.")
-    folder.mkdir(parents=True, exist_ok=True)
-    with written_whole(folder / "args.json") as part:
-        written = {"options": options, "fold": fold, "made with": provenance()}
-        part.write_text(json.dumps(written, indent=2, default=str) + "\n")
-    best = KeepBest(store, validation, folder=folder, monitor=settings.monitor)
-    callbacks = [
-        best,
-        keras.callbacks.EarlyStopping(best.key, mode="max", patience=settings.patience),
-        keras.callbacks.CSVLogger(str(folder / "history.csv")),
-        keras.callbacks.TerminateOnNaN(),
-    ]
+    run = {
+        "options": options,
+        "fold": fold,
+        "settings": asdict(settings),
+        "records": digest_of_records(store, parts.train, parts.validation, task=contract.task),
+    }
+    _write_down(folder, run)
+    best = KeepBest(store, validation, folder=folder / NEW_BEST, monitor=settings.monitor)
+    stopping = keras.callbacks.EarlyStopping(best.key, mode="max", patience=settings.patience)
+    checkpoint = Checkpoint(folder, counters={"best": best, "stopping": stopping})
+    # Keras' own count of epochs would begin anew in a training that goes on.
+    in_order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: train.start_epoch(e))
+    callbacks = [in_order, RequireNumbers(store, train, fold=fold), best, stopping]
     if settings.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(str(folder / "tensorboard")))
-    steps = settings.epochs * len(train)
-    with tqdm(total=steps, desc=f"fold {fold}", unit="step", file=sys.stderr) as bar:
-        callbacks.append(Progress(bar, show=best.key))
-        # The batches mix the records themselves; Keras would draw the batches' order once more.
-        model.fit(train, epochs=settings.epochs, shuffle=False, callbacks=callbacks, verbose=0)
+    done, steps = checkpoint.epoch * len(train), settings.epochs * len(train)
+    with tqdm(total=steps, initial=done, desc=f"fold {fold}", unit="step", file=sys.stderr) as bar:
+        callbacks += [Progress(bar, show=best.key), checkpoint]
+        if not checkpoint.complete:
+            # The batches mix the records themselves; Keras would draw their order once more.
+            model.fit(
+                train,
+                epochs=settings.epochs,
+                initial_epoch=checkpoint.epoch,
+                shuffle=False,
+                callbacks=callbacks,
+                verbose=0,
+            )
     if best.epoch is None:
         raise StoreError(
             f"no epoch of fold {fold} gave a validation score that is a number, so {folder} holds"
@@ -386,7 +415,64 @@ def _fit(
     curves = {f"fold {fold}": read_history(folder / "history.csv")}
     with written_whole(folder / "learning_curves.png") as part:
         plot_learning_curves(curves).savefig(part, dpi=150)
+    checkpoint.finish()
     print(f"fold {fold}: best {best.key} {best.score:.4f} in epoch {best.epoch + 1}; {folder}")
+
+
+def _write_down(folder: Path, run: dict[str, Any]) -> None:
+    """Write what a run is made of into its folder, or make sure that it is what is there."""
+    path = folder / "args.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as part:
+            told = json.dumps({**run, "made with": provenance()}, indent=2, default=str)
+            part.write_text(told + "\n")
+        return
+    try:
+        written = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        raise OptionError(
+            f"{path} is broken, so that nobody knows what this run was begun with; remove {folder}"
+            " or choose another --out."
+        ) from None
+    require_same_run(written, run, folder)
+
+
+class RequireNumbers(keras.callbacks.Callback):
+    """Ends a training whose loss is no number any more, and says at which records that was.
+
+    Args:
+        store: whose records they are.
+        batches: the training batches.
+        fold: its number, to be shown.
+    """
+
+    def __init__(self, store: Store, batches: StoreBatches, *, fold: int) -> None:
+        super().__init__()
+        self.store = store
+        self.batches = batches
+        self.fold = fold
+        self.epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Note the epoch."""
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Look at the loss.
+
+        Raises:
+            StoreError: naming the batch's records, where it is not finite.
+        """
+        assert logs is not None
+        if np.isfinite(logs["loss"]):
+            return
+        records = self.store.ids[self.batches.records_of_batch(batch)]
+        raise StoreError(
+            f"the loss of fold {self.fold} is no number in epoch {self.epoch + 1}, batch"
+            f" {batch + 1}, with the records {', '.join(records)} of {self.store.path}; leave out"
+            " those that are no ECG, or lower --learning-rate, and train into another --out."
+        )
 
 
 class KeepBest(keras.callbacks.Callback):

@@ -32,6 +32,7 @@ def main(
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32",
     jit_compile: bool = False,
     tensorboard: bool = False,
+    resume: bool = False,
 ) -> None:
     """Train MRM-Net on a store, one model for each validation fold.
 
@@ -65,6 +66,8 @@ def main(
         precision: of the computation; weights and answers are float32 always.
         jit_compile: compile the step with XLA; slower on a CPU.
         tensorboard: also write logs for TensorBoard (which must be installed).
+        resume: go on with a run that was killed, to the numbers it would have had; finished folds
+            stay as they are.
     """
     options = dict(locals())
     from data_prep.contract import Contract
@@ -125,6 +128,7 @@ def main(
             contract_for=contract_for,
             compiled_model=compiled_model,
             options=options,
+            resume=resume,
         )
 
 

@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 from test_commands import ROOT
-from toy import CLASSES, compiled_toy, toy_answers, toy_contract, write_toy_store
+from toy import (
+    CLASSES,
+    compiled_toy,
+    toy_answers,
+    toy_contract,
+    toy_signal,
+    write_toy_store,
+)
 
 from data_prep import training
 from data_prep.backend import keras
@@ -381,11 +390,76 @@ def test_losses_that_layers_add_stay_out_of_every_validation_loss(
     assert (history["loss"] > 7).all() and (history["val_loss"] < 2).all()
 
 
-def test_a_loss_that_is_no_number_leaves_no_model(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no epoch of fold 1 gave a validation score .*fold_1"):
-        train(store, tmp_path, learning_rate=1e38, contract=toy_contract(mean=1e38))
+def test_a_loss_that_is_no_number_ends_training_and_names_the_records(
+    store: Store, tmp_path: Path
+) -> None:
+    """The answer to R017 is no number: the batch that holds it is named, and no other."""
+    strange = toy_signal(100, 2, seed=17)[0, 0]
+
+    def compiled_model(contract: Contract) -> Any:
+        toy = compiled_toy(contract)
+        is_strange = keras.ops.equal(toy.input[:, :1, 0], strange)
+        answer = keras.ops.where(is_strange, np.nan, toy.output["diagnosis"])
+        model = keras.Model(toy.input, {"diagnosis": answer})
+        model.compile(toy.optimizer, loss={"diagnosis": "categorical_crossentropy"})
+        return model
+
+    with pytest.raises(StoreError, match="the loss of fold 1 is no number") as caught:
+        train_toy(store, tmp_path, compiled_model, batch_size=4)
+    named = re.findall(r"R\d{3}", str(caught.value))
+    assert "R017" in named and len(named) == 4
+    batch = re.search(r"epoch 1, batch (\d+), with the records", str(caught.value))
+    assert batch is not None
+    parts = split(store, task="cpsc2018", fold=1, test_fold=10)
+    batches = StoreBatches(
+        store,
+        parts.train,
+        contract=toy_contract(),
+        heads=("diagnosis",),
+        batch_size=4,
+        shuffle=True,
+        seed=1,
+    )
+    signals, _ = batches[int(batch[1]) - 1]
+    expected = [toy_signal(100, int(name[1:]) % 3, seed=int(name[1:])) for name in named]
+    np.testing.assert_array_equal(signals, expected)
     assert not (tmp_path / "fold_1" / "best.keras").exists()
     assert keras.config.dtype_policy().name == "float32"
+
+
+@keras.saving.register_keras_serializable("toy")
+class NoNumbers(keras.layers.Layer):
+    """Answers only while training."""
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return x if training else x * np.nan
+
+
+def test_scores_that_are_no_numbers_leave_no_model(store: Store, tmp_path: Path) -> None:
+    def compiled_model(contract: Contract) -> Any:
+        toy = compiled_toy(contract)
+        model = keras.Model(toy.input, {"diagnosis": NoNumbers()(toy.output["diagnosis"])})
+        model.compile(toy.optimizer, loss={"diagnosis": "categorical_crossentropy"})
+        return model
+
+    with pytest.raises(StoreError, match="no epoch of fold 1 gave a validation score .*fold_1"):
+        train_toy(store, tmp_path, compiled_model)
+    assert not (tmp_path / "fold_1" / "best.keras").exists()
+
+
+def train_toy(store: Store, out: Path, compiled_model: Any, **changes: Any) -> None:
+    """Train another toy network in fold 1."""
+    train_folds(
+        store,
+        out=out,
+        folds=(1,),
+        test_fold=10,
+        task="cpsc2018",
+        settings=replace(SETTINGS, **changes),
+        contract_for=lambda train: toy_contract(),
+        compiled_model=compiled_model,
+        options={},
+    )
 
 
 # --- Runs that are there already, and failing disks --------------------------------------------
@@ -395,10 +469,14 @@ def test_a_run_is_never_overwritten(store: Store, tmp_path: Path) -> None:
     """Found out before anything is trained."""
     (tmp_path / "fold_3").mkdir()
     (tmp_path / "fold_3" / "history.csv").write_text("epoch,loss\n")
+    with pytest.raises(OptionError, match=r"fold_3 holds a run that was not .* with --resume"):
+        train(store, tmp_path, folds=(2, 3))
+    for name in ("best.keras", "learning_curves.png"):
+        (tmp_path / "fold_3" / name).touch()
     with pytest.raises(OptionError, match=r"fold_3 holds a run already; .* take 3 out of --folds"):
         train(store, tmp_path, folds=(2, 3))
     assert [path.name for path in tmp_path.iterdir()] == ["fold_3"]
-    (tmp_path / "fold_3" / "history.csv").unlink()
+    shutil.rmtree(tmp_path / "fold_3")
     assert (train(store, tmp_path, folds=(3,), epochs=1) / "best.keras").is_file()
 
 
