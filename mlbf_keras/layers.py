@@ -128,6 +128,22 @@ def _convolve_by_two(x: Any, kernel: Any, bias: Any) -> Any:
     return _convolve(pairs, tf.reshape(wide, [1, taps // 2 + 1, 2 * channels, filters]), bias)
 
 
+@tf.custom_gradient
+def _begin(x: Any, length: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return ``x[:, :, :length]``, with a gradient that joins the missing zeros on.
+
+    TensorFlow's own gradient of a slice fills the whole and copies on one core, fifteen times
+    slower; it was an eighth of a training step.
+    """
+
+    def gradient(dy: Any) -> tuple[Any, None]:
+        shape = tf.shape(x)
+        missing = tf.zeros([shape[0], shape[1], shape[2] - length, shape[3]], dy.dtype)
+        return tf.concat([dy, missing], axis=2), None
+
+    return x[:, :, :length], gradient
+
+
 @tf.function(experimental_attributes={"_noinline": True})
 def _convolve_branch(
     x: Any, time: int, kernels: list[Any], biases: list[Any], rate: float, seeds: Any
@@ -160,7 +176,7 @@ def _convolve_branch(
         if rate:
             # Dropout's factor 1 / (1 - rate): a LeakyReLU lets it through from the weights.
             weights[2] = (weights[2][0] / (1 - rate), weights[2][1] / (1 - rate))
-        x = _convolve_block(x, weights)[:, :, :touched]
+        x = _begin(_convolve_block(x, weights), touched)
         silence = _convolve_block(silence, weights)
         if rate:
             x *= keep_mask(x, rate, seeds[block, 0])
