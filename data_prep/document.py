@@ -76,13 +76,18 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure and what it shows; ``half`` if two may stand side by side."""
+    """A figure and what it shows; ``half`` if two may stand side by side.
+
+    On a narrow page a figure is shrunk to ``pixels_per_inch`` of its own size, so that its letters
+    can be read, and scrolls from there on.
+    """
 
     file: str
     figure: Figure
     title: str
     caption: str
     half: bool = False
+    pixels_per_inch: float = 46.0
 
     @cached_property
     def png(self) -> bytes:
@@ -136,8 +141,14 @@ def figure_to_data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-def page(title: str, blocks: Sequence[Block]) -> str:
-    """Lay out a document as one HTML page; a heading opens a section, so begin with one."""
+def page(title: str, blocks: Sequence[Block], *, author: str = "ecg-evaluate") -> str:
+    """Lay out a document as one HTML page; a heading opens a section, so begin with one.
+
+    Args:
+        title: of the page.
+        blocks: what it says.
+        author: what the page names as its writer.
+    """
     headings = [block.text for block in blocks if isinstance(block, Heading)]
     links = "".join(
         f'<a href="#part-{number}">{html.escape(text)}</a>' for number, text in enumerate(headings)
@@ -153,7 +164,11 @@ def page(title: str, blocks: Sequence[Block]) -> str:
         else:
             parts.append(_element(block))
     return Template(_PAGE).substitute(
-        title=html.escape(title), style=_STYLE, links=links, parts="\n".join(parts)
+        title=html.escape(title),
+        style=_STYLE,
+        links=links,
+        parts="\n".join(parts),
+        author=html.escape(author),
     )
 
 
@@ -174,13 +189,12 @@ def _element(block: Block) -> str:
         case Table():
             return _table(block)
         case Picture():
-            # Small enough to be seen at once, and no smaller than its letters can be read.
             inches = block.figure.get_figwidth()
             return (
                 f'<figure class="{"half" if block.half else "full"}">'
                 f'<div class="scroll" style="max-width:{90 * inches:.0f}px">'
                 f'<img src="{figure_to_data_uri(block.png)}" alt="{html.escape(block.title)}"'
-                f' style="min-width:{46 * inches:.0f}px"></div>'
+                f' style="min-width:{block.pixels_per_inch * inches:.0f}px"></div>'
                 f"<figcaption><strong>{html.escape(block.title)}.</strong>"
                 f" {html.escape(block.caption)}</figcaption></figure>"
             )
@@ -189,7 +203,17 @@ def _element(block: Block) -> str:
 
 
 def _table(table: Table) -> str:
-    header = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.header)
+    # A bar under a number begins where the column does.
+    with_bars = {
+        column
+        for row in table.rows
+        for column, cell in enumerate(row)
+        if isinstance(cell, Estimate) and np.isfinite(cell.low)
+    }
+    header = "".join(
+        f'<th scope="col"{" class=bars" if column in with_bars else ""}>{html.escape(name)}</th>'
+        for column, name in enumerate(table.header)
+    )
     body = "".join(
         f'<tr><th scope="row">{html.escape(plain(first))}</th>'
         + "".join(f"<td>{_cell(cell)}</td>" for cell in cells)
@@ -240,7 +264,7 @@ $style</style>
 $parts
 </section>
 </main>
-<footer>Written by ecg-evaluate. Research software, no medical device.</footer>
+<footer>Written by $author. Research software, no medical device.</footer>
 </body>
 </html>
 """
@@ -295,7 +319,7 @@ thead th { color: var(--soft); font-size: 0.85rem; white-space: nowrap; }
 .class tbody th { position: sticky; left: 0; background: var(--card); }
 td > b { font-weight: 400; }
 .estimate { display: block; min-width: 134px; white-space: nowrap; text-align: left; }
-.class thead th:nth-child(3), .class thead th:nth-child(4) { text-align: left; }
+.class thead th.bars { text-align: left; }
 .estimate > b { font-weight: 600; }
 small { color: var(--soft); font-size: 0.8rem; }
 .bar {

@@ -236,6 +236,94 @@ def plot_learning_curves(histories: Mapping[str, Mapping[str, np.ndarray]]) -> F
     return figure
 
 
+def plot_lead_contributions(
+    leads: tuple[str, ...],
+    heads: np.ndarray | None,
+    probability: float,
+    without: np.ndarray,
+    *,
+    class_name: str,
+) -> Figure:
+    """Draw what each lead gives to the probability of a class.
+
+    Args:
+        leads: names of the L leads.
+        heads: ``(L,)`` probability by each lead's own head, or None where leads have none.
+        probability: by all leads together.
+        without: ``(L,)`` the same with that lead at 0 mV.
+        class_name: the class.
+    """
+    with rc_context(_STYLE):
+        figure = _figure(6.4, 0.26 * len(leads) + 1.4)
+        *own, change = figure.subplots(1, 2 if heads is not None else 1, squeeze=False)[0]
+        for axes in (*own, change):
+            axes.set_yticks(range(len(leads)), leads)
+            axes.invert_yaxis()
+            axes.tick_params(axis="y", length=0)
+            axes.grid(axis="x", color=_GREY, alpha=0.4, linewidth=0.8)
+            axes.set_axisbelow(True)
+        for axes in own:
+            axes.barh(leads, heads, color=_BLUE, height=0.7)
+            axes.axvline(probability, color=_INK, linestyle=":", linewidth=1.2)
+            axes.set_xlim(0, 1)
+            axes.set_title(f"{class_name} by the lead's own head")
+            axes.set_xlabel("probability (dotted: all leads)")
+        moved = without - probability
+        change.barh(leads, moved, color=np.where(moved < 0, _BLUE, _ORANGE), height=0.7)
+        change.axvline(0, color=_INK, linewidth=0.8)
+        side = max(0.02, 1.1 * float(np.abs(moved).max()))
+        change.set_xlim(-side, side)
+        change.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        change.set_title(f"{class_name} without the lead")
+        change.set_xlabel("change of the probability")
+    return figure
+
+
+def plot_deletion(
+    shares: np.ndarray, marked: np.ndarray, random: np.ndarray, *, class_name: str
+) -> Figure:
+    """Draw how a probability falls as parts of the recording are removed.
+
+    Args:
+        shares: ``(K,)`` of the recording that is removed, from 0 to 1.
+        marked: ``(K,)`` probability after removing what is marked most.
+        random: ``(K,)`` after removing as much at random.
+        class_name: the class.
+    """
+    with rc_context(_STYLE):
+        figure = _figure(6.4, 4.5)
+        axes = figure.add_subplot()
+        places = np.arange(len(shares))
+        axes.plot(places, random, "o--", color=_GREY, label="drawn at random")
+        axes.plot(places, marked, "o-", color=_BLUE, label="marked most")
+        axes.set_xticks(places, [f"{100 * share:g} %" for share in shares])
+        axes.set_ylim(0, max(1.0, float(np.max([marked, random]))) * 1.02)
+        axes.set_xlabel("share of the recording that is removed")
+        axes.set_ylabel(f"probability of {class_name}")
+        axes.grid(axis="y", color=_GREY, alpha=0.4, linewidth=0.8)
+        axes.legend()
+    return figure
+
+
+def plot_channel_weights(weights: Mapping[str, np.ndarray]) -> Figure:
+    """Draw the weights of feature channels, sorted, one line for each network.
+
+    Args:
+        weights: ``(networks, channels)`` in 0..1 by the name of the attention.
+    """
+    with rc_context(_STYLE):
+        figure = _figure(6.4, 3.2)
+        panels = figure.subplots(1, len(weights), squeeze=False, sharey=True)[0]
+        for axes, (name, of_networks) in zip(panels, weights.items(), strict=True):
+            for values in of_networks:
+                axes.plot(np.sort(values)[::-1], color=_BLUE, linewidth=1.6, alpha=0.8)
+            axes.set_title(f"{name} branch")
+            axes.set_xlabel("channels, sorted")
+            axes.set_ylim(0, 1.02)
+        panels[0].set_ylabel("weight")
+    return figure
+
+
 def _plot_curves(
     labels: np.ndarray,
     probabilities: np.ndarray,

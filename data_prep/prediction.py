@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -15,14 +15,24 @@ from tqdm import tqdm
 from data_prep.batches import WINDOW, StoreBatches
 from data_prep.contract import Contract
 from data_prep.errors import ModelFileError, OptionError, RecordError
+from data_prep.explanation import Explanation
 from data_prep.files import written_whole
 from data_prep.labels import read_recordings
 from data_prep.model_files import ECGModel, prepare_record
+from data_prep.pages import write_page
 from data_prep.predictions import Predictions, save_predictions
-from data_prep.records import find_records, read_record
+from data_prep.records import Record, find_records, read_record
 from data_prep.scores import known_first_labels
 from data_prep.signals import crop_or_pad
 from data_prep.store import Store
+
+
+class Explainer(Protocol):
+    """What ``explain.py`` of both packages offers."""
+
+    def explain(self, record: Record) -> Explanation:
+        """Explain the answer to one recording."""
+        ...
 
 
 def open_models(pattern: Sequence[str], load_model: Callable[[Path], ECGModel]) -> list[ECGModel]:
@@ -327,6 +337,7 @@ def predict(
     batch_size: int,
     fs: float | None = None,
     unit: str | None = None,
+    explainer: Callable[[Sequence[ECGModel]], Explainer] | None = None,
 ) -> None:
     """Do what ``mlbf-predict`` and ``mrm-predict`` do.
 
@@ -339,6 +350,7 @@ def predict(
         batch_size: recordings at a time.
         fs: sampling rate, hertz, of recordings that state none.
         unit: of recordings that state none.
+        explainer: of the package, to write ``explained/NAME.html`` for each recording; or None.
 
     Raises:
         ECGError: where nothing could be predicted; also, after all else was predicted and
@@ -352,6 +364,11 @@ def predict(
         ensemble, chosen, batch_size=batch_size, fs=fs, unit=unit
     )
     write_answers(out, predictions, refused)
+    if explainer is not None:
+        explained = explainer(ensemble)
+        for name in tqdm(predictions.ids, desc="explanations", unit="rec", disable=None):
+            record = read_record(chosen[name], fs=fs, unit=unit)
+            write_page(out / "explained" / f"{name}.html", explained.explain(record))
     print(
         f"{out}: {len(predictions.ids)} recordings answered by {len(ensemble)}"
         f" model{'s' if len(ensemble) > 1 else ''} of {predictions.network}."

@@ -1,6 +1,7 @@
 """Command: from trained MRM-Nets and recordings to answers."""
 
 from pathlib import Path
+from typing import Literal
 
 from data_prep.commands import run_command
 
@@ -12,6 +13,9 @@ def main(
     out: Path,
     csv: Path | None = None,
     batch_size: int = 64,
+    fs: float | None = None,
+    unit: Literal["mV", "uV", "V", "nV"] | None = None,
+    explain: bool = False,
 ) -> None:
     """Answer for recordings with one MRM-Net or the mean of several.
 
@@ -25,12 +29,27 @@ def main(
         csv: table with a column Recording that chooses recordings of the folder; by default all
             of the folder are answered.
         batch_size: recordings at a time.
+        fs: sampling rate in Hz of recordings that state none, such as arrays.
+        unit: of recordings that state none, such as tables; by default they are taken for mV if
+            their values can be.
+        explain: also write OUT/explained/NAME.html for each recording: the ECG, what the networks
+            looked at, and what made the answer probable. Takes some seconds a recording and
+            model.
     """
     from data_prep.prediction import predict
+    from mrm_keras.explain import Explainer
     from mrm_keras.model import load_model
 
     predict(
-        load_model, models=models, csv_file=csv, records=records, out=out, batch_size=batch_size
+        load_model,
+        models=models,
+        csv_file=csv,
+        records=records,
+        out=out,
+        batch_size=batch_size,
+        fs=fs,
+        unit=unit,
+        explainer=Explainer if explain else None,
     )
 
 

@@ -1,0 +1,237 @@
+"""One self-contained HTML page for each recording: what was answered, and why."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from data_prep import plots
+from data_prep.document import (
+    Block,
+    Estimate,
+    Facts,
+    Heading,
+    Notes,
+    Paragraph,
+    Picture,
+    Table,
+    page,
+)
+from data_prep.ecg_paper import Shading, ecg_figure
+from data_prep.explanation import Explanation, Relevance
+from data_prep.files import written_whole
+from data_prep.records import Record
+
+WINDOW = 10.0
+"""Seconds of a long recording that are shown with all leads."""
+
+# Classes in the table of answers; a task may have 71.
+_MOST_ROWS = 12
+# The letters on ECG paper are smaller than a report's.
+_PAPER_PIXELS = 72.0
+
+
+def write_page(path: Path, explanation: Explanation, *, warnings: Sequence[str] = ()) -> None:
+    """Write the page of one recording.
+
+    Args:
+        path: of the HTML file; its folder is created.
+        explanation: from the ``Explainer`` of a package.
+        warnings: what is doubtful about the recording, a sentence each.
+    """
+    title = f"{explanation.record.id}: {_answer(explanation)}"
+    author = f"ECG-Keras from the answers of {explanation.contract.network}"
+    text = page(title, list(_blocks(explanation, warnings)), author=author)
+    with written_whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def _blocks(explanation: Explanation, warnings: Sequence[str]) -> Iterator[Block]:
+    record, contract = explanation.record, explanation.contract
+    yield Heading("Answer")
+    if warnings:
+        yield Paragraph("The recording gives reason for doubt:")
+        yield Notes(tuple(warnings))
+    yield Facts(tuple(_facts(explanation)))
+    yield _table(explanation)
+
+    yield Heading("Recording")
+    duration = len(record.signal) / record.fs
+    shown = (
+        f"The first {WINDOW:g} of {duration:.1f} s."
+        if duration > WINDOW + 0.05
+        else f"All of its {duration:.1f} s."
+    )
+    yield Picture(
+        "ecg.png",
+        ecg_figure(record),
+        "Twelve leads",
+        f"{shown} Small squares are 0.04 s and 0.1 mV, large ones 0.2 s and 0.5 mV.",
+        pixels_per_inch=_PAPER_PIXELS,
+    )
+
+    for relevance in explanation.relevances:
+        yield Heading(f"Why {relevance.class_name}")
+        yield from _why(explanation, relevance)
+
+    yield Heading("Attention")
+    yield Paragraph(
+        "Attention tells what the network let pass, not which way that spoke: a moment may weigh"
+        " much and speak against the answer."
+    )
+    for attention in explanation.attention:
+        yield _on_paper(record, attention.shading, attention.title, attention.caption)
+    if explanation.channels:
+        yield Picture(
+            "channels.png",
+            plots.plot_channel_weights(explanation.channels),
+            "Channel attention",
+            "The factor in 0..1 by which each feature channel passes on (CA of MRM-Net, eq. 1),"
+            " sorted, a line for each network. What a channel stands for was learned, so that it"
+            " has no name.",
+        )
+    if contract.fit == "stretch" and explanation.seconds < contract.input_length / (
+        contract.sampling_rate
+    ):
+        yield Notes(("The recording was stretched to fill the network's input.",))
+
+
+def _facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
+    record, contract, members = explanation.record, explanation.contract, explanation.members
+    yield "Answer", _answer(explanation)
+    if len(members) > 1:
+        yield "Agreement", _agreement(explanation)
+    yield (
+        "Answered by",
+        f"{contract.network}" if len(members) == 1 else f"{len(members)} × {contract.network}",
+    )
+    yield "Task", f"{contract.task}, {len(contract.class_names)} classes"
+    age = f"{record.age:g} years" if np.isfinite(record.age) else ""
+    yield "Person", ", ".join(part for part in (record.sex, age) if part) or "unknown"
+    duration = len(record.signal) / record.fs
+    yield "Recording", f"{duration:.1f} s at {record.fs:g} Hz"
+    if explanation.seconds < duration - 0.05:
+        yield "Seen by the network", f"the first {explanation.seconds:g} s"
+    if record.codes:
+        yield "Labels in the file", ", ".join(record.codes)
+    yield "File", record.path.name
+
+
+def _answer(explanation: Explanation) -> str:
+    return " and ".join(explanation.found) or "no class reaches its threshold"
+
+
+def _agreement(explanation: Explanation) -> str:
+    """How many networks say by themselves what they say together."""
+    contract, members = explanation.contract, explanation.members
+    if contract.single_label:
+        same = int((members.argmax(axis=1) == explanation.probabilities.argmax()).sum())
+    else:
+        together = explanation.probabilities >= explanation.thresholds
+        same = int(((members >= explanation.thresholds) == together).all(axis=1).sum())
+    return f"{same} of {len(members)} networks answer so by themselves"
+
+
+def _table(explanation: Explanation) -> Table:
+    contract, members = explanation.contract, explanation.members
+    probabilities, several = explanation.probabilities, len(members) > 1
+    ranked = np.argsort(-probabilities, kind="stable")[:_MOST_ROWS]
+    if contract.single_label:
+        says = members.argmax(axis=1)[:, None] == np.arange(len(probabilities))
+    else:
+        says = members >= explanation.thresholds
+    rows = []
+    for c in ranked:
+        name = contract.class_names[c]
+        low, high = float(members[:, c].min()), float(members[:, c].max())
+        estimate = Estimate(float(probabilities[c]), *((low, high) if several else ()))
+        rows.append(
+            (
+                f"{name} ✓" if name in explanation.found else name,
+                *((f"{says[:, c].sum()} of {len(members)}",) if several else ()),
+                estimate,
+                *(() if contract.single_label else (f"{explanation.thresholds[c]:.3f}",)),
+            )
+        )
+    caption = "Probability of each class, mean of the networks and their range" if several else (
+        "Probability of each class"
+    )  # fmt: skip
+    if len(probabilities) > len(ranked):
+        caption += f"; the {len(ranked)} largest of {len(probabilities)}"
+    threshold = () if contract.single_label else ("Threshold",)
+    networks = ("Networks",) if several else ()
+    return Table(caption, ("Class", *networks, "Probability", *threshold), tuple(rows))
+
+
+def _why(explanation: Explanation, relevance: Relevance) -> Iterator[Block]:
+    name, contract = relevance.class_name, explanation.contract
+    c = contract.class_names.index(name)
+    probability = float(explanation.probabilities[c])
+    yield _on_paper(
+        explanation.record,
+        relevance.shading,
+        f"What made {name} probable",
+        "Integrated gradients (Sundararajan et al. 2017) against a flat line, summed over cells"
+        f" of 0.1 s and one lead: blue speaks for {name}, orange against. All cells sum to"
+        f" {relevance.total - relevance.residual:+.3f}; the recording has a probability of"
+        f" {probability:.3f}, a flat line {probability - relevance.total:.3f}.",
+        every_lead=True,
+    )
+    at = int(np.argmin(np.abs(relevance.shares - 0.05)))
+    area = [float(curve[1:-1].mean()) for curve in (relevance.marked, relevance.random)]
+    verdict = (
+        "so that it marks what the answer rests on"
+        if area[0] < area[1]
+        else "so that what it marks is NOT what the answer rests on"
+    )
+    yield Picture(
+        "deletion.png",
+        plots.plot_deletion(relevance.shares, relevance.marked, relevance.random, class_name=name),
+        "Does that hold?",
+        f"The deletion test: without the 5 % of the cells that are marked most, {name} has a"
+        f" probability of {relevance.marked[at]:.3f}; without 5 % drawn at random"
+        f" {relevance.random[at]:.3f}, {verdict}.",
+        half=True,
+    )
+    heads = [f"lead_{lead}" for lead in contract.leads]
+    own = None
+    if all(head in explanation.heads for head in heads):
+        own = np.array([explanation.heads[head][c] for head in heads])
+    yield Picture(
+        "leads.png",
+        plots.plot_lead_contributions(
+            contract.leads, own, probability, explanation.without_lead[:, c], class_name=name
+        ),
+        "The leads",
+        ("Left, what each lead's own head says. Right, h" if own is not None else "H")
+        + f"ow the probability of {name} changes if that lead is set to 0 mV: where it falls"
+        " (blue), the lead spoke for it.",
+        half=True,
+    )
+
+
+def _on_paper(
+    record: Record, shading: Shading, title: str, caption: str, *, every_lead: bool = False
+) -> Picture:
+    """Draw a shading where it can be seen: every lead for itself, or one for all."""
+    every_lead |= shading.values.ndim == 2
+    long = len(record.signal) / record.fs > WINDOW + 0.05
+    start = _strongest(shading) if long and every_lead else 0.0
+    layout: Literal["3x4", "12x1", "strip"] = "12x1" if every_lead else "strip" if long else "3x4"
+    figure = ecg_figure(record, layout=layout, start=start, seconds=WINDOW, shading=shading)
+    if long and every_lead:
+        caption += f" Shown are the {WINDOW:g} s from {start:g} s on, where most is marked."
+    return Picture("shaded.png", figure, title, caption, pixels_per_inch=_PAPER_PIXELS)
+
+
+def _strongest(shading: Shading) -> float:
+    """Where the window begins, in whole seconds, in which the shading is strongest."""
+    strength = np.nan_to_num(np.abs(shading.values)).reshape(len(shading.values), -1).sum(axis=1)
+    sums = np.concatenate([[0.0], np.cumsum(strength)])
+    begins = np.arange(0.0, max(shading.edges[-1] - WINDOW, 0.0) + 1)
+    begins = np.minimum(begins, max(shading.edges[-1] - WINDOW, 0.0))
+    marked = np.interp(begins + WINDOW, shading.edges, sums) - np.interp(
+        begins, shading.edges, sums
+    )
+    return float(np.floor(begins[int(marked.argmax())]))
