@@ -35,6 +35,7 @@ ATTEMPTS = 2
 LOSSES = 3
 
 _CHUNK = 8 << 20  # bytes of a store that are sent at a time
+_ANSWER = 20.0  # seconds to wait for a scheduler's answer
 _WITHOUT_WORKERS = 300.0  # seconds to wait for a worker before giving up
 
 # TensorFlow's seed and Keras' precision belong to a process, so it computes one unit at a time.
@@ -326,7 +327,7 @@ def connect(scheduler: str) -> Any:
     from distributed import Client
 
     try:
-        return Client(scheduler, timeout=20, set_as_default=False)
+        return Client(scheduler, timeout=_ANSWER, set_as_default=False)
     except (OSError, ValueError, TimeoutError):
         raise OptionError(
             f"no Dask scheduler answers at {scheduler}; start one with `dask scheduler`, and give"
@@ -339,11 +340,12 @@ def _local_cluster(gpus: list[str]) -> Any:
     from distributed import Nanny, Scheduler, SpecCluster
 
     return SpecCluster(
-        scheduler={"cls": Scheduler, "options": {"dashboard": False}},
+        scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": ":0"}},
         workers={
             gpu: {
                 "cls": Nanny,
                 "options": {
+                    "host": "127.0.0.1",
                     "nthreads": 1,
                     "memory_limit": 0,
                     "resources": {"GPU": 1},

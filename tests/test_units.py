@@ -1,0 +1,333 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from data_prep import units as module
+from data_prep.errors import OptionError, StoreError, UnitError
+from data_prep.units import Unit, connect, local_gpus, run_units, workers_of
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    path = tmp_path / "store.h5"
+    path.write_bytes(os.urandom(1000))
+    return path
+
+
+def noted(number: int, **options: Any) -> Unit:
+    return Unit(f"n={number}", "unit_work:note", {"number": number, **options})
+
+
+def counted(number: int, board: Path) -> Unit:
+    return Unit(f"n={number}", "unit_work:unless", {"number": number, "board": str(board)})
+
+
+def squares(folders: list[Path]) -> list[int]:
+    return [json.loads((folder / "answer.json").read_text())["square"] for folder in folders]
+
+
+class TestHere:
+    def test_each_unit_in_a_folder_of_its_own(self, tmp_path: Path, store: Path) -> None:
+        folders = run_units([noted(3, seed=7), noted(2)], store=store, out=tmp_path / "out")
+        assert folders == [tmp_path / "out" / "units" / name for name in ("n=3", "n=2")]
+        assert squares(folders) == [9, 4]
+        made = json.loads((folders[0] / "unit.json").read_text())
+        assert made["work"] == "unit_work:note"
+        assert made["options"] == {"number": 3, "seed": 7}
+        assert made["store"] == json.loads((folders[0] / "answer.json").read_text())["content"]
+        assert made["seconds"] >= 0
+        assert {"ecg-keras", "numpy", "machine"} <= set(made["made with"])
+
+    def test_what_is_done_is_kept(self, tmp_path: Path, store: Path) -> None:
+        wanted = [counted(number, tmp_path) for number in range(3)]
+        run_units(wanted[:2], store=store, out=tmp_path)
+        assert squares(run_units(wanted, store=store, out=tmp_path)) == [0, 1, 4]
+        assert [(tmp_path / f"calls_{n}").read_text() for n in range(3)] == ["x", "x", "x"]
+
+    def test_an_interrupted_command_goes_on(
+        self, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import unit_work
+
+        def interrupted(store: Path, folder: Path, **options: Any) -> None:
+            (folder / "half.txt").write_text("half done")
+            raise KeyboardInterrupt
+
+        wanted = [counted(1, tmp_path), noted(2), counted(3, tmp_path)]
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(unit_work, "note", interrupted)
+            run_units([counted(1, tmp_path)], store=store, out=tmp_path)
+        assert not (tmp_path / "units" / "n=1").exists()
+        run_units([wanted[0]], store=store, out=tmp_path)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(unit_work, "note", interrupted)
+            run_units(wanted, store=store, out=tmp_path)
+        folders = run_units(wanted, store=store, out=tmp_path)
+        assert squares(folders) == [1, 4, 9]
+        assert not (folders[1] / "half.txt").exists()
+        assert (tmp_path / "calls_1").read_text() == "xx"  # interrupted once, done once
+
+    def test_a_failure_is_tried_once_more(
+        self, tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "fail_2").write_text("1")
+        folders = run_units([counted(n, tmp_path) for n in (1, 2)], store=store, out=tmp_path)
+        assert squares(folders) == [1, 4]
+        assert (tmp_path / "calls_2").read_text() == "xx"
+        assert "n=2 failed and is tried once more: ValueError: number 2" in capsys.readouterr().err
+        assert not (tmp_path / "units" / "n=2.log").exists()
+
+    def test_the_others_go_on(self, tmp_path: Path, store: Path) -> None:
+        (tmp_path / "fail_2").write_text("2")
+        wanted = [counted(n, tmp_path) for n in (1, 2, 3)]
+        with pytest.raises(UnitError, match=r"1 of 3 units failed \(n=2\).*number 2.*n=2\.log"):
+            run_units(wanted, store=store, out=tmp_path)
+        log = (tmp_path / "units" / "n=2.log").read_text()
+        assert log.count("Traceback") == 2 and "attempt 2" in log
+        assert sorted(p.name for p in (tmp_path / "units").glob("n=*")) == ["n=1", "n=2.log", "n=3"]
+        # The next command does only what is missing.
+        assert squares(run_units(wanted, store=store, out=tmp_path)) == [1, 4, 9]
+        assert [(tmp_path / f"calls_{n}").read_text() for n in (1, 2, 3)] == ["x", "xxx", "x"]
+
+
+class TestRefusals:
+    def test_other_options(self, tmp_path: Path, store: Path) -> None:
+        run_units([noted(1)], store=store, out=tmp_path)
+        other = Unit("n=1", "unit_work:note", {"number": 1, "seed": 5})
+        with pytest.raises(OptionError, match=r"n=1 was made with other options \(seed\)"):
+            run_units([other], store=store, out=tmp_path)
+
+    def test_other_work(self, tmp_path: Path, store: Path) -> None:
+        run_units([noted(1)], store=store, out=tmp_path)
+        other = Unit("n=1", "unit_work:unless", {"number": 1})
+        with pytest.raises(OptionError, match="another function"):
+            run_units([other], store=store, out=tmp_path)
+
+    def test_another_store(self, tmp_path: Path, store: Path) -> None:
+        run_units([noted(1)], store=store, out=tmp_path)
+        store.write_bytes(b"other records")
+        with pytest.raises(OptionError, match="made from another store"):
+            run_units([noted(1)], store=store, out=tmp_path)
+
+    def test_a_folder_of_something_else(self, tmp_path: Path, store: Path) -> None:
+        (tmp_path / "units" / "n=1").mkdir(parents=True)
+        with pytest.raises(OptionError, match="n=1 holds something else than a finished unit"):
+            run_units([noted(1)], store=store, out=tmp_path)
+
+    def test_no_store(self, tmp_path: Path) -> None:
+        with pytest.raises(StoreError, match="none.h5 does not exist"):
+            run_units([noted(1)], store=tmp_path / "none.h5", out=tmp_path)
+
+    @pytest.mark.parametrize("name", ["", "a/b", "a b"])
+    def test_names_that_are_no_folder(self, tmp_path: Path, store: Path, name: str) -> None:
+        with pytest.raises(OptionError, match="cannot name a unit"):
+            run_units([Unit(name, "unit_work:note", {})], store=store, out=tmp_path)
+
+    def test_two_units_of_one_name(self, tmp_path: Path, store: Path) -> None:
+        with pytest.raises(OptionError, match="each name once"):
+            run_units([noted(1), noted(1, seed=2)], store=store, out=tmp_path)
+
+    def test_two_commands_in_one_folder(
+        self, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import unit_work
+
+        seen = []
+
+        def second(store: Path, folder: Path, **options: Any) -> None:
+            try:
+                run_units([noted(2)], store=store, out=tmp_path)
+            except OptionError as error:
+                seen.append(str(error))
+
+        monkeypatch.setattr(unit_work, "note", second)
+        run_units([noted(1)], store=store, out=tmp_path)
+        assert "another command is at work" in seen[0]
+
+    def test_no_dask(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "_has_dask", lambda: False)
+        with pytest.raises(OptionError, match=r"pip install 'ecg-keras\[cluster\]'"):
+            connect("tcp://localhost:8786")
+
+    def test_no_scheduler(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "_ANSWER", 0.5)
+        with pytest.raises(OptionError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
+            connect("tcp://127.0.0.1:9")
+
+
+def test_gpus_are_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, expected in (("0,2", ["0", "2"]), ("-1", []), ("", [])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        assert local_gpus() == expected
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("PATH", "")
+    assert local_gpus() == []
+
+
+def test_workers_with_a_gpu_have_it_to_themselves() -> None:
+    def cluster(**resources: dict[str, float]) -> Any:
+        return SimpleNamespace(
+            nthreads=lambda: dict.fromkeys([*resources, "unknown yet"], 1),
+            scheduler_info=lambda n_workers: {
+                "workers": {name: {"resources": has} for name, has in resources.items()}
+            },
+        )
+
+    assert workers_of(cluster(a={}, b={"GPU": 1}, c={"GPU": 2})) == {
+        "b": {"GPU": 1},
+        "c": {"GPU": 1},
+    }
+    assert workers_of(cluster(a={}, b={"MEMORY": 1})) == {"a": {}, "b": {}}
+
+
+# --- A real cluster --------------------------------------------------------------------------
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start processes that can import these tests' modules, and end them."""
+    root = Path(__file__).parents[1]
+    path = os.pathsep.join([str(root), str(root / "tests")])
+    environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def started(*arguments: str) -> "subprocess.Popen[bytes]":
+        log = (tmp_path / f"process_{len(processes)}.log").open("wb")
+        with log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *arguments], env=environment, stdout=log, stderr=log
+            )
+        processes.append(process)
+        return process
+
+    yield started
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path, start: Start) -> str:
+    file = tmp_path / "scheduler.json"
+    start(
+        *("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"),
+        *("--no-dashboard", "--scheduler-file", str(file)),
+    )
+    _wait_for(file)
+    return json.loads(file.read_text())["address"]
+
+
+def _wait_for(file: Path) -> None:
+    for _ in range(600):
+        if file.exists() and file.stat().st_size:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{file.name} did not come")
+
+
+def _start_worker(start: Start, scheduler: str, folder: Path) -> "subprocess.Popen[bytes]":
+    return start(
+        *("distributed.cli.dask_worker", scheduler, "--no-nanny", "--nthreads", "1"),
+        *("--no-dashboard", "--local-directory", str(folder)),
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_nothing_but_time(
+    tmp_path: Path,
+    store: Path,
+    scheduler: str,
+    start: Start,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two workers; whoever has the unit 3 first is killed while it is at it."""
+    monkeypatch.setattr(module, "_CHUNK", 300)  # four pieces of the store
+    workers = [_start_worker(start, scheduler, tmp_path / f"w{i}") for i in range(2)]
+    wanted = [
+        Unit(
+            f"n={n}",
+            "unit_work:once",
+            {"number": n, "board": str(tmp_path), "rest": 60.0 if n == 3 else 0.0},
+        )
+        for n in range(8)
+    ]
+    killer = subprocess.Popen(
+        [sys.executable, "-c", _KILLER, str(tmp_path / "first_at_3"), str(signal.SIGKILL.value)]
+    )
+    begin = time.monotonic()
+    folders = run_units(wanted, store=store, out=tmp_path / "out", scheduler=scheduler)
+    assert killer.wait() == 0
+    assert time.monotonic() - begin < 40  # nobody rested to the end
+
+    dead = int((tmp_path / "first_at_3").read_text())
+    killed = next(worker for worker in workers if worker.pid == dead)
+    assert killed.wait() == -signal.SIGKILL
+    assert "is gone; n=3 starts anew elsewhere" in capfd.readouterr().err
+    answers = [json.loads((folder / "answer.json").read_text()) for folder in folders]
+    assert [answer["square"] for answer in answers] == [n**2 for n in range(8)]
+    # Done by these two alone, each with a copy of the store of its own.
+    assert {answer["process"] for answer in answers} <= {worker.pid for worker in workers}
+    assert answers[3]["process"] != dead
+    copies = {(answer["process"], answer["store"]) for answer in answers}
+    assert len(copies) == len({answer["process"] for answer in answers})
+    checksum = json.loads((folders[0] / "unit.json").read_text())["store"]
+    assert {answer["content"] for answer in answers} == {checksum}
+    assert not any(answer["store"] == str(store) for answer in answers)
+    # A second command finds all done, and asks no cluster.
+    assert run_units(wanted, store=store, out=tmp_path / "out", scheduler="tcp://none") == folders
+
+    # Failures travel back with their reason, and are tried once more.
+    (tmp_path / "fail_9").write_text("2")
+    with pytest.raises(UnitError, match=r"failed \(n=9\).*number 9 cannot be done"):
+        run_units(
+            [counted(9, tmp_path), noted(10)],
+            store=store,
+            out=tmp_path / "out",
+            scheduler=scheduler,
+        )
+    assert "Traceback" in (tmp_path / "out" / "units" / "n=9.log").read_text()
+    assert (tmp_path / "out" / "units" / "n=10").is_dir()
+
+
+_KILLER = """
+import os, sys, time
+for _ in range(1200):
+    if os.path.exists(sys.argv[1]):
+        os.kill(int(open(sys.argv[1]).read()), int(sys.argv[2]))
+        sys.exit(0)
+    time.sleep(0.05)
+sys.exit(1)
+"""
+
+
+@pytest.mark.slow
+def test_each_gpu_of_this_machine_has_a_process(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    wanted = [
+        Unit(f"n={n}", "unit_work:once", {"number": n, "board": str(tmp_path), "rest": 0.5})
+        for n in range(4)
+    ]
+    folders = run_units(wanted, store=store, out=tmp_path / "out")
+    answers = [json.loads((folder / "answer.json").read_text()) for folder in folders]
+    assert [answer["square"] for answer in answers] == [0, 1, 4, 9]
+    assert {answer["gpu"] for answer in answers} == {"4", "7"}
+    assert len({answer["process"] for answer in answers} - {os.getpid()}) == 2
