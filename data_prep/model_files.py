@@ -12,7 +12,7 @@ import numpy as np
 from data_prep.backend import keras
 from data_prep.contract import Contract, SignalContract
 from data_prep.errors import ModelFileError, OptionError, RecordError
-from data_prep.records import Record, read_record
+from data_prep.records import Record, read_record, record_of_array
 from data_prep.signals import prepare
 
 
@@ -71,19 +71,31 @@ class ECGModel:
         answers = self.network.predict(signals, batch_size=batch_size, verbose=0)
         return answers["diagnosis"]
 
-    def predict_record(self, recording: Record | str | Path) -> Answer:
+    def predict_record(
+        self,
+        recording: Record | np.ndarray | str | Path,
+        *,
+        fs: float | None = None,
+        unit: str | None = None,
+    ) -> Answer:
         """Predict from one recording of any rate, length and lead order.
 
         Args:
-            recording: a file, or what :func:`data_prep.records.read_record` made of one.
+            recording: a file; what :func:`data_prep.records.read_record` made of one; or an
+                array ``(time, 12)`` or ``(12, time)``, leads in the order of
+                :data:`data_prep.labels.LEADS`.
+            fs: sampling rate in hertz, for an array, or a file that states none.
+            unit: ``"mV"``, ``"uV"``, ``"V"`` or ``"nV"``, likewise; without it, values are
+                taken for millivolts if they can be.
 
         Returns:
-            Probabilities and labels by class name.
+            Probabilities and labels by class name, and what is doubtful about the recording.
 
         Raises:
             RecordError: where the recording cannot be used.
+            OptionError: where an array comes without its rate.
         """
-        record = recording if isinstance(recording, Record) else read_record(recording)
+        record = _record_of(recording, fs, unit)
         probabilities = self.predict(prepare_record(record, self.contract)[None])[0]
         if self.contract.single_label:
             found = np.arange(len(probabilities)) == probabilities.argmax()
@@ -92,6 +104,18 @@ class ECGModel:
         names = np.array(self.contract.class_names)
         by_name = {str(name): float(p) for name, p in zip(names, probabilities, strict=True)}
         return Answer(record.id, by_name, tuple(str(name) for name in names[found]))
+
+
+def _record_of(
+    recording: Record | np.ndarray | str | Path, fs: float | None, unit: str | None
+) -> Record:
+    if isinstance(recording, Record):
+        return recording
+    if not isinstance(recording, np.ndarray):
+        return read_record(recording, fs=fs, unit=unit)
+    if fs is None:
+        raise OptionError("an array does not know its sampling rate; give it in Hz with fs=….")
+    return record_of_array(recording, fs=fs, unit=unit)
 
 
 def prepare_record(record: Record, contract: Contract) -> np.ndarray:

@@ -1,22 +1,39 @@
-"""Any supported ECG file, read as millivolts with the leads in one order."""
+"""Any supported ECG file, read as millivolts with the leads in one order.
+
+WFDB records and the structs of CPSC 2018 are read here, other formats in
+:mod:`data_prep.formats` and :mod:`data_prep.xml_formats`.
+"""
 
 import math
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from data_prep.errors import RecordError
+from data_prep.formats import (
+    Format,
+    Tracing,
+    format_of,
+    holds_recording,
+    read_array,
+    read_dicom,
+    read_edf,
+    read_scp,
+    read_table,
+    tracing_of,
+)
 from data_prep.labels import LEADS
+from data_prep.leads import MILLIVOLTS, complete_leads, find_leads
 from data_prep.matlab import read_struct
 
 CPSC_RATE = 500.0
 """Hertz; the original files of CPSC 2018 do not carry their rate."""
 
-_MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "μv": 1e-3, "v": 1e3}
 # Bytes a sample of each WFDB format; the FLAC formats have no fixed size.
 _SAMPLE_BYTES = {"8": 1, "16": 2, "24": 3, "32": 4, "61": 2, "80": 1, "160": 2, "212": 3 / 2}
 _SAMPLE_BYTES |= {"310": 4 / 3, "311": 4 / 3}
@@ -26,6 +43,8 @@ _SECONDS = (1.0, 3600.0)
 # Standard deviation of a lead in mV.  Surface ECGs lie near 0.2; a unit misnamed by a factor of
 # a thousand falls out at either end, and so does a recording of nothing.
 _SPREADS = (0.001, 50.0)
+# Where the unit is only supposed, what lies further off is not taken for millivolts.
+_SUPPOSED_SPREADS = (0.01, 5.0)
 _HEADER_BYTES = 1_000_000
 
 
@@ -42,6 +61,7 @@ class Record:
         sex: ``"male"``, ``"female"``, or ``""`` where unknown.
         codes: diagnoses as the header gives them: names of classes, or SNOMED CT codes.
         path: the file read; of a WFDB record, its header.
+        derived: leads that the file lacks, computed from I and II.
     """
 
     id: str
@@ -51,29 +71,63 @@ class Record:
     sex: str
     codes: tuple[str, ...]
     path: Path
+    derived: tuple[str, ...] = ()
 
 
-def read_record(path: str | Path) -> Record:
+def read_record(path: str | Path, *, fs: float | None = None, unit: str | None = None) -> Record:
     """Read a recording.
 
     Supported are WFDB records (a ``.hea`` header with its ``.mat`` or ``.dat`` file, such as
-    PTB-XL and the PhysioNet challenges 2020 and 2021 have) and the MATLAB structs in which CPSC
-    2018 was first published.
+    PTB-XL and the PhysioNet challenges 2020 and 2021 have), the MATLAB structs in which CPSC
+    2018 was first published, CSV and TSV tables, NumPy arrays, EDF, DICOM, SCP-ECG, GE MUSE XML
+    and HL7 aECG.  Where III, aVR, aVL or aVF are missing, they are computed from I and II.
 
     Args:
-        path: of the header, the signal file, or the two without their ending.
+        path: of the file; of a WFDB record, the header, the signal file, or the two without
+            their ending.
+        fs: sampling rate in hertz, needed where the file states none (arrays, and tables without
+            a column of times).
+        unit: ``"mV"``, ``"uV"``, ``"V"`` or ``"nV"``, for a file that states none; without it,
+            values are taken for millivolts if they can be.
 
     Returns:
         The recording, its leads put in order by their names.
 
     Raises:
         RecordError: naming the file, where it is missing, cannot be understood, is cut short,
-            lacks a lead, or holds no plausible ECG.
+            lacks a lead, holds no plausible ECG, or states another rate or unit than is given;
+            or where a library that it needs is not installed.
     """
     file = _record_file(Path(path))
-    record = _read_wfdb(file) if file.suffix == ".hea" else _read_cpsc_struct(file)
+    kind = None if file.suffix in (".hea", ".mat") else format_of(file)
+    if kind:
+        return _record_of(_read_tracing(file, kind), file, fs=fs, unit=unit)
+    record = _read_wfdb(file, unit) if file.suffix == ".hea" else _read_cpsc_struct(file, unit)
+    _agreed(record.fs, fs, file)
     _require_ecg(record)
     return record
+
+
+def record_of_array(
+    signal: np.ndarray, *, fs: float, unit: str | None = None, name: str = "array"
+) -> Record:
+    """Make a recording of an array.
+
+    Args:
+        signal: ``(time, 12)`` or ``(12, time)``, leads in the order of
+            :data:`data_prep.labels.LEADS`, NaN where invalid.
+        fs: its sampling rate, hertz.
+        unit: as in :func:`read_record`.
+        name: what the recording is called in answers and errors.
+
+    Raises:
+        RecordError: where the shape is another, or it holds no plausible ECG.
+    """
+    try:
+        tracing = tracing_of(np.asarray(signal))
+    except ValueError as error:
+        raise RecordError(f"{name} is no recording: {error}.") from error
+    return _record_of(tracing, Path(name), fs=fs, unit=unit)
 
 
 def find_records(folder: str | Path) -> dict[str, Path]:
@@ -113,15 +167,24 @@ def list_records(folder: str | Path) -> list[tuple[str, Path]]:
     """
     if not Path(folder).is_dir():
         raise RecordError(f"{folder} is not a folder; give the folder that holds the recordings.")
-    headers = set(Path(folder).rglob("*.hea"))
-    structs = {p for p in Path(folder).rglob("*.mat") if p.with_suffix(".hea") not in headers}
     # Copies made by macOS leave files such as ._A0001.mat that are none.
-    shown = [path for path in headers | structs if not path.name.startswith(".")]
-    return sorted((path.stem, path) for path in shown)
+    files = [path for path in Path(folder).rglob("*") if not path.name.startswith(".")]
+    headers = {path for path in files if path.suffix == ".hea"}
+    found = [
+        path
+        for path in files
+        if path in headers
+        or (path.suffix == ".mat" and path.with_suffix(".hea") not in headers)
+        or (path.suffix.casefold() in _OTHER_ENDINGS and path.is_file() and holds_recording(path))
+    ]
+    return sorted((path.stem, path) for path in found)
+
+
+_OTHER_ENDINGS = (".csv", ".tsv", ".npy", ".npz", ".edf", ".bdf", ".dcm", ".scp", ".xml")
 
 
 def _record_file(path: Path) -> Path:
-    """The header, or the struct, that a path with or without its ending means."""
+    """The header, struct or other file that a path with or without its ending means."""
     if path.suffix == ".hea" and path.is_file():
         return path
     stem = path.with_suffix("") if path.suffix in (".mat", ".dat", ".hea") else path
@@ -129,12 +192,109 @@ def _record_file(path: Path) -> Path:
     for file in (header, struct):
         if file.is_file():
             return file
+    if path.is_file() and format_of(path):
+        return path
     if path.is_file():
         raise RecordError(
             f"{path} is no recording this program reads; give a WFDB record with its header"
-            f" ({header.name}) or a .mat file of CPSC 2018."
+            f" ({header.name}), a .mat file of CPSC 2018, CSV, NumPy, EDF, DICOM, SCP-ECG, GE MUSE"
+            " or HL7 aECG."
         )
     raise RecordError(f"{path} does not exist as a recording; look for {header} or {struct}.")
+
+
+def _read_tracing(path: Path, kind: Format) -> Tracing:
+    if kind == "XML":
+        from data_prep.xml_formats import read_xml
+
+        return read_xml(path)
+    if kind in ("EDF", "BDF"):
+        return read_edf(path, bdf=kind == "BDF")
+    readers = {
+        "table": read_table,
+        "array": read_array,
+        "DICOM": read_dicom,
+        "SCP-ECG": read_scp,
+    }
+    return readers[kind](path)
+
+
+def _record_of(tracing: Tracing, path: Path, *, fs: float | None, unit: str | None) -> Record:
+    """Choose the leads, bring them to millivolts, and complete them."""
+    chosen = _choose_leads(tracing.names, path)
+    stated = [tracing.units[i] for i in chosen.values()]
+    scale = [MILLIVOLTS[_unit_of(each, unit, path).casefold()] for each in stated]
+    rate = _require_rate(_agreed(tracing.fs, fs, path), path)
+    _require_duration(len(tracing.values), rate, path)
+    signal, derived = complete_leads(list(chosen), tracing.values[:, list(chosen.values())] * scale)
+    record = Record(
+        id=path.stem,
+        signal=_millivolts(signal),
+        fs=rate,
+        age=tracing.age if 0 <= tracing.age <= 120 else math.nan,
+        sex=_sex(tracing.sex),
+        codes=(),
+        path=path,
+        derived=derived,
+    )
+    if unit is None and "" in stated:
+        _require_millivolts(record)
+    _require_ecg(record)
+    return record
+
+
+def _choose_leads(names: Sequence[str], path: Path) -> dict[str, int]:
+    try:
+        return find_leads(names)
+    except ValueError as error:
+        raise RecordError(
+            f"{path} {error}; I, II and V1 to V6 are needed at least, so leave it out."
+        ) from error
+
+
+def _agreed(stated: float, given: float | None, path: Path) -> float:
+    """The rate, from what the file states (NaN: nothing) and what the user gives."""
+    if given is None and math.isnan(stated):
+        raise RecordError(
+            f"{path} does not state its sampling rate; give it in Hz with fs (--fs), or add a"
+            " column time in seconds to a table."
+        )
+    if given is None or math.isnan(stated):
+        return stated if given is None else given
+    if abs(stated - given) > 0.005 * given:
+        raise RecordError(
+            f"{path} states a rate of {stated:g} Hz and not the {given:g} Hz given with fs (--fs);"
+            " leave that out or mend the file."
+        )
+    return stated
+
+
+def _unit_of(stated: str, given: str | None, path: Path) -> str:
+    """The unit, from what the file states and what the user gives; mV where both are silent."""
+    for unit in (stated, given or ""):
+        if unit and unit.casefold() not in MILLIVOLTS:
+            raise RecordError(
+                f"{path} has a lead in {unit!r}, which is none of mV, uV, V, nV; convert it or"
+                " leave this recording out."
+            )
+    if stated and given and MILLIVOLTS[stated.casefold()] != MILLIVOLTS[given.casefold()]:
+        raise RecordError(
+            f"{path} states the unit {stated} and not the {given} given with unit (--unit); leave"
+            " that out or mend the file."
+        )
+    return stated or given or "mV"
+
+
+def _require_millivolts(record: Record) -> None:
+    """Refuse values that would be taken for millivolts, where they hardly can be."""
+    spread = _spread(record)
+    if not _SUPPOSED_SPREADS[0] <= spread <= _SUPPOSED_SPREADS[1]:
+        likely = "uV, or raw counts" if spread > 1 else "V"
+        raise RecordError(
+            f"{record.path} does not state its unit, and its leads vary by {spread:.3g} (standard"
+            f" deviation), too {'much' if spread > 1 else 'little'} for mV: it may be in {likely};"
+            " give the unit with unit (--unit)."
+        )
 
 
 @dataclass(frozen=True)
@@ -224,41 +384,37 @@ def _parse_lead(fields: list[str]) -> _Lead:
     )
 
 
-def _read_wfdb(path: Path) -> Record:
+def _read_wfdb(path: Path, unit: str | None) -> Record:
     header = _parse_header(path)
-    order = _lead_order([lead.name for lead in header.leads], path)
-    chosen = [header.leads[i] for i in order]
+    found = _choose_leads([lead.name for lead in header.leads], path)
+    chosen = [header.leads[i] for i in found.values()]
     for lead in chosen:
         _require_readable(lead, path)
-    if not _RATES[0] <= header.fs <= _RATES[1]:
-        raise RecordError(
-            f"{path} states a rate of {header.fs:g} Hz, which no ECG has (from {_RATES[0]:g} to"
-            f" {_RATES[1]:g}); mend the header or leave this recording out."
-        )
+        _unit_of(lead.unit, unit, path)
+    _require_rate(header.fs, path)
     num_samples = _num_samples(header, chosen, path)
     samples = _read_samples(header, chosen, num_samples, path)
-    scale = [_MILLIVOLTS[lead.unit.casefold()] for lead in chosen]
+    scale = [MILLIVOLTS[lead.unit.casefold()] for lead in chosen]
+    signal, derived = complete_leads(list(found), samples * scale)
     return Record(
         id=path.stem,
-        signal=_millivolts(samples * scale),
+        signal=_millivolts(signal),
         fs=header.fs,
         age=_age(header.info.get("age", "")),
         sex=_sex(header.info.get("sex", "")),
         codes=_codes(header.info.get("dx", "")),
         path=path,
+        derived=derived,
     )
 
 
-def _lead_order(names: list[str], path: Path) -> list[int]:
-    """Where each of the twelve leads stands among ``names``."""
-    found = [name.casefold() for name in names]
-    missing = [lead for lead in LEADS if found.count(lead.casefold()) != 1]
-    if missing:
+def _require_rate(fs: float, path: Path) -> float:
+    if not _RATES[0] <= fs <= _RATES[1]:
         raise RecordError(
-            f"{path} does not have the leads {', '.join(missing)} once each (it has"
-            f" {', '.join(names)[:200] or 'none'}); 12 leads are needed, so leave it out."
+            f"{path} states a rate of {fs:g} Hz, which no ECG has (from {_RATES[0]:g} to"
+            f" {_RATES[1]:g}); mend it or leave this recording out."
         )
-    return [found.index(lead.casefold()) for lead in LEADS]
+    return fs
 
 
 def _require_readable(lead: _Lead, path: Path) -> None:
@@ -268,8 +424,8 @@ def _require_readable(lead: _Lead, path: Path) -> None:
         trouble = "has several samples a frame"
     elif lead.gain <= 0 or not math.isfinite(lead.gain):
         trouble = f"has a gain of {lead.gain:g}, so that it is not calibrated"
-    elif lead.unit.casefold() not in _MILLIVOLTS:
-        trouble = f"is in {lead.unit!r}, which is none of mV, uV, V"
+    elif lead.unit.casefold() not in MILLIVOLTS:
+        trouble = f"is in {lead.unit!r}, which is none of mV, uV, V, nV"
     # A header must not make us read what lies elsewhere.
     elif Path(lead.file).name != lead.file or lead.file == ".." or not lead.file.isprintable():
         trouble = f"is in {lead.file!r}, which is not a file beside the header"
@@ -326,7 +482,8 @@ def _read_samples(header: _Header, chosen: list[_Lead], num_samples: int, path: 
     """Decode the leads with wfdb, from a copy of the record under a header it understands.
 
     Returns:
-        float64 ``(time, 12)`` in each lead's unit, NaN where the format's invalid value stands.
+        float64 ``(time, lead)`` of those chosen, in each lead's unit, NaN where the format's
+        invalid value stands.
     """
     import wfdb
 
@@ -351,7 +508,7 @@ def _read_samples(header: _Header, chosen: list[_Lead], num_samples: int, path: 
     return signal
 
 
-def _read_cpsc_struct(path: Path) -> Record:
+def _read_cpsc_struct(path: Path, unit: str | None) -> Record:
     """Read a file of CPSC 2018 as first published: a struct ECG with sex, age and data."""
     try:
         with open(path, "rb") as file:
@@ -376,6 +533,7 @@ def _read_cpsc_struct(path: Path) -> Record:
         raise RecordError(
             f"{path} holds data of shape {data.shape} and not (12, time); leave this recording out."
         )
+    _unit_of("mV", unit, path)
     _require_duration(data.shape[1], CPSC_RATE, path)
     return Record(
         id=path.stem,
@@ -396,16 +554,22 @@ def _millivolts(values: np.ndarray) -> np.ndarray:
 
 
 def _require_ecg(record: Record) -> None:
+    spread = _spread(record)
+    if not _SPREADS[0] <= spread <= _SPREADS[1]:
+        raise RecordError(
+            f"{record.path} holds no ECG in the unit it states: its leads vary by {spread:.3g} mV"
+            " (standard deviation), as if a unit were misnamed by a factor of 1000; mend the unit"
+            " or gain, or leave this recording out."
+        )
+
+
+def _spread(record: Record) -> float:
+    """The median of the leads' standard deviations, mV."""
     valid = [lead[~np.isnan(lead)].astype(np.float64) for lead in record.signal.T]
     spreads = [lead.std() for lead in valid if lead.size]
     if not spreads:
         raise RecordError(f"{record.path} holds invalid samples only; leave this recording out.")
-    spread = float(np.median(spreads))
-    if not _SPREADS[0] <= spread <= _SPREADS[1]:
-        raise RecordError(
-            f"{record.path} holds no ECG in the unit it states: its leads vary by {spread:.3g} mV"
-            " (standard deviation); mend the unit or gain, or leave this recording out."
-        )
+    return float(np.median(spreads))
 
 
 def _age(text: str) -> float:

@@ -330,7 +330,7 @@ def test_recordings_are_read_a_block_at_a_time(
     read, waiting = [], []
     model = toy_loader(tmp_path / "fold_1" / "best.keras")
 
-    def read_one(name: str, path: Path, contracts: Any) -> Any:
+    def read_one(name: str, path: Path, **options: Any) -> Any:
         read.append(name)
         return prediction._Usable(name, [np.zeros((100, 12), np.float32)])
 
@@ -354,7 +354,7 @@ def test_recordings_of_similar_length_are_answered_together_and_in_their_order(
     records = {f"A{length}": tmp_path / f"A{length}.hea" for length in lengths}
     batches = []
 
-    def read_one(path: Path) -> Any:
+    def read_one(path: Path, **options: Any) -> Any:
         return int(path.stem[1:])
 
     def prepare_one(length: int, contract: Any) -> np.ndarray:

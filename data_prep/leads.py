@@ -1,0 +1,89 @@
+"""Which of the twelve leads a name means, and the leads that follow from others."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_prep.labels import LEADS
+
+MILLIVOLTS = {
+    "mv": 1.0,
+    "millivolts": 1.0,
+    "uv": 1e-3,
+    "microvolts": 1e-3,
+    "\N{MICRO SIGN}v": 1e-3,
+    "\N{GREEK SMALL LETTER MU}v": 1e-3,
+    "nv": 1e-6,
+    "v": 1e3,
+}
+"""Millivolts in one of each unit, by its name in small letters."""
+
+_BY_NAME = {lead.casefold(): lead for lead in LEADS}
+# Spanish, French and Portuguese devices count the limb leads as derivations.
+_BY_NAME |= {"di": "I", "dii": "II", "diii": "III", "d1": "I", "d2": "II", "d3": "III"}
+_BEFORE = re.compile(r"mdc_ecg_lead_|(?:(?:ecg|ekg|lead)[\s_.:]*)+")
+_STORED = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
+
+
+def lead_of(name: str) -> str | None:
+    """Find the lead that a name means.
+
+    Args:
+        name: as devices and formats write it, such as ``"AVR"``, ``"LEAD_I"``, ``"ECG V1"``,
+            ``"MDC_ECG_LEAD_AVF"``, ``"Lead I (Einthoven)"`` or ``"DII"``.
+
+    Returns:
+        One of :data:`data_prep.labels.LEADS`, or None: modified leads such as ``"MLII"`` or the
+        inverted ``"-aVR"`` are none of them.
+    """
+    text = re.sub(r"\(.*?\)", "", name.casefold()).partition(",")[0].strip()
+    return _BY_NAME.get(_BEFORE.sub("", text, count=1) if _BEFORE.match(text) else text)
+
+
+def find_leads(names: Sequence[str]) -> dict[str, int]:
+    """Find the leads among a recording's signals.
+
+    Args:
+        names: of all its signals; those that are no lead are passed over.
+
+    Returns:
+        Where each lead stands among ``names``.  III, aVR, aVL and aVF may be missing, for they
+        follow from I and II.
+
+    Raises:
+        ValueError: naming the leads that are missing, or there more than once.
+    """
+    found = [lead_of(name) for name in names]
+    missing = [
+        lead
+        for lead in LEADS
+        if found.count(lead) > 1 or (lead in _STORED and found.count(lead) == 0)
+    ]
+    if missing:
+        raise ValueError(
+            f"does not have the leads {', '.join(missing)} once each (it has"
+            f" {', '.join(names)[:200] or 'none'})"
+        )
+    return {lead: found.index(lead) for lead in LEADS if lead in found}
+
+
+def complete_leads(leads: Sequence[str], signal: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Put leads in order, and compute those that are missing from I and II.
+
+    After Einthoven III = II - I, after Goldberger aVR = -(I + II) / 2, aVL = I - II / 2 and
+    aVF = II - I / 2; so do devices that store eight leads.
+
+    Args:
+        leads: those that :func:`find_leads` found.
+        signal: ``(time, lead)`` of these, in any unit that is the same for all.
+
+    Returns:
+        ``(time, 12)`` in the order of :data:`data_prep.labels.LEADS`, and the names of the leads
+        that were computed.
+    """
+    by_lead = dict(zip(leads, signal.T, strict=True))
+    i, ii = by_lead["I"], by_lead["II"]
+    derived = {"III": ii - i, "aVR": -(i + ii) / 2, "aVL": i - ii / 2, "aVF": ii - i / 2}
+    columns = [by_lead[lead] if lead in by_lead else derived[lead] for lead in LEADS]
+    return np.stack(columns, axis=1), tuple(lead for lead in LEADS if lead not in by_lead)
