@@ -7,11 +7,12 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import current_thread, main_thread
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep.commands import run_command
 from data_prep.errors import LabelError, OptionError, RecordError, StoreError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 CPSC_TASK = "cpsc2018"
 _CHUNK = 32  # records that are handed to a process at a time
+_SENT = 8  # records that are sent to a worker of a cluster at a time
 _RATES = {"cpsc2018": 250.0, "ptb-xl": 100.0}
 
 
@@ -36,6 +38,7 @@ def main(
     leave_out: Path | None = None,
     seed: int = 0,
     workers: int | None = None,
+    scheduler: str | None = None,
     strict: bool = False,
 ) -> None:
     """Build a store of labelled records from folders as downloaded.
@@ -57,6 +60,8 @@ def main(
             by default none do.
         seed: of the ten stratified folds of cpsc2018 (ptb-xl has its published ones).
         workers: processes that read records; by default one a core.
+        scheduler: address of a Dask scheduler, such as tcp://host:8786, whose workers read the
+            records instead; they are sent the files, so that only this machine needs the folders.
         strict: stop at the first record that cannot be used instead of leaving it out.
 
     Raises:
@@ -74,6 +79,8 @@ def main(
         raise OptionError(f"a rate of {fs:g} Hz makes no sense for an ECG; give 10 to 10000.")
     if workers is not None and workers < 1:
         raise OptionError(f"{workers} workers cannot work; give at least 1.")
+    if workers is not None and scheduler is not None:
+        raise OptionError("--workers are of this machine; drop it, or --scheduler.")
     if kind == "ptb-xl":
         if reference is not None:
             raise OptionError("PTB-XL has its labels in its own tables; drop --reference.")
@@ -96,7 +103,7 @@ def main(
     with StoreWriter(
         out, dataset=kind, fs=fs, class_names=class_names, provenance=provenance
     ) as writer:
-        for entry, refusal in _fill(writer, entries, fs, workers):
+        for entry, refusal in _fill(writer, entries, fs, workers, scheduler):
             if strict:
                 raise refusal
             rejected.append((entry, str(refusal)))
@@ -261,13 +268,17 @@ def _without(entries: list[_Entry], leave_out: Path | None) -> list[_Entry]:
 
 
 def _fill(
-    writer: "StoreWriter", entries: list[_Entry], fs: float, workers: int | None
+    writer: "StoreWriter",
+    entries: list[_Entry],
+    fs: float,
+    workers: int | None,
+    scheduler: str | None,
 ) -> Iterator[tuple[_Entry, RecordError | LabelError]]:
     """Append all usable records to the store, and yield the others with the reason."""
     from data_prep.labels import cpsc_codes_to_labels
 
     taken: dict[str, Path] = {}
-    for entry, loaded in _loaded(entries, fs, workers):
+    for entry, loaded in _loaded(entries, fs, workers, scheduler):
         if entry.id in taken:
             yield (
                 entry,
@@ -305,16 +316,21 @@ def _fill(
 
 
 def _loaded(
-    entries: list[_Entry], fs: float, workers: int | None
+    entries: list[_Entry], fs: float, workers: int | None, scheduler: str | None
 ) -> Iterator[tuple[_Entry, _Loaded]]:
     """Read the records over several processes and give them back in order."""
     from joblib import cpu_count
     from tqdm import tqdm
 
-    chunks = [entries[start : start + _CHUNK] for start in range(0, len(entries), _CHUNK)]
+    size = _SENT if scheduler else _CHUNK
+    chunks = [entries[start : start + size] for start in range(0, len(entries), size)]
     paths = [[entry.path for entry in chunk] for chunk in chunks]
+    if scheduler:
+        read = _read_there(paths, fs, scheduler)
+    else:
+        read = _read(paths, fs, workers or cpu_count())
     with tqdm(total=len(entries), unit="record", desc="reading") as progress:
-        for chunk, loaded in zip(chunks, _read(paths, fs, workers or cpu_count()), strict=True):
+        for chunk, loaded in zip(chunks, read, strict=True):
             yield from zip(chunk, loaded, strict=True)
             progress.update(len(chunk))
 
@@ -343,6 +359,56 @@ def _read(chunks: list[list[Path]], fs: float, workers: int) -> Iterator[list[_L
             yield ahead.popleft().result()
     finally:
         pool.shutdown(kill_workers=True)
+
+
+def _read_there(chunks: list[list[Path]], fs: float, scheduler: str) -> Iterator[list[_Loaded]]:
+    """Let a cluster read chunk after chunk; what a lost worker had is read by another."""
+    from data_prep.units import connect, require_workers
+
+    with connect(scheduler) as client:
+        require_workers(client)
+        ahead: deque[tuple[list[Path], Any]] = deque()
+        for chunk in chunks:
+            sent = [_sent(path) for path in chunk]
+            ahead.append((chunk, client.submit(_load_sent, sent, fs, pure=False)))
+            if len(ahead) > 2 * sum(client.nthreads().values()):
+                yield _received(*ahead.popleft())
+        while ahead:
+            yield _received(*ahead.popleft())
+
+
+def _received(chunk: list[Path], future: Any) -> list[_Loaded]:
+    from distributed.scheduler import KilledWorker
+
+    try:
+        return future.result()
+    except KilledWorker:
+        raise RecordError(
+            f"the workers that read {chunk[0]} and the records behind it died; give them more"
+            " memory, or build without --scheduler."
+        ) from None
+
+
+def _sent(path: Path) -> tuple[Path, dict[str, bytes]]:
+    """A record's path and its files: those of its name, and those its header names."""
+    files = {path, *(path.with_suffix(ending) for ending in (".hea", ".mat", ".dat"))}
+    header = path.with_suffix(".hea")
+    if header.is_file():
+        lines = header.read_text(encoding="latin-1").splitlines()
+        names = {line.split()[0] for line in lines if line.split()}
+        files |= {path.with_name(name) for name in names if "/" not in name}
+    return path, {file.name: file.read_bytes() for file in sorted(files) if file.is_file()}
+
+
+def _load_sent(sent: list[tuple[Path, dict[str, bytes]]], fs: float) -> list[_Loaded]:
+    loaded = []
+    for path, files in sent:
+        with TemporaryDirectory() as folder:
+            for name, content in files.items():
+                (Path(folder) / name).write_bytes(content)
+            one = _load(Path(folder) / path.name, fs)
+        loaded.append(replace(one, refusal=one.refusal.replace(folder, str(path.parent))))
+    return loaded
 
 
 @contextmanager

@@ -6,6 +6,7 @@ where it stopped.  Over several machines the units are handed out by Dask (https
 store and results travel through its scheduler, and no shared disk is needed.
 """
 
+import asyncio
 import hashlib
 import importlib
 import importlib.util
@@ -328,10 +329,28 @@ def connect(scheduler: str) -> Any:
 
     try:
         return Client(scheduler, timeout=_ANSWER, set_as_default=False)
-    except (OSError, ValueError, TimeoutError):
+    except (OSError, ValueError, asyncio.TimeoutError):
         raise OptionError(
             f"no Dask scheduler answers at {scheduler}; start one with `dask scheduler`, and give"
             " the address it prints, such as tcp://host:8786."
+        ) from None
+
+
+def require_workers(client: Any) -> None:
+    """Wait some minutes for a cluster's first worker.
+
+    Args:
+        client: from :func:`connect`.
+
+    Raises:
+        OptionError: where none comes.
+    """
+    try:
+        client.wait_for_workers(1, timeout=_WITHOUT_WORKERS)
+    except asyncio.TimeoutError:
+        raise OptionError(
+            f"the scheduler at {client.scheduler.address} has no worker; start some with"
+            f" `dask worker {client.scheduler.address}`."
         ) from None
 
 
@@ -445,7 +464,7 @@ def _outcome(future: Any) -> tuple[str, bytes] | None:
 
     try:
         return future.result(timeout=60)
-    except (KilledWorker, CancelledError, TimeoutError):
+    except (KilledWorker, CancelledError, asyncio.TimeoutError):
         return None
     except Exception as error:  # the task itself, as where the package is missing there
         return f"{type(error).__name__}: {error}", b""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cluster import cluster
 from make_records import (
     sine_leads,
     write_cpsc,
@@ -315,6 +316,38 @@ def test_full_disk(
     assert f"ecg-build: the disk is full while writing {out.parent}" in capsys.readouterr().err
     assert out.read_bytes() == before
     assert sorted(os.listdir(out.parent)) == ["rejected.csv", "s.h5"]
+
+
+@pytest.mark.slow
+def test_a_cluster_builds_the_same_store(tmp_path: Path) -> None:
+    """Its workers are sent the files: what they read, refuse and write is the same to the byte."""
+    source = write_cpsc(tmp_path / "cpsc", 18)
+    write_struct(source, "A0019", sine_leads(1000, seed=15))
+    header = source / "A0003.hea"
+    header.write_text(header.read_text().replace("A0003.mat", "elsewhere.mat"))
+    (source / "A0003.mat").rename(source / "elsewhere.mat")
+    (source / "A0004.mat").unlink()
+    (source / "A0005.hea").write_text("A0005 12 500")
+    labels = {f"A{i + 1:04d}": [i % 9 + 1] for i in range(19)}
+    write_reference(source / "REFERENCE.csv", labels)
+
+    main(source=(source,), out=tmp_path / "here" / "s.h5", workers=1)
+    with cluster(tmp_path, workers=2) as (scheduler, _):
+        main(source=(source,), out=tmp_path / "there" / "s.h5", scheduler=scheduler)
+    refusals = rejected(tmp_path / "here" / "s.h5")
+    assert {"A0004", "A0005"} <= set(refusals) and "A0003" not in refusals
+    assert rejected(tmp_path / "there" / "s.h5") == refusals
+    assert (tmp_path / "there" / "s.h5").read_bytes() == (tmp_path / "here" / "s.h5").read_bytes()
+
+
+def test_workers_of_one_kind_only(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="drop it, or --scheduler"):
+        main(
+            source=(write_cpsc(tmp_path / "cpsc", 1),),
+            out=tmp_path / "s.h5",
+            workers=1,
+            scheduler="tcp://localhost:8786",
+        )
 
 
 def test_one_sentence_on_the_command_line(

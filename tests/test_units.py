@@ -4,12 +4,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cluster import cluster
 
 from data_prep import units as module
 from data_prep.errors import OptionError, StoreError, UnitError
@@ -196,70 +197,24 @@ def test_workers_with_a_gpu_have_it_to_themselves() -> None:
 
 # --- A real cluster --------------------------------------------------------------------------
 
-Start = Callable[..., "subprocess.Popen[bytes]"]
-
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start processes that can import these tests' modules, and end them."""
-    root = Path(__file__).parents[1]
-    path = os.pathsep.join([str(root), str(root / "tests")])
-    environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def started(*arguments: str) -> "subprocess.Popen[bytes]":
-        log = (tmp_path / f"process_{len(processes)}.log").open("wb")
-        with log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *arguments], env=environment, stdout=log, stderr=log
-            )
-        processes.append(process)
-        return process
-
-    yield started
-    for process in processes:
-        process.kill()
-        process.wait()
-
-
-@pytest.fixture
-def scheduler(tmp_path: Path, start: Start) -> str:
-    file = tmp_path / "scheduler.json"
-    start(
-        *("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"),
-        *("--no-dashboard", "--scheduler-file", str(file)),
-    )
-    _wait_for(file)
-    return json.loads(file.read_text())["address"]
-
-
-def _wait_for(file: Path) -> None:
-    for _ in range(600):
-        if file.exists() and file.stat().st_size:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{file.name} did not come")
-
-
-def _start_worker(start: Start, scheduler: str, folder: Path) -> "subprocess.Popen[bytes]":
-    return start(
-        *("distributed.cli.dask_worker", scheduler, "--no-nanny", "--nthreads", "1"),
-        *("--no-dashboard", "--local-directory", str(folder)),
-    )
+def running(tmp_path: Path) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
+    with cluster(tmp_path, workers=2) as started:
+        yield started
 
 
 @pytest.mark.slow
 def test_a_killed_worker_costs_nothing_but_time(
     tmp_path: Path,
     store: Path,
-    scheduler: str,
-    start: Start,
+    running: tuple[str, list["subprocess.Popen[bytes]"]],
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two workers; whoever has the unit 3 first is killed while it is at it."""
     monkeypatch.setattr(module, "_CHUNK", 300)  # four pieces of the store
-    workers = [_start_worker(start, scheduler, tmp_path / f"w{i}") for i in range(2)]
+    scheduler, workers = running
     wanted = [
         Unit(
             f"n={n}",
