@@ -359,6 +359,42 @@ class TestBootstrap:
         )["accuracy"]
         np.testing.assert_array_equal(same, [0, 0])
 
+    def test_paired_against_a_loop_over_the_records_drawn(self) -> None:
+        """Both networks meet the same records, and their difference is taken draw by draw."""
+        random = np.random.default_rng(4)
+        truth = random.integers(3, size=80)
+        answers = [
+            np.where(random.random(80) < p, truth, random.integers(3, size=80)) for p in (0.3, 0.9)
+        ]
+
+        def scores(called: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+            probabilities = np.eye(3)[called]
+            values = all_scores(
+                np.eye(3, dtype=int)[truth],
+                truth,
+                probabilities,
+                thresholds=np.full(3, 0.5),
+                single_label=True,
+                cpsc=False,
+                counts=counts,
+            )
+            return {"f1": values["macro_f1_first_label"]}
+
+        interval = paired_bootstrap(
+            *(partial(scores, called) for called in answers),
+            num_records=80,
+            resamples=100,
+            seed=9,
+        )["f1"]
+        differences = []
+        for drawn in np.random.default_rng(9).integers(80, size=(100, 80)):
+            first, second = (
+                metrics.f1_score(truth[drawn], called[drawn], average="macro") for called in answers
+            )
+            differences.append(second - first)
+        np.testing.assert_allclose(interval, np.percentile(differences, [2.5, 97.5]))
+        assert interval[0] > 0  # the second is better beyond doubt
+
 
 class TestBadInput:
     def test_shapes_that_disagree(self) -> None:
