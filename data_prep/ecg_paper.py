@@ -52,8 +52,10 @@ class Shading:
         name: what it is, for the legend, with its unit.
         edges: ``(steps + 1,)``, where each step begins and ends, in seconds from the recording's
             beginning, rising.
-        values: ``(steps,)`` for all leads alike, or ``(steps, 12)``. Zero has no colour, above
-            zero is blue, below orange, and the largest absolute value has the full colour.
+        values: ``(steps,)`` for all leads alike, or ``(steps, 12)``; NaN where there is none.
+            Zero has no colour, above zero is blue, below orange.
+        least: full colour stands for the largest absolute value, but at least for this, so that
+            what hardly varies looks like it.
 
     Raises:
         OptionError: where the shapes disagree.
@@ -62,6 +64,7 @@ class Shading:
     name: str
     edges: np.ndarray
     values: np.ndarray
+    least: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn."""
@@ -75,7 +78,7 @@ class Shading:
     @property
     def limit(self) -> float:
         """The value of full colour."""
-        return float(np.nanmax(np.abs(self.values), initial=0.0)) or 1.0
+        return float(np.nanmax(np.abs(self.values), initial=self.least)) or 1.0
 
     def of_lead(self, lead: int) -> np.ndarray:
         """Values ``(steps,)`` of one lead."""
@@ -265,8 +268,8 @@ class _Sheet:
         self.axes.add_patch(_box(right - width, 2.5, right, 5.5, **frame))
         for place, value, side in ((right - width, low, "right"), (right, shading.limit, "left")):
             away = -1 if side == "right" else 1
-            self.axes.text(place + away, 4, f"{value:.2g}", va="center", ha=side, color=_SOFT)
-        self.axes.text(right - width - 10, 4, shading.name, va="center", ha="right", color=_SOFT)
+            self.axes.text(place + away, 4, _short(value), va="center", ha=side, color=_SOFT)
+        self.axes.text(right - width - 13, 4, shading.name, va="center", ha="right", color=_SOFT)
 
     def _paper(self) -> None:
         self.axes.add_patch(self._rectangle(facecolor=_PAPER, linewidth=0))
@@ -369,6 +372,10 @@ def _points(signal: np.ndarray, fs: float, trace: _Trace) -> tuple[np.ndarray, n
     if np.isfinite(values).any():
         values -= np.nanmedian(values)
     return (samples / fs - trace.start) * MM_PER_SECOND, values * MM_PER_MILLIVOLT
+
+
+def _short(value: float) -> str:
+    return f"{value:.2g}".replace("-", "−")
 
 
 def _above_label(trace: _Trace, x: np.ndarray, y: np.ndarray) -> float:

@@ -298,20 +298,23 @@ class View:
     recorded: int
     seconds: float
 
-    def shading(self, name: str, samples: np.ndarray, values: np.ndarray) -> Shading:
+    def shading(
+        self, name: str, samples: np.ndarray, values: np.ndarray, *, least: float = 0.0
+    ) -> Shading:
         """Bring what lies along the signal to seconds of the recording.
 
         Args:
             name: for the legend.
             samples: ``(steps + 1,)`` edges of the steps, in samples of the signal.
             values: ``(steps,)`` or ``(steps, 12)``.
+            least: that full colour stands for.
 
         Returns:
             A shading without the steps that begin in the padding.
         """
         steps = int(np.searchsorted(samples[:-1], self.recorded))
         edges = np.clip(samples[: steps + 1], 0, self.recorded)
-        return Shading(name, edges * (self.seconds / self.recorded), values[:steps])
+        return Shading(name, edges * (self.seconds / self.recorded), values[:steps], least)
 
 
 def view(record: Record, contract: Contract) -> View:

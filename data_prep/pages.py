@@ -185,13 +185,18 @@ def _why(explanation: Explanation, relevance: Relevance) -> Iterator[Block]:
         if area[0] < area[1]
         else "so that what it marks is NOT what the answer rests on"
     )
+    hardly = (
+        f" But a flat line is given {name} almost as much: this recording says little for it."
+        if relevance.total < 0.05
+        else ""
+    )
     yield Picture(
         "deletion.png",
         plots.plot_deletion(relevance.shares, relevance.marked, relevance.random, class_name=name),
-        "Does that hold?",
-        f"The deletion test: without the 5 % of the cells that are marked most, {name} has a"
+        "Deletion test",
+        f"Without the 5 % of the cells that are marked most, {name} has a"
         f" probability of {relevance.marked[at]:.3f}; without 5 % drawn at random"
-        f" {relevance.random[at]:.3f}, {verdict}.",
+        f" {relevance.random[at]:.3f}, {verdict}.{hardly}",
         half=True,
     )
     heads = [f"lead_{lead}" for lead in contract.leads]

@@ -61,28 +61,30 @@ class Explainer:
         return explain(self._lenses, seen, attention=attention, answers=answers)
 
     def _attention(self, seen: View, name: str, alpha: np.ndarray) -> Attention:
-        """Draw weights ``(time, branch)`` along the recording, 1 where they are as everywhere."""
+        """Draw weights ``(time, branch)`` along the recording, above or below all being alike."""
         edges = step_edges(len(alpha), self._step)
         inside = alpha[edges[:-1] < seen.recorded]
-        times = alpha * len(alpha)  # alpha sums to 1 over time
+        above = alpha * len(alpha) - 1  # alpha sums to 1 over time
         if alpha.shape[1] == 1:
-            values, whose = times[:, 0], "of the head on all leads"
+            values, whose = above[:, 0], "of the head on all leads"
         else:
-            values = in_twelve(times, self._lenses[0].contract.leads)
+            values = in_twelve(above, self._lenses[0].contract.leads)
             whose = "of each lead's own head"
         caption = (
-            "How much each moment weighs in the sum that is classified (α of MLBF-Net, eq. 6); 1"
-            f" is the weight of every moment if all were alike. One step is"
-            f" {seen.seconds / seen.recorded * self._step:.2f} s, and each step also knows what"
-            " the recurrent layer remembers of the moments before and after it."
+            "How much each moment weighs in the sum that is classified (α of MLBF-Net, eq. 6):"
+            " blue more than if all moments weighed alike (+1 is twice as much), orange less (−1"
+            f" is nothing). One step is {seen.seconds / seen.recorded * self._step:.2f} s, and also"
+            " knows what the recurrent layer remembers of the moments before and after it."
         )
         if seen.recorded < edges[-2]:
             caption += (
                 f" {1 - inside.sum(axis=0).mean():.0%} of the weight lies on the silence behind"
-                f" the recording, which fills the input up and is not drawn."
+                " the recording, which fills the input up and is not drawn."
             )
         return Attention(
-            f"Attention {whose}", caption, seen.shading("attention, times even", edges, values)
+            f"Attention {whose}",
+            caption,
+            seen.shading("attention, above even", edges, values, least=1.0),
         )
 
 

@@ -122,7 +122,7 @@ def step_edges(steps: int, samples: int) -> np.ndarray:
 def _attention(seen: View, branch: str, weights: np.ndarray) -> Attention:
     edges = step_edges(len(weights), _SAMPLES[branch])
     # What all moments share says nothing of where the network looked.
-    shading = seen.shading("attention, less its mean", edges, weights - weights.mean())
+    shading = seen.shading("attention, above mean", edges, weights - weights.mean(), least=0.25)
     step = seen.seconds / seen.recorded * _SAMPLES[branch]
     return Attention(
         f"Spatial attention of the {branch} branch",
