@@ -124,7 +124,8 @@ def pooled(parts: Sequence[Predictions]) -> Predictions:
         parts: of the same classes, each for records of its own; all with labels, or none.
 
     Returns:
-        All records, with one member and the mean of the parts' thresholds.
+        All records, with the mean of the parts' thresholds, and their members where all parts
+        have equally many (one member, the mean, where not).
 
     Raises:
         PredictionsError: if a record comes twice or the classes differ.
@@ -132,11 +133,14 @@ def pooled(parts: Sequence[Predictions]) -> Predictions:
     first = parts[0]
     _require_alike(parts)
     probabilities = np.concatenate([part.probabilities for part in parts])
+    members = probabilities[None]
+    if len({len(part.members) for part in parts}) == 1:
+        members = np.concatenate([part.members for part in parts], axis=1)
     return replace(
         first,
         ids=np.concatenate([part.ids for part in parts]),
         probabilities=probabilities,
-        members=probabilities[None],
+        members=members,
         thresholds=np.mean([part.thresholds for part in parts], axis=0),
         labels=_joined([part.labels for part in parts]),
         first_labels=_joined([part.first_labels for part in parts]),

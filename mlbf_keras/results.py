@@ -1,5 +1,6 @@
 """The tables and figures of the MLBF-Net paper, ours beside the published."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -112,7 +113,7 @@ def table6() -> ResultTable:
 
     def count(layer: str, *, branches: int = 1, only: Callable[[str], bool] = bool) -> int:
         weights = [w for w in model.get_layer(layer).weights if only(w.name)]
-        return sum(int(w.size) for w in weights) // branches
+        return sum(math.prod(w.shape) for w in weights) // branches
 
     def convolution(blocks: str, position: int) -> int:
         return count(
@@ -239,12 +240,11 @@ class Reproduction:
             f1 = [float(value) for value in result.classes.f1]
             rows.append((name, "here", "MLBF-Net", on, *f1, _estimate(result)))
         return ResultTable(
-            title="Table III. MLBF-Net beside the literature, F1 by class; literature and the"
-            " paper's own rows (Ours¹, Ours²) as the paper prints them, on the private test set"
-            " of CPSC 2018 (2,954 records); the rows from here",
+            title="Table III. MLBF-Net beside the literature, F1 by class (literature, Ours¹ and"
+            " Ours² as the paper prints them, on the private test set of CPSC 2018)",
             columns=("work", "year", "architecture", "scored on", *CPSC_CLASSES, "average"),
             rows=tuple(rows),
-            scored=where,
+            scored=f"{where} (the rows from here)",
             notes=(
                 *notes,
                 "The private test set was never published: figures from here and figures on it are"
@@ -463,7 +463,6 @@ class Reproduction:
         )
 
     def _run(self, units: Sequence[Unit]) -> list[Path]:
-
         return run_units(units, store=self.store, out=self.out, scheduler=self.scheduler)
 
     @cached_property
@@ -540,8 +539,9 @@ class Reproduction:
             return len(opened) == NUM_PUBLIC_RECORDS
 
     def _scored_on(self, parts: Sequence[Predictions]) -> str:
-        count = sum(len(part.ids) for part in parts)
-        return f"out-of-fold on {count:,} records ({len(parts)} folds, 8:1:1)"
+        count, present = sum(len(part.ids) for part in parts), len(self._present)
+        ratio = ", 8:1:1" if present == 10 else ""
+        return f"out-of-fold on {count:,} records ({len(parts)} of {present} folds{ratio})"
 
     def _notes(self, parts: Sequence[Predictions]) -> tuple[str, ...]:
         """Say what a reader needs to know of the figures by fold."""
@@ -558,8 +558,8 @@ class Reproduction:
             " by paired bootstrap over the same records.",
             *(
                 [
-                    "Folds in which no record has a class are left out of that class's mean, and"
-                    f" the class of these folds' average: {', '.join(without)}."
+                    "Where no record of a fold has a class, the fold is left out of the class's"
+                    f" mean and the class of the fold's average: {', '.join(without)} folds."
                 ]
                 if without
                 else []

@@ -1,0 +1,509 @@
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from make_records import sine_leads, write_reference, write_wfdb
+from sklearn.metrics import f1_score
+from toy import toy_contract, toy_model
+
+from data_prep import evaluate
+from data_prep.errors import OptionError, StoreError
+from data_prep.labels import CPSC_CLASSES
+from data_prep.predictions import Predictions, load_predictions, save_predictions
+from data_prep.store import Store, StoreWriter
+from mlbf_keras import cross_validation
+from mlbf_keras.published import TABLE_II, TABLE_IV, TABLE_VI_BRANCH, TABLE_VI_FUSED
+from mlbf_keras.reproduce import TABLES, main
+
+Rows = list[dict[str, str]]
+
+
+def write_store(path: Path, *, records: int = 120, seed: int = 0) -> Path:
+    """Noise with a class and a fold, 1 to 10, each."""
+    random = np.random.default_rng(seed)
+    with StoreWriter(
+        path, dataset="cpsc2018", fs=250, class_names={"cpsc2018": CPSC_CLASSES}
+    ) as writer:
+        for i in range(records):
+            label = int(random.integers(9)) if i >= 9 else i
+            more = (label, 8) if i % 20 == 3 and label < 8 else (label,)
+            writer.append(
+                f"A{i + 1:04d}",
+                random.normal(0, 0.1, (20, 12)).astype(np.float32),
+                labels={"cpsc2018": more},
+                first_label=label,
+                fold=i % 10 + 1,
+            )
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_store(tmp_path_factory.mktemp("store") / "real.h5")
+
+
+def pretended_train(store: Path, folder: Path, **options: Any) -> None:
+    """In place of training: answers that are right the more often, the more loss the leads have."""
+    skill = (
+        0.3 + 0.05 * options["loss_weight"] * options["auxiliary_heads"] + 0.2 * options["extra"]
+    )
+    with Store(store) as opened:
+        chosen = np.flatnonzero(opened.folds == options["test_fold"])
+        truth = opened.first_labels[chosen]
+        random = np.random.default_rng([options["seed"], *chosen])
+        answers = np.where(
+            random.random(len(chosen)) < skill, truth, random.integers(9, size=len(truth))
+        )
+        probabilities = 0.5 * np.eye(9)[answers] + 0.5 * random.dirichlet(np.ones(9), len(chosen))
+        save_predictions(
+            folder / "test.npz",
+            Predictions(
+                ids=opened.ids[chosen],
+                class_names=CPSC_CLASSES,
+                probabilities=probabilities,
+                members=probabilities[None],
+                thresholds=np.full(9, 0.5),
+                single_label=True,
+                network=options["network"],
+                task="cpsc2018",
+                labels=opened.labels()[chosen],
+                first_labels=truth,
+            ),
+        )
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What would have been trained, with answers made up in its place."""
+    made: list[dict[str, Any]] = []
+
+    def train(store: Path, folder: Path, **options: Any) -> None:
+        made.append(options)
+        pretended_train(store, folder, **options)
+
+    monkeypatch.setattr(cross_validation, "train", train)
+    return made
+
+
+def rows_of(path: Path) -> Rows:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def first_label_f1(answers: list[Predictions]) -> np.ndarray:
+    """By scikit-learn, each class's F1 over all records."""
+    truth = np.concatenate([np.asarray(part.first_labels) for part in answers])
+    called = np.concatenate([part.probabilities.argmax(axis=1) for part in answers])
+    return f1_score(truth, called, labels=range(9), average=None, zero_division=0)
+
+
+def evaluated(*predictions: Path, out: Path) -> list[dict[str, float]]:
+    """The macro-F1 that ecg-evaluate finds in each file, and its interval."""
+    evaluate.main(predictions=predictions, out=out, bootstrap=50)
+    scores = json.loads((out / "scores.json").read_text())
+    return [each["scores"]["macro_f1_first_label"] for each in scores["predictions"]]
+
+
+class TestTable4:
+    def test_is_a_cross_validation(
+        self, tmp_path: Path, store: Path, calls: list[dict[str, Any]]
+    ) -> None:
+        main("table4", store=store, out=tmp_path, bootstrap=50, epochs=7, seed=100)
+        assert [call["network"] for call in calls] == ["BranchNet"] * 10 + ["MLBF-Net"] * 10
+        folds = [(call["test_fold"], call["validation_fold"]) for call in calls]
+        assert folds == 2 * [(k, k % 10 + 1) for k in range(1, 11)]
+        assert all(call["seed"] == 100 + call["validation_fold"] for call in calls)
+        paper = {"input_length": 15000, "batch_size": 64, "patience": 50, "loss_weight": 1.0}
+        assert all(paper.items() <= call.items() and call["epochs"] == 7 for call in calls)
+
+    def test_figures_are_those_of_the_answers(
+        self, tmp_path: Path, store: Path, calls: list[dict[str, Any]]
+    ) -> None:
+        main("table4", store=store, out=tmp_path, bootstrap=50)
+        rows = {row["network"]: row for row in rows_of(tmp_path / "table4.csv")}
+        assert [*rows] == [
+            *("BranchNet", "BranchNet, published (other data)"),
+            *("MLBF-Net", "MLBF-Net, published (other data)"),
+        ]
+        for network, unit in (("BranchNet", "branchnet"), ("MLBF-Net", "lambda=1")):
+            answers = [
+                load_predictions(
+                    tmp_path / "units" / f"{unit}_test={k}_validation={v}" / "test.npz"
+                )
+                for k, v in [(k, k % 10 + 1) for k in range(1, 11)]
+            ]
+            folds = np.array([first_label_f1([part]) for part in answers])
+            truths = [np.asarray(part.first_labels) for part in answers]
+            folds[[[c not in truth for c in range(9)] for truth in truths]] = np.nan
+            for c, name in enumerate(CPSC_CLASSES):
+                assert float(rows[network][name]) == pytest.approx(np.nanmean(folds[:, c]))
+                assert float(rows[network][f"{name} SD"]) == pytest.approx(
+                    np.nanstd(folds[:, c], ddof=1)
+                )
+            averages = np.nanmean(folds, axis=1)
+            assert float(rows[network]["average F1"]) == pytest.approx(averages.mean())
+            assert float(rows[network]["average F1 SD"]) == pytest.approx(averages.std(ddof=1))
+            pooled = first_label_f1(answers).mean()
+            assert float(rows[network]["pooled macro-F1 [95 %]"]) == pytest.approx(pooled)
+            printed = rows[f"{network}, published (other data)"]
+            assert (float(printed["AF"]), float(printed["AF SD"])) == TABLE_IV[network][1]
+
+        text = (tmp_path / "table4.md").read_text()
+        assert "Scored out-of-fold on 120 records (10 of 10 folds, 8:1:1)." in text
+        assert "Where no record of a fold has a class" in text
+
+    @pytest.mark.slow
+    def test_ecg_evaluate_gives_the_same_numbers(
+        self, tmp_path: Path, store: Path, calls: list[dict[str, Any]]
+    ) -> None:
+        main("table4", store=store, out=tmp_path, bootstrap=50)
+        rows = {row["network"]: row for row in rows_of(tmp_path / "table4.csv")}
+        networks = ("BranchNet", "MLBF-Net")
+        files = [tmp_path / "table4" / f"{network}.npz" for network in networks]
+        found = evaluated(*files, out=tmp_path / "report")
+        for network, scores in zip(networks, found, strict=True):
+            for key, end in (("value", ""), ("low", " low"), ("high", " high")):
+                theirs = float(rows[network][f"pooled macro-F1 [95 %]{end}"])
+                assert scores[key] == pytest.approx(theirs)
+        # The difference of the two networks, too.
+        noted = re.search(r"MLBF-Net − BranchNet.*: (\S+) \[", (tmp_path / "table4.md").read_text())
+        assert noted and noted.group(1) in (tmp_path / "report" / "report.md").read_text()
+
+    def test_tables_share_their_models(
+        self, tmp_path: Path, store: Path, calls: list[dict[str, Any]]
+    ) -> None:
+        main("table4", store=store, out=tmp_path, folds=("2", "5"), bootstrap=10)
+        assert len(calls) == 4
+        main(
+            "table5",
+            store=store,
+            out=tmp_path,
+            folds=("2", "5"),
+            loss_weights=(0.1, 1),
+            bootstrap=10,
+        )
+        assert [call["loss_weight"] for call in calls[4:]] == [0, 0, 0.1, 0.1]
+        assert [call["auxiliary_heads"] for call in calls[4:]] == [False, False, True, True]
+        with pytest.raises(OptionError, match=r"made with other options \(epochs\)"):
+            main("table4", store=store, out=tmp_path, folds=("2",), epochs=3)
+
+
+def test_table5(tmp_path: Path, store: Path, calls: list[dict[str, Any]]) -> None:
+    main("table5", store=store, out=tmp_path, loss_weights=(0, 1, 10), bootstrap=50)
+    rows = rows_of(tmp_path / "table5.csv")
+    assert [row["loss"] for row in rows] == ["single loss", "λ = 0", "λ = 1", "λ = 10"]
+    assert [row["published (other data)"] for row in rows] == ["0.828", "", "0.852", ""]
+    pooled = [float(row["pooled macro-F1 [95 %]"]) for row in rows]
+    assert pooled[3] > 0.6 > pooled[0]  # as pretended
+    difference = "difference to the single loss [95 %]"
+    assert rows[0][difference] == ""
+    for row, score in zip(rows[1:], pooled[1:], strict=True):
+        low, at, high = (float(row[difference + end]) for end in (" low", "", " high"))
+        assert at == pytest.approx(score - pooled[0])
+        assert low <= at <= high
+    assert float(rows[3][f"{difference} low"]) > 0
+
+
+class TestTable3:
+    def test_no_member_has_seen_what_it_answers_for(
+        self, tmp_path: Path, store: Path, calls: list[dict[str, Any]]
+    ) -> None:
+        main("table3", store=store, out=tmp_path, folds=("3", "4"), bootstrap=20)
+        assert len(calls) == 2 * 9
+        for test in (3, 4):
+            validations = [c["validation_fold"] for c in calls if c["test_fold"] == test]
+            assert sorted(validations) == [k for k in range(1, 11) if k != test]
+        rows = rows_of(tmp_path / "table3.csv")
+        assert [row["work"] for row in rows[:2]] == ["[28]", "[38]"]
+        assert [row["work"] for row in rows[-4:]] == ["Ours¹", "Ours²", "single model", "ensemble"]
+        assert {row["scored on"] for row in rows[:-2]} == {"private test set"}
+        assert {row["scored on"] for row in rows[-2:]} == {"out-of-fold"}
+
+        members = {
+            (c["test_fold"], c["validation_fold"]): load_predictions(
+                tmp_path
+                / f"units/lambda=1_test={c['test_fold']}_validation={c['validation_fold']}/test.npz"
+            )
+            for c in calls
+        }
+        single = first_label_f1([members[3, 4], members[4, 5]])
+        assert float(rows[-2]["average"]) == pytest.approx(single.mean())
+        assert [float(rows[-2][name]) for name in CPSC_CLASSES] == pytest.approx(single.tolist())
+        ensemble = load_predictions(tmp_path / "table3" / "ensemble.npz")
+        mean = [
+            np.mean([m.probabilities for (test, _), m in members.items() if test == k], axis=0)
+            for k in (3, 4)
+        ]
+        np.testing.assert_allclose(ensemble.probabilities, np.concatenate(mean), rtol=1e-6)
+
+    def test_on_held_out_recordings(
+        self, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With models that exist: their mean answers for recordings of a folder."""
+        seen = []
+
+        def train(store: Path, folder: Path, **options: Any) -> None:
+            seen.append((options["test_fold"], options["validation_fold"]))
+            contract = toy_contract(
+                network="MLBF-Net", class_names=CPSC_CLASSES, sampling_rate=250.0, input_length=200
+            )
+            toy_model(contract, seed=options["seed"]).save(folder / "best.keras")
+
+        monkeypatch.setattr(cross_validation, "train", train)
+        truth = {f"B{i:04d}": [i % 9 + 1] for i in range(9)}
+        for i, name in enumerate(truth):
+            write_wfdb(tmp_path / "held", name, sine_leads(1000, seed=i))
+        write_reference(tmp_path / "held.csv", truth)
+        held: dict[str, Any] = {
+            "held_out": tmp_path / "held.csv",
+            "held_out_records": tmp_path / "held",
+        }
+        main("table3", store=store, out=tmp_path / "out", folds=("1", "2"), bootstrap=20, **held)
+        assert seen == [(None, 1), (None, 2)]
+        single, ensemble = (
+            load_predictions(tmp_path / "out" / "table3" / f"{name}.npz")
+            for name in ("single-model", "ensemble")
+        )
+        assert ensemble.members.shape == (2, 9, 9)
+        np.testing.assert_allclose(ensemble.members.mean(axis=0), ensemble.probabilities, rtol=1e-6)
+        np.testing.assert_array_equal(single.probabilities, ensemble.members[0])
+        rows = rows_of(tmp_path / "out" / "table3.csv")
+        assert float(rows[-1]["average"]) == pytest.approx(first_label_f1([ensemble]).mean())
+        assert rows[-1]["scored on"] == "held.csv"
+
+    def test_held_out_recordings_are_in_no_store(
+        self, tmp_path: Path, store: Path, calls: list[dict[str, Any]]
+    ) -> None:
+        write_wfdb(tmp_path / "held", "A0005", sine_leads(1000))
+        write_reference(tmp_path / "held.csv", {"A0005": [1]})
+        held: dict[str, Any] = {
+            "held_out": tmp_path / "held.csv",
+            "held_out_records": tmp_path / "held",
+        }
+        with pytest.raises(OptionError, match="A0005, which is in .*--leave-out held.csv"):
+            main("table3", store=store, out=tmp_path, **held)
+        assert calls == []
+
+
+def test_generated_records_only_train(
+    tmp_path: Path, store: Path, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = write_store(tmp_path / "extra.h5", records=60, seed=1)
+    out = tmp_path / "out"
+    common: dict[str, Any] = {"folds": ("1", "2"), "bootstrap": 20, "epochs": 8}
+    main("generated", store=store, extra_store=extra, out=out, **common)
+    with Store(store) as real, Store(extra) as added, Store(out / "merged.h5") as merged:
+        assert merged.folds.tolist() == [*real.folds, *[cross_validation.EXTRA_FOLD] * 60]
+        np.testing.assert_array_equal(merged.signal(125), added.signal(5))
+        np.testing.assert_array_equal(
+            merged.labels(), np.concatenate([real.labels(), added.labels()])
+        )
+        assert merged.ids[120] == "extra-A0001"
+    assert [call["extra"] for call in calls] == [False, False, True, True]
+    # 96 real records train, and 60 more: 156 / 96 times the epochs make as many steps.
+    assert [call["epochs"] for call in calls] == [13, 13, 8, 8]
+    rows = rows_of(out / "generated.csv")
+    assert [(row["about"], row["epochs at most"]) for row in rows] == [("96", "13"), ("156", "8")]
+    assert float(rows[1]["average F1"]) > float(rows[0]["average F1"])  # as pretended
+    # Done already, from the very same store.
+    main("generated", store=store, extra_store=extra, out=out, **common)
+    assert len(calls) == 4
+
+    answers = load_predictions(out / "generated" / "generated-and-real-records.npz")
+    assert not any(name.startswith("extra") for name in answers.ids)
+    with pytest.raises(OptionError, match="needs --extra-store"):
+        main("generated", store=store, out=out)
+
+
+@pytest.mark.parametrize(
+    ("extra", "test", "sizes"),
+    [(False, 1, (96, 12)), (True, 1, (156, 12)), (False, None, (108, 12))],
+)
+def test_parts_of_a_unit(
+    tmp_path: Path,
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    extra: bool,
+    test: int | None,
+    sizes: tuple[int, int],
+) -> None:
+    """What is tested neither trains nor validates; generated records train or are left out."""
+    from data_prep import training
+
+    merged = cross_validation.merge_stores(
+        store, write_store(tmp_path / "extra.h5", records=60, seed=1), tmp_path / "merged.h5"
+    )
+    parts: list[training.Parts] = []
+
+    def stop(opened: Store, **given: Any) -> None:
+        parts.append(given["parts"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train_fold", stop)
+    options: dict[str, Any] = {
+        **{"network": "MLBF-Net", "auxiliary_heads": True, "loss_weight": 1.0},
+        **{"test_fold": test, "validation_fold": 2, "extra": extra, "input_length": 1024},
+        **{"epochs": 1, "batch_size": 8, "patience": 1, "precision": "float32", "seed": 0},
+    }
+    with pytest.raises(KeyboardInterrupt):
+        cross_validation.train(merged, tmp_path, **options)
+    train, validation = parts[0].train, parts[0].validation
+    assert (len(train), len(validation)) == sizes
+    with Store(merged) as opened:
+        assert set(opened.folds[validation]) == {2}
+        assert not set(opened.folds[train]) & {2, test}
+        assert (cross_validation.EXTRA_FOLD in opened.folds[train]) == extra
+
+
+def test_table2(tmp_path: Path, store: Path) -> None:
+    main("table2", store=store, out=tmp_path / "of_store")
+    rows = rows_of(tmp_path / "of_store" / "table2.csv")
+    with Store(store) as opened:
+        firsts, labels = opened.first_labels, opened.labels()
+    assert [int(row["first label, real.h5"]) for row in rows] == [
+        *((firsts == c).sum() for c in range(9)),
+        120,
+    ]
+    assert [int(row["any label, real.h5"]) for row in rows[:9]] == labels.sum(axis=0).tolist()
+    assert [int(row["Table II"]) for row in rows] == [*TABLE_II, 6877]
+    differences = {row["class"]: row["Table II − public file"] for row in rows}
+    assert {k: v for k, v in differences.items() if v != "+0"} == {
+        **{"PAC": "-18", "PVC": "+19", "STD": "-1"}
+    }
+
+
+def test_table2_of_the_public_file(tmp_path: Path, shared_data: Path) -> None:
+    main("table2", reference=shared_data / "labels" / "cpsc2018_REFERENCE.csv", out=tmp_path)
+    rows = rows_of(tmp_path / "table2.csv")
+    counted = [row["first label, cpsc2018_REFERENCE.csv"] for row in rows]
+    assert counted == [row["first label, public file"] for row in rows]
+    assert "476 of the 6,877 records" in (tmp_path / "table2.md").read_text()
+
+
+def test_table6(tmp_path: Path) -> None:
+    main("table6", out=tmp_path)
+    rows = {row["layer"]: row for row in rows_of(tmp_path / "table6.csv")}
+    branch = [rows[f"branch: {name}"] for name in TABLE_VI_BRANCH]
+    fused = [rows[f"fused: {name}"] for name in TABLE_VI_FUSED]
+    for row in (*branch, *fused):
+        more = {"branch: Attention": 24 + 24, "fused: Attention": 288 + 288}.get(row["layer"], 0)
+        assert int(row["ours"]) - int(row["published"]) == more
+    total = 12 * sum(int(row["ours"]) for row in branch) + sum(int(row["ours"]) for row in fused)
+    assert int(rows["Total"]["ours"]) == total == 419_157
+    assert (
+        int(rows["Total"]["published"])
+        == 418_005
+        == 12 * sum(TABLE_VI_BRANCH.values()) + sum(TABLE_VI_FUSED.values())
+    )
+
+
+def test_fig3(tmp_path: Path, store: Path) -> None:
+    main("fig3", store=store, out=tmp_path)
+    assert (tmp_path / "fig3.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(OptionError, match="no record Z9"):
+        main("fig3", store=store, out=tmp_path, record="Z9")
+
+
+@pytest.mark.slow
+def test_trial_of_table4_and_fig4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Everything for real but the records: two networks trained, scored, and looked into."""
+    out = tmp_path / "out"
+    main("table4", smoke=True, folds=("1",), out=out, bootstrap=20)
+    rows = {row["network"]: row for row in rows_of(out / "table4.csv")}
+    assert "A trial on generated records" in (out / "table4.md").read_text()
+    for network, unit in (("BranchNet", "branchnet"), ("MLBF-Net", "lambda=1")):
+        folder = out / "units" / f"{unit}_test=1_validation=2"
+        answers = load_predictions(folder / "test.npz")
+        assert len(answers.ids) == 18 and answers.network == network
+        np.testing.assert_array_equal(
+            answers.thresholds, load_predictions(folder / "validation.npz").thresholds
+        )
+        (scores,) = evaluated(folder / "test.npz", out=tmp_path / f"report_{unit}")
+        assert float(rows[network]["average F1"]) == pytest.approx(scores["value"])
+    capsys.readouterr()
+
+    main("fig4", smoke=True, folds=("1",), out=out)
+    assert "1 of 1 units are done already" in capsys.readouterr().out
+    assert (out / "fig4.png").read_bytes().startswith(b"\x89PNG")
+    with np.load(out / "fig4.npz") as saved:
+        assert saved["MLBF-Net"].shape == saved["aVR"].shape == (36, 2)
+        assert len(saved.files) == 2 + 1 + 12
+
+    # The features are those from which the heads answer: here once more in NumPy.
+    from mlbf_keras.model import load_model
+    from mlbf_keras.results import features_of
+
+    model = load_model(out / "units" / "lambda=1_test=1_validation=2" / "best.keras")
+    with Store(out / "smoke.h5") as opened:
+        records = np.flatnonzero(opened.folds == 1)
+        features, classes = features_of(model, opened, records, batch_size=18)
+        np.testing.assert_array_equal(classes, opened.first_labels[records])
+    norm = model.network.get_layer("fused_norm")
+    gamma, beta, mean, variance = (w.numpy() for w in norm.weights)
+    kernel, bias = model.network.get_layer("diagnosis").get_weights()
+    x = (features["MLBF-Net"] - mean) / np.sqrt(variance + norm.epsilon) * gamma + beta
+    logits = x @ kernel + bias
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    answers = load_predictions(out / "units" / "lambda=1_test=1_validation=2" / "test.npz")
+    np.testing.assert_allclose(answers.probabilities, expected, atol=1e-4)
+
+
+class TestCommand:
+    def test_list_names_all(self, capsys: pytest.CaptureFixture[str]) -> None:
+        main(list=True)
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in lines] == list(TABLES)
+
+    @pytest.mark.parametrize(
+        ("options", "sentence"),
+        [
+            ({}, "name what to reproduce"),
+            ({"table": "table4"}, "needs --store"),
+            ({"table": "table4", "smoke": True, "store": Path("x.h5")}, "--smoke generates"),
+            ({"table": "table3", "held_out": Path("x.csv")}, "go together"),
+            ({"table": "table4", "bootstrap": 0}, "--bootstrap must be at least 1"),
+        ],
+    )
+    def test_options_that_make_no_sense(self, options: dict[str, Any], sentence: str) -> None:
+        with pytest.raises(OptionError, match=sentence):
+            main(**options)
+
+    @pytest.mark.parametrize(
+        ("options", "sentence"),
+        [
+            ({"epochs": 0}, "--epochs must be above 0"),
+            ({"loss_weights": (1.0, -1.0)}, "--loss-weight must be 0 or more"),
+            ({"folds": ("eleven",)}, "--folds takes numbers"),
+        ],
+    )
+    def test_options_that_cannot_train(
+        self, tmp_path: Path, store: Path, options: dict[str, Any], sentence: str
+    ) -> None:
+        with pytest.raises(OptionError, match=sentence):
+            main("table5", store=store, out=tmp_path, **options)
+
+    def test_a_store_at_another_rate(self, tmp_path: Path) -> None:
+        with StoreWriter(
+            tmp_path / "s.h5", dataset="cpsc2018", fs=100, class_names={"cpsc2018": CPSC_CLASSES}
+        ) as writer:
+            signal = np.zeros((10, 12), np.float32)
+            writer.append("A1", signal, labels={"cpsc2018": (0,)}, first_label=0, fold=1)
+        with pytest.raises(StoreError, match="at 100 Hz; build it again with --rate 250"):
+            main("table4", store=tmp_path / "s.h5", out=tmp_path)
+
+    def test_too_few_folds(self, tmp_path: Path, calls: Callable[..., None]) -> None:
+        with StoreWriter(
+            tmp_path / "s.h5", dataset="cpsc2018", fs=250, class_names={"cpsc2018": CPSC_CLASSES}
+        ) as writer:
+            for fold in (1, 2):
+                signal = np.zeros((10, 12), np.float32)
+                writer.append(
+                    f"A{fold}", signal, labels={"cpsc2018": (0,)}, first_label=0, fold=fold
+                )
+        with pytest.raises(OptionError, match="has 2 folds, and 8:1:1 needs three"):
+            main("table4", store=tmp_path / "s.h5", out=tmp_path)
