@@ -14,6 +14,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
@@ -428,6 +430,48 @@ def plot_embeddings(
             handles, names, loc="outside lower center", ncols=len(class_names), markerscale=2
         )
         figure.suptitle(title, fontsize=12, color=_INK)
+    return figure
+
+
+def plot_parallel_coordinates(lines: np.ndarray, names: tuple[str, ...]) -> Figure:
+    """Draw settings and what they led to as lines across parallel axes (MRM-Net, Fig. 6).
+
+    The settings' axes have their values at equal distances; colour is the last column, which has
+    an axis to scale.
+
+    Args:
+        lines: ``(L, C)``, one setting a row, its result in the last column.
+        names: of the C columns.
+    """
+    settings, results = lines[:, :-1], lines[:, -1]
+    levels = [np.unique(column) for column in settings.T]
+    low, high = float(np.nanmin(results)), float(np.nanmax(results))
+    span = high - low or 1.0
+    heights = [
+        np.searchsorted(of, column) / max(1, len(of) - 1)
+        for of, column in zip(levels, settings.T, strict=True)
+    ]
+    heights.append((results - low) / span)
+    with rc_context(_STYLE):
+        figure = _figure(7.2, 4.2)
+        axes = figure.add_subplot()
+        shades = ScalarMappable(Normalize(low, low + span), "Blues")
+        # The best is drawn last, over all others.
+        for i in np.argsort(results):
+            shade = shades.to_rgba(low + span * (0.25 + 0.75 * heights[-1][i]))
+            axes.plot(range(len(names)), [h[i] for h in heights], color=shade, linewidth=1.6)
+        for x, of in enumerate([*levels, np.linspace(low, low + span, 5)]):
+            axes.axvline(x, color=_INK, linewidth=0.8)
+            for height, value in zip(np.linspace(0, 1, len(of)), of, strict=True):
+                text = f"{value:g}" if x < len(levels) else f"{value:.3f}"
+                axes.annotate(
+                    text, (x, height), (5, 0), textcoords="offset points", va="center", color=_INK
+                )
+        axes.set_xticks(range(len(names)), names)
+        axes.set_yticks([])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_xlim(-0.15, len(names) - 0.6)
     return figure
 
 

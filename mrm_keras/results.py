@@ -1,0 +1,433 @@
+"""The tables and figures of the MRM-Net paper, ours beside the published."""
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from data_prep.document import Estimate
+from data_prep.errors import StoreError
+from data_prep.plots import plot_confusion_matrix, plot_parallel_coordinates
+from data_prep.predictions import Predictions, load_predictions
+from data_prep.scores import (
+    all_scores,
+    bootstrap_intervals,
+    confusion_matrix,
+    known_first_labels,
+    paired_bootstrap,
+)
+from data_prep.store import Store
+from data_prep.tables import Cell, ResultTable, Spread, published
+from data_prep.units import Unit, run_units
+from mrm_keras.benchmark import Protocol, Selection, Variant
+from mrm_keras.published import (
+    NUM_RECORDS,
+    TABLE_I,
+    TABLE_IV,
+    TABLE_V,
+    TABLE_VI,
+    TABLE_VII,
+    TABLE_VII_SECONDS,
+    TABLES_II_III,
+)
+
+# The paper's metrics and macro-F1, by their right names.
+METRICS = {
+    "macro_auc": "AUC",
+    "label_accuracy": "accuracy",
+    "record_f1": "F1 per record",
+    "macro_f1_half": "macro-F1",
+}
+AT_THRESHOLDS = {"macro_f1_thresholds": "macro-F1 at validation thresholds"}
+
+Scores = dict[str, np.ndarray]
+
+
+# --- Table I ---------------------------------------------------------------------------------
+
+
+def table1() -> ResultTable:
+    """List the network as it is built, the trunk beside Table I."""
+    from mrm_keras.layers import ConvBlock
+    from mrm_keras.model import build_model
+
+    model = build_model()
+    theirs = dict(zip(("trunk_1", "trunk_2", "trunk_3", "trunk_4"), TABLE_I.items(), strict=True))
+    rows: list[tuple[Cell, ...]] = []
+    for layer in model.layers:
+        shapes = layer.output if isinstance(layer.output, list) else [layer.output]
+        kernel = stride = ""
+        if isinstance(layer, ConvBlock):
+            kernel, stride = ", ".join(map(str, layer.kernel_sizes)), str(layer.strides)
+        name, printed = theirs.get(layer.name, ("", None))
+        rows.append(
+            (
+                layer.name,
+                type(layer).__name__,
+                kernel,
+                stride,
+                " and ".join("×".join(str(n) for n in x.shape[1:]) for x in shapes),
+                sum(int(weight.size) for weight in layer.trainable_weights),
+                f"{name}: {printed[0]}, stride {printed[1]}, {printed[3]}→{printed[4]}"
+                if printed
+                else "",
+            )
+        )
+    trained = sum(int(weight.size) for weight in model.trainable_weights)
+    rows.append(("Total", "", "", "", "", trained, ""))
+    return ResultTable(
+        title="Table I. The layers of MRM-Net as built, nine classes",
+        columns=("layer", "kind", "kernels", "stride", "output", "parameters", "published"),
+        rows=tuple(rows),
+        notes=("The paper lists the four convolutions of the trunk and gives no totals.",),
+    )
+
+
+# --- Tables over trained models --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One row's trainings, one a seed.
+
+    Attributes:
+        folders: of the units.
+        answers: to the scored records, by seed.
+        parameters: that were trained.
+        seconds: an epoch took, by seed.
+    """
+
+    folders: tuple[Path, ...]
+    answers: tuple[Predictions, ...]
+    parameters: int
+    seconds: tuple[float, ...]
+
+    def scores(self, counts: np.ndarray | None = None) -> Scores:
+        """Mean over the seeds of each score, over the resamples that ``counts`` tell."""
+        of_seeds = [scores_of(answers, counts) for answers in self.answers]
+        return {name: np.mean([s[name] for s in of_seeds], axis=0) for name in of_seeds[0]}
+
+
+def scores_of(answers: Predictions, counts: np.ndarray | None = None) -> Scores:
+    """Every score of :data:`METRICS` and :data:`AT_THRESHOLDS`, ``(R,)`` each.
+
+    Args:
+        answers: with labels.
+        counts: ``(R, N)``, how often each record stands in each resample; once if None.
+    """
+    assert answers.labels is not None
+    scores = all_scores(
+        answers.labels,
+        None,
+        answers.probabilities,
+        thresholds=answers.thresholds,
+        single_label=False,
+        cpsc=False,
+        counts=counts,
+    )
+    return {name: scores[name] for name in (*METRICS, *AT_THRESHOLDS)}
+
+
+def printed_figures(text: str) -> list[Spread | None]:
+    """Read figures of the paper, such as ``"93.59±0.19 – 73.74±0.59"``, as fractions."""
+    cells: list[Spread | None] = []
+    for figure in text.split():
+        mean, _, sd = figure.partition("±")
+        known = mean != "–"
+        cells.append(
+            Spread(float(mean) / 100, float(sd) / 100 if sd else math.nan) if known else None
+        )
+    return cells
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A command that trains.
+
+    Attributes:
+        store: the store of all its units.
+        out: folder of the results.
+        protocol: how every unit trains.
+        seeds: each trains every row once.
+        tasks: each gives a table of its own.
+        selections: what chooses the epoch; with both, every row stands twice.
+        bootstrap: resamples for the intervals.
+        scheduler: address of a Dask scheduler, or None.
+    """
+
+    store: Path
+    out: Path
+    protocol: Protocol
+    seeds: tuple[int, ...]
+    tasks: tuple[str, ...]
+    selections: tuple[Selection, ...]
+    bootstrap: int
+    scheduler: str | None
+
+    def networks(self, number: str, variants: Mapping[str, Variant]) -> dict[str, ResultTable]:
+        """Compare networks (Tables II to IV), a table for each task."""
+        theirs = {**TABLES_II_III, "cpsc2018": TABLE_IV}
+        return self._comparison(f"{number}. MRM-Net and other networks", variants, theirs)
+
+    def table5(self, variants: Mapping[str, Variant]) -> dict[str, ResultTable]:
+        """Compare ways to bring both resolutions together (Table V)."""
+        return self._comparison("Table V. Fusion of the two resolutions", variants, TABLE_V)
+
+    def table6(self, variants: Mapping[str, Variant]) -> dict[str, ResultTable]:
+        """Compare one resolution with both (Table VI)."""
+        return self._comparison("Table VI. One resolution alone, and both", variants, TABLE_VI)
+
+    def table7(self, variants: Mapping[str, Variant]) -> dict[str, ResultTable]:
+        """Compare widths and the time they take (Table VII)."""
+        tables = self._comparison("Table VII. Widths of the branches", variants, TABLE_VII)
+        trained = self._trained(variants)
+        for task, table in tables.items():
+            of_rows = [
+                trained[selection, task, name] for name in variants for selection in self.selections
+            ]
+            rows = tuple(
+                (*row, Spread.of(of.seconds), TABLE_VII_SECONDS.get(str(row[0])))
+                for row, of in zip(table.rows, of_rows, strict=True)
+            )
+            tables[task] = replace(
+                table,
+                columns=(*table.columns, "seconds an epoch", "published, RTX 3080"),
+                rows=rows,
+                notes=(
+                    *table.notes,
+                    "Seconds an epoch are those of the whole training over its epochs, the"
+                    " network's tracing and the validation included.",
+                ),
+            )
+        return tables
+
+    def fig5(self, variant: Variant) -> tuple[ResultTable, Figure]:
+        """Count a network's answers by true class, on the first task (Fig. 5)."""
+        task, selection = self.tasks[0], self.selections[0]
+        trained = self._trained({"MRM-Net": variant})[selection, task, "MRM-Net"]
+        first = trained.answers[0]
+        assert first.labels is not None
+        truth = known_first_labels(first.labels, first.first_labels)
+        if truth is None:
+            raise StoreError(
+                f"{self.store} holds records of which the first label is unknown, so there is no"
+                " confusion matrix; build it with a REFERENCE.csv."
+            )
+        matrix = sum(
+            confusion_matrix(truth, answers.answers, num_classes=len(answers.class_names))
+            for answers in trained.answers
+        )
+        assert isinstance(matrix, np.ndarray)
+        names = first.class_names
+        support = matrix.sum(axis=1, keepdims=True)
+        shares = np.divide(matrix, support, out=np.full(matrix.shape, np.nan), where=support > 0)
+        table = ResultTable(
+            title="Fig. 5. Answers (columns) by true class (rows), share of the row",
+            columns=("truth", *names, "records"),
+            rows=tuple(
+                (name, *map(float, row), int(count))
+                for name, row, count in zip(names, shares, matrix.sum(axis=1), strict=True)
+            ),
+            notes=(
+                "The truth is a record's first label, the answer the class of the largest"
+                f" probability; {len(self.seeds)} trainings are counted together. The paper draws"
+                " the truth on the horizontal axis.",
+                *self._notes(task),
+            ),
+            **self._caption(task, selection, len(first.ids)),
+        )
+        return table, plot_confusion_matrix(matrix, names)
+
+    def fig6(self, grid: Mapping[tuple[float, ...], Variant]) -> tuple[ResultTable, Figure]:
+        """Try weights of the three mutual losses, on the first task (Fig. 6).
+
+        Args:
+            grid: the network of each alpha, beta and gamma.
+        """
+        task, selection = self.tasks[0], self.selections[0]
+        names = {", ".join(f"{w:g}" for w in weights): weights for weights in grid}
+        trained = self._trained({name: grid[weights] for name, weights in names.items()})
+        found: list[tuple[tuple[float, ...], Spread]] = []
+        for name, weights in names.items():
+            answers = trained[selection, task, name].answers
+            auc = Spread.of([float(scores_of(of)["macro_auc"][0]) for of in answers])
+            found.append((weights, auc))
+        lines = np.array([[*weights, auc.mean] for weights, auc in found])
+        found.sort(key=lambda of: -of[1].mean)
+        table = ResultTable(
+            title=f"Fig. 6. Weights of the mutual losses, {task}, best first",
+            columns=("alpha", "beta", "gamma", "AUC"),
+            rows=tuple((*(f"{w:g}" for w in weights), auc) for weights, auc in found),
+            digits=4,
+            notes=self._notes(task),
+            **self._caption(task, selection, len(answers[0].ids)),
+        )
+        return table, plot_parallel_coordinates(lines, ("α", "β", "γ", "AUC"))
+
+    # --- Their common form ------------------------------------------------------------------
+
+    def _comparison(
+        self,
+        title: str,
+        variants: Mapping[str, Variant],
+        theirs: Mapping[str, Mapping[str, str]],
+    ) -> dict[str, ResultTable]:
+        trained = self._trained(variants)
+        return {
+            task: self._compared(title, task, variants, trained, theirs.get(task, {}))
+            for task in self.tasks
+        }
+
+    def _compared(
+        self,
+        title: str,
+        task: str,
+        variants: Mapping[str, Variant],
+        trained: Mapping[tuple[Selection, str, str], Trained],
+        theirs: Mapping[str, str],
+    ) -> ResultTable:
+        """One row a variant: scores by seed, intervals over records, the published figures."""
+        metrics = {**METRICS, **({} if self.protocol.test_fold is None else AT_THRESHOLDS)}
+        reference = next(n for n in (*(["MRM-Net"] * ("MRM-Net" in variants)), *variants))
+        printed = published(same_data=self._same_data)
+        rows: list[tuple[Cell, ...]] = []
+        for name in variants:
+            for selection in self.selections:
+                of = trained[selection, task, name]
+                by_seed = [scores_of(answers) for answers in of.answers]
+                marked = name if len(self.selections) == 1 else f"{name}, selected on {selection}"
+                rows.append(
+                    (
+                        marked,
+                        of.parameters,
+                        *(Spread.of([float(s[m][0]) for s in by_seed]) for m in metrics),
+                        self._estimate(of, "macro_auc"),
+                        None
+                        if name == reference
+                        else self._difference(trained[selection, task, reference], of, "macro_auc"),
+                        *(printed_figures(theirs[name]) if name in theirs else (None,) * 3),
+                    )
+                )
+        first = trained[self.selections[0], task, reference]
+        return ResultTable(
+            title=f"{title}, {task} (mean ± SD over {len(self.seeds)} seeds)",
+            columns=(
+                *("network", "parameters", *metrics.values()),
+                *("AUC [95 %]", f"AUC − that of {reference} [95 %]"),
+                *(f"{METRICS[m]}, {printed}" for m in ("macro_auc", "label_accuracy", "record_f1")),
+            ),
+            rows=tuple(rows),
+            digits=4,
+            notes=(
+                "AUC is macro-AUC over the classes that are present; accuracy is over all cells"
+                " record × class, F1 per record is the mean over records (the paper's F1), and"
+                " macro-F1 the mean over classes, all from a probability of 0.5 on.",
+                f"Intervals resample the scored records {self.bootstrap:,} times, the same for"
+                " every row; with several seeds they are of the seeds' mean.",
+                *self._notes(task),
+            ),
+            **self._caption(task, self.selections[0], len(first.answers[0].ids)),
+        )
+
+    def _trained(
+        self, variants: Mapping[str, Variant]
+    ) -> dict[tuple[Selection, str, str], Trained]:
+        """Train what is not trained yet, by selection, task and row."""
+        wanted = list(itertools.product(self.selections, self.tasks, variants))
+        units = [
+            self._unit(variants[name], task, seed, selection)
+            for selection, task, name in wanted
+            for seed in self.seeds
+        ]
+        folders = iter(run_units(units, store=self.store, out=self.out, scheduler=self.scheduler))
+        return {of: _read([next(folders) for _ in self.seeds]) for of in wanted}
+
+    def _unit(self, variant: Variant, task: str, seed: int, selection: Selection) -> Unit:
+        on_test = "_on-test" * (selection == "test")
+        return Unit(
+            name=f"{variant.name}_{task}_seed={seed}{on_test}",
+            work="mrm_keras.benchmark:train",
+            options={
+                **asdict(variant),
+                **asdict(self.protocol),
+                "task": task,
+                "seed": seed,
+                "selection": selection,
+            },
+        )
+
+    def _estimate(self, of: Trained, metric: str) -> Estimate:
+        interval = bootstrap_intervals(
+            lambda counts: {metric: of.scores(counts)[metric]},
+            num_records=len(of.answers[0].ids),
+            resamples=self.bootstrap,
+        )[metric]
+        return Estimate(float(of.scores()[metric][0]), float(interval[0]), float(interval[1]))
+
+    def _difference(self, base: Trained, other: Trained, metric: str) -> Estimate:
+        """``other - base``, both on the same resampled records."""
+        interval = paired_bootstrap(
+            lambda counts: {metric: base.scores(counts)[metric]},
+            lambda counts: {metric: other.scores(counts)[metric]},
+            num_records=len(base.answers[0].ids),
+            resamples=self.bootstrap,
+        )[metric]
+        value = other.scores()[metric][0] - base.scores()[metric][0]
+        return Estimate(float(value), float(interval[0]), float(interval[1]), signed=True)
+
+    # --- Captions and notes -----------------------------------------------------------------
+
+    def _caption(self, task: str, selection: Selection, num_scored: int) -> dict[str, Any]:
+        validation, test = self.protocol.validation_fold, self.protocol.test_fold
+        records = f"on the {num_scored:,} records of {task} in fold"
+        if test is None:
+            scored = f"{records} {validation}, which also chose the epoch"
+        elif selection == "test" or len(self.selections) > 1:
+            scored = f"{records} {test}"
+        else:
+            scored = f"{records} {test}, which chose nothing"
+        return {"scored": scored, "selected_on_test": "test" in self.selections}
+
+    def _notes(self, task: str) -> tuple[str, ...]:
+        """How the rows were trained."""
+        protocol = self.protocol
+        with Store(self.store) as opened:
+            folds = opened.folds[opened.records_of(task)]
+        kept_out = [protocol.validation_fold, *([protocol.test_fold] if protocol.test_fold else [])]
+        chosen = {"macro-f1": "macro-F1", "macro-auc": "AUC"}[protocol.monitor]
+        by = " or ".join(
+            "the scored records (selected on test, as the published code does)"
+            if selection == "test"
+            else f"fold {protocol.validation_fold}"
+            for selection in self.selections
+        )
+        return (
+            f"{(~np.isin(folds, kept_out)).sum():,} records trained, all folds but"
+            f" {' and '.join(map(str, kept_out))}; {protocol.epochs} epochs, of which the one of"
+            f" best {chosen} on {by} is kept; batch {protocol.batch_size}, Adam"
+            f" {protocol.learning_rate:g}, {protocol.precision}; seeds"
+            f" {', '.join(map(str, self.seeds))}.",
+        )
+
+    @cached_property
+    def _same_data(self) -> bool:
+        with Store(self.store) as opened:
+            return len(opened) in NUM_RECORDS.get(opened.dataset, ())
+
+
+def _read(folders: Sequence[Path]) -> Trained:
+    """Read what one row's units left."""
+    trainings = [json.loads((folder / "training.json").read_text()) for folder in folders]
+    return Trained(
+        folders=tuple(folders),
+        answers=tuple(load_predictions(folder / "scored.npz") for folder in folders),
+        parameters=trainings[0]["parameters"],
+        seconds=tuple(t["seconds"] / t["epochs"] for t in trainings),
+    )
