@@ -21,8 +21,8 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,6 +30,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from data_prep.errors import OptionError, StoreError, UnitError
+from data_prep.files import locked, written_whole
 
 # How often a unit may fail, and how often it may lose the worker that computes it.
 ATTEMPTS = 2
@@ -50,7 +51,8 @@ class Unit:
     Attributes:
         name: of its folder; letters, digits and any of ``._=-``.
         work: ``"module:function"``, called as ``function(store, folder, **options)`` with the
-            store's path and the folder to write into.
+            store's path and the folder to write into: empty, or, on this machine, with what an
+            interrupted call for this very unit left there, to go on from.
         options: values that JSON can hold; the seed is one of them.
     """
 
@@ -97,7 +99,8 @@ def run_units(
         raise StoreError(f"{store} does not exist; make it with ecg-build.")
     checksum = _checksum(Path(store))
     folders = [out / "units" / unit.name for unit in units]
-    with _alone(out / "units"):
+    with locked(out / "units", doing="filled"):
+        (out / "units").mkdir(exist_ok=True)
         todo = [
             unit
             for unit, folder in zip(units, folders, strict=True)
@@ -135,7 +138,15 @@ def _do(todo: list[Unit], run: "_Run", scheduler: str | None) -> None:
         if scheduler is None:
             scheduler = stack.enter_context(_local_cluster(gpus)).scheduler_address
         client = stack.enter_context(connect(scheduler))
-        _do_there(todo, run, client)
+        from distributed.comm import CommClosedError
+
+        try:
+            _do_there(todo, run, client)
+        except CommClosedError:
+            raise UnitError(
+                f"the Dask scheduler at {scheduler} is gone; what was done is kept, so start one"
+                " and run the same command again."
+            ) from None
 
 
 def local_gpus() -> list[str]:
@@ -229,25 +240,6 @@ def _is_done(unit: Unit, folder: Path, checksum: str) -> bool:
     return True
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Refuse a second command in the same folder, where the system has locks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OptionError(
-                f"another command is at work in {folder}; wait for its end, or give another --out."
-            ) from None
-        yield
-
-
 def _checksum(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -264,36 +256,56 @@ def _compute(unit: Unit, store: Path, checksum: str, folder: Path) -> str:
     from data_prep.provenance import provenance
 
     start = time.perf_counter()
+    made: dict[str, Any] = {"work": unit.work, "options": unit.options, "store": checksum}
+    _write_json(folder / "unit.json", made)
     try:
         module, _, function = unit.work.partition(":")
         work = getattr(importlib.import_module(module), function)
         work(store, folder, **unit.options)
     except Exception:
         return traceback.format_exc()
-    made = {
-        "work": unit.work,
-        "options": unit.options,
-        "store": checksum,
+    made |= {
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - start, 1),
         "made with": provenance(),
     }
-    (folder / "unit.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    _write_json(folder / "unit.json", made)
     return ""
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with written_whole(path) as part:
+        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _do_here(todo: list[Unit], run: _Run) -> None:
     for unit in todo:
+        part = run.folder / f"{unit.name}.part"
+        if not _is_begun(unit, part, run.checksum):
+            _empty(part)
         again = True
         while again:
-            part = _empty(run.folder / f"{unit.name}.part")
             with _one_at_a_time:
                 account = _compute(unit, run.store, run.checksum, part)
             if not account:
                 run.finished(unit, part)
                 break
             again = run.failed(unit, account)
-            shutil.rmtree(part, ignore_errors=True)
+            _empty(part)
+        else:
+            part.rmdir()
+
+
+def _is_begun(unit: Unit, part: Path, checksum: str) -> bool:
+    """Whether an interrupted command left the beginning of this very unit."""
+    try:
+        return json.loads((part / "unit.json").read_text(encoding="utf-8")) == {
+            "work": unit.work,
+            "options": json.loads(json.dumps(unit.options)),
+            "store": checksum,
+        }
+    except (OSError, ValueError):
+        return False
 
 
 def _empty(folder: Path) -> Path:
@@ -401,18 +413,19 @@ def _do_there(todo: list[Unit], run: _Run, client: Any) -> None:
     running: dict[Any, tuple[Unit, str]] = {}
     losses: Counter[str] = Counter()
     refusals: dict[str, str] = {}
-    last_seen = time.monotonic()
+    last_seen, told = time.monotonic(), False
     while waiting or running:
         workers = workers_of(client)
         for future, (unit, worker) in list(running.items()):
+            outcome = None
             if future.done():
-                outcome = _outcome(future)
-                if outcome is None and worker in workers:
-                    continue
+                try:
+                    outcome = _outcome(future)
+                except asyncio.TimeoutError:
+                    if worker in workers:
+                        continue
             elif worker in workers:
                 continue
-            else:
-                outcome = None
             del running[future]
             if outcome is None:
                 future.cancel()
@@ -444,7 +457,10 @@ def _do_there(todo: list[Unit], run: _Run, client: Any) -> None:
             )
             running[future] = unit, worker
         if running or any(worker not in refusals for worker in workers):
-            last_seen = time.monotonic()
+            last_seen, told = time.monotonic(), False
+        elif not told:
+            told = True
+            print("No worker is at hand; start some with dask worker.", file=sys.stderr)
         elif time.monotonic() - last_seen > (0 if refusals and workers else _WITHOUT_WORKERS):
             reason = next(iter(refusals.values()), "it has no worker; start some with dask worker")
             raise UnitError(
@@ -458,14 +474,20 @@ def _do_there(todo: list[Unit], run: _Run, client: Any) -> None:
 
 
 def _outcome(future: Any) -> tuple[str, bytes] | None:
-    """Fetch why a unit failed and its packed folder; None where both are lost with the worker."""
+    """Fetch why a unit failed and its packed folder; None where both are lost with the worker.
+
+    Raises:
+        asyncio.TimeoutError: where they take long to come.
+    """
     from distributed import CancelledError
     from distributed.scheduler import KilledWorker
 
     try:
         return future.result(timeout=60)
-    except (KilledWorker, CancelledError, asyncio.TimeoutError):
+    except (KilledWorker, CancelledError):
         return None
+    except asyncio.TimeoutError:
+        raise
     except Exception as error:  # the task itself, as where the package is missing there
         return f"{type(error).__name__}: {error}", b""
 

@@ -137,6 +137,7 @@ def train(
             contract_for=lambda train: default_contract(network=network, input_length=input_length),
             compiled_model=compiled_model,
             options=options,
+            resume=True,
         )
         if test_fold is not None:
             model = load_model(folder / "best.keras")

@@ -62,25 +62,47 @@ class TestHere:
     def test_an_interrupted_command_goes_on(
         self, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """Finished units are kept, and a unit finds what it left when it was interrupted."""
         import unit_work
 
         def interrupted(store: Path, folder: Path, **options: Any) -> None:
-            (folder / "half.txt").write_text("half done")
             raise KeyboardInterrupt
 
-        wanted = [counted(1, tmp_path), noted(2), counted(3, tmp_path)]
+        def going_on(store: Path, folder: Path, *, number: int, board: str) -> None:
+            found.append(sorted(path.name for path in folder.iterdir()))
+            (folder / "answer.json").write_text(json.dumps({"square": number**2}))
+
+        found: list[list[str]] = []
+        wanted = [counted(1, tmp_path), counted(2, tmp_path), counted(3, tmp_path)]
+        run_units(wanted[:1], store=store, out=tmp_path)
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(unit_work, "note", interrupted)
-            run_units([counted(1, tmp_path)], store=store, out=tmp_path)
-        assert not (tmp_path / "units" / "n=1").exists()
-        run_units([wanted[0]], store=store, out=tmp_path)
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(unit_work, "note", interrupted)
+            patch.setattr(unit_work, "note", interrupted)  # after "unless" wrote half.txt
             run_units(wanted, store=store, out=tmp_path)
-        folders = run_units(wanted, store=store, out=tmp_path)
-        assert squares(folders) == [1, 4, 9]
-        assert not (folders[1] / "half.txt").exists()
-        assert (tmp_path / "calls_1").read_text() == "xx"  # interrupted once, done once
+        assert not (tmp_path / "units" / "n=2").exists()
+        monkeypatch.setattr(unit_work, "unless", going_on)
+        assert squares(run_units(wanted, store=store, out=tmp_path)) == [1, 4, 9]
+        assert found == [["half.txt", "unit.json"], ["unit.json"]]
+        assert (tmp_path / "calls_1").read_text() == "x"
+
+    def test_what_another_store_began_is_no_beginning(
+        self, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import unit_work
+
+        def interrupted(store: Path, folder: Path, **options: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(unit_work, "note", interrupted)
+            run_units([counted(2, tmp_path)], store=store, out=tmp_path)
+        assert (tmp_path / "units" / "n=2.part" / "half.txt").exists()
+        store.write_bytes(b"other records")
+        monkeypatch.setattr(
+            unit_work, "unless", lambda store, folder, **_: found.extend(folder.glob("half*"))
+        )
+        found: list[Path] = []
+        run_units([counted(2, tmp_path)], store=store, out=tmp_path)
+        assert found == []
 
     def test_a_failure_is_tried_once_more(
         self, tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
@@ -157,7 +179,7 @@ class TestRefusals:
 
         monkeypatch.setattr(unit_work, "note", second)
         run_units([noted(1)], store=store, out=tmp_path)
-        assert "another command is at work" in seen[0]
+        assert "is being filled by process" in seen[0]
 
     def test_no_dask(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "_has_dask", lambda: False)
