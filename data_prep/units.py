@@ -138,15 +138,7 @@ def _do(todo: list[Unit], run: "_Run", scheduler: str | None) -> None:
         if scheduler is None:
             scheduler = stack.enter_context(_local_cluster(gpus)).scheduler_address
         client = stack.enter_context(connect(scheduler))
-        from distributed.comm import CommClosedError
-
-        try:
-            _do_there(todo, run, client)
-        except CommClosedError:
-            raise UnitError(
-                f"the Dask scheduler at {scheduler} is gone; what was done is kept, so start one"
-                " and run the same command again."
-            ) from None
+        _do_there(todo, run, client)
 
 
 def local_gpus() -> list[str]:
@@ -396,10 +388,19 @@ def workers_of(client: Any) -> dict[str, dict[str, Any]]:
 
     Returns:
         What each is asked to set aside for a unit: its resources by its address.
+
+    Raises:
+        UnitError: where the scheduler is gone.
     """
-    # The client's own list is seconds old; a worker that died is missing from this one at once.
-    alive = client.nthreads()
-    known = client.scheduler_info(n_workers=-1)["workers"]
+    try:
+        # What the client knows itself is seconds old; here a worker that died is missing at once.
+        alive = client.nthreads()
+        known = client.scheduler_info(n_workers=-1)["workers"]
+    except Exception:  # many kinds, by the moment at which the connection broke
+        raise UnitError(
+            f"the Dask scheduler at {client.scheduler.address} is gone; what was done is kept, so"
+            " start one and run the same command again."
+        ) from None
     resources = {
         worker: known.get(worker, {}).get("resources") or {} for worker in alive if worker in known
     }
