@@ -10,9 +10,11 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[1]
 COMMANDS = (
     "ecg-build",
+    "ecg-download",
     "ecg-evaluate",
     "ecg-synthetic",
     "mlbf-predict",
+    "mlbf-reproduce",
     "mlbf-train",
     "mrm-predict",
     "mrm-train",
