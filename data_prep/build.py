@@ -30,8 +30,8 @@ _RATES = {"cpsc2018": 250.0, "ptb-xl": 100.0}
 
 def main(
     *,
-    source: tuple[Path, ...],
-    out: Path,
+    source: tuple[Path, ...] = (),
+    out: Path | None = None,
     dataset: Literal["auto", "cpsc2018", "ptb-xl"] = "auto",
     rate: float | None = None,
     reference: Path | None = None,
@@ -40,6 +40,7 @@ def main(
     workers: int | None = None,
     scheduler: str | None = None,
     strict: bool = False,
+    check: Path | None = None,
 ) -> None:
     """Build a store of labelled records from folders as downloaded.
 
@@ -63,6 +64,8 @@ def main(
         scheduler: address of a Dask scheduler, such as tcp://host:8786, whose workers read the
             records instead; they are sent the files, so that only this machine needs the folders.
         strict: stop at the first record that cannot be used instead of leaving it out.
+        check: instead of building, say which layout this folder has and what is missing or extra
+            in it.
 
     Raises:
         ECGError: where the options, the tables or, with strict, a record cannot be used, or no
@@ -73,6 +76,11 @@ def main(
     from data_prep.splits import stratified_folds
     from data_prep.store import StoreWriter
 
+    if check is not None:
+        _print_check(check)
+        return
+    if out is None:
+        raise OptionError("no store is named; give --out, such as --out cpsc.h5.")
     kind = _dataset(source, dataset)
     fs = _RATES[kind] if rate is None else rate
     if not 10 <= fs <= 10_000:
@@ -121,6 +129,18 @@ def main(
         print(
             f"{len(rejected)} of {len(entries)} records could not be used; their reasons are in"
             f" {out.with_name('rejected.csv')}."
+        )
+
+
+def _print_check(folder: Path) -> None:
+    from data_prep.folders import inspect_folder
+
+    report = inspect_folder(folder)
+    print("\n".join(report.lines(folder)))
+    if report.missing:
+        raise RecordError(
+            f"{folder} lacks {len(report.missing)} of its files, the first {report.missing[0]};"
+            " fetch them (ecg-download goes on where it stopped), or build without them."
         )
 
 

@@ -34,3 +34,7 @@ class OptionError(ECGError):
 
 class UnitError(ECGError):
     """Units of a larger computation failed; what the others made is kept."""
+
+
+class DownloadError(ECGError):
+    """A server does not answer, lacks a file it lists, or holds another than it lists."""

@@ -1,0 +1,280 @@
+"""Command: CPSC 2018 or PTB-XL from PhysioNet, every file checked."""
+
+import hashlib
+import os
+import re
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote
+
+from data_prep.commands import run_command
+from data_prep.errors import DownloadError, OptionError
+
+if TYPE_CHECKING:
+    import requests
+
+SUMS = "SHA256SUMS.txt"
+"""The file of checksums that PhysioNet publishes with each data set; ours lists what we have."""
+
+_ROOTS = {
+    "cpsc2018": "https://physionet.org/files/challenge-2021/1.0.3/",
+    "ptb-xl": "https://physionet.org/files/ptb-xl/1.0.3/",
+}
+# What of the published tree is fetched, and what of its path is left out here.
+_PARTS = {
+    "cpsc2018": (r"training/cpsc_2018/.+", "training/cpsc_2018/"),
+    "100": (r"[^/]+\.(?:csv|txt)|records100/.+", ""),
+    "500": (r"[^/]+\.(?:csv|txt)|records500/.+", ""),
+    "both": (r"[^/]+\.(?:csv|txt)|records[15]00/.+", ""),
+}
+_BLOCK = 1 << 14  # bytes at a time; what is lost of a block when a connection breaks off
+_TRIES = 5
+_TIMEOUT = (10, 60)  # seconds to connect, and between two blocks
+
+
+def main(
+    dataset: Literal["cpsc2018", "ptb-xl"],
+    /,
+    *,
+    out: Path,
+    url: str | None = None,
+    rate: Literal["100", "500", "both"] = "100",
+    workers: int = 8,
+) -> None:
+    """Download a data set from PhysioNet, in parallel, and check every file.
+
+    Files that are there and right are not fetched again, and a file broken off is gone on with:
+    after an interruption, run the same command again.
+
+    Args:
+        dataset: cpsc2018 (6,877 records of 500 Hz, in the form of the PhysioNet/CinC Challenge
+            2021) or ptb-xl (version 1.0.3).
+        out: folder for the files.
+        url: address of a mirror, of the folder that holds SHA256SUMS.txt; by default PhysioNet.
+        rate: which of PTB-XL's records to fetch, in Hz.
+        workers: files at a time.
+
+    Raises:
+        DownloadError: where the server does not answer, or has not the files that it lists.
+        OptionError: where the options contradict each other.
+    """
+    if workers < 1:
+        raise OptionError(f"{workers} workers fetch nothing; give at least 1.")
+    if dataset == "cpsc2018" and rate != "100":
+        raise OptionError("CPSC 2018 is of 500 Hz only; drop --rate.")
+    root = (url or _ROOTS[dataset]).rstrip("/") + "/"
+    if not root.startswith(("http://", "https://")):
+        raise OptionError(f"{url} is no address of a server; give one that begins with https://.")
+    source = _Source(root)
+    files = _chosen(source.text(SUMS), *_PARTS["cpsc2018" if dataset == "cpsc2018" else rate])
+    if not files:
+        raise DownloadError(
+            f"{root}{SUMS} lists no files of {dataset}; give with --url the folder that holds it."
+        )
+    fetched = _fetch_all(source, files, out, workers)
+    _write_sums(out, files)
+    print(f"{out}: {len(files)} files of {dataset} are there and right, {fetched} of them new.")
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of the published tree: its path there, its place here, its SHA-256."""
+
+    path: str
+    place: PurePosixPath
+    sha256: str
+
+
+def _chosen(text: str, pattern: str, prefix: str) -> list[_File]:
+    """Choose lines of a file as ``sha256sum`` writes it."""
+    files = []
+    for line in text.splitlines():
+        found = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](?:\./)?(.+)", line.strip())
+        if not found or not re.fullmatch(pattern, found[2]) or found[2] == SUMS:
+            continue
+        place = PurePosixPath(found[2].removeprefix(prefix))
+        # A list must not make us write elsewhere.
+        if place.is_absolute() or ".." in place.parts or "\\" in found[2] or ":" in found[2]:
+            raise DownloadError(
+                f"{SUMS} names {found[2]!r}, which is not below its folder; use another mirror."
+            )
+        files.append(_File(found[2], place, found[1].casefold()))
+    return files
+
+
+def _fetch_all(source: "_Source", files: list[_File], out: Path, workers: int) -> int:
+    """Fetch what is not there yet, and tell how many files that were."""
+    from tqdm import tqdm
+
+    out.mkdir(parents=True, exist_ok=True)
+    fetched = 0
+    with (
+        tqdm(total=len(files), unit="file", desc="downloading") as progress,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        waiting = [pool.submit(source.fetch, file, out) for file in files]
+        try:
+            for done in as_completed(waiting):
+                fetched += done.result()
+                progress.set_postfix_str(f"{source.rate():.1f} MB/s", refresh=False)
+                progress.update()
+        except BaseException:
+            # The first trouble ends all: what is complete stays, and what is not goes on later.
+            source.stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return fetched
+
+
+class _Source:
+    """A server's tree of files, fetched over one pool of connections."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.stopped = threading.Event()
+        self._local = threading.local()
+        self._bytes = 0
+        self._counting = threading.Lock()
+        self._start = time.monotonic()
+
+    def rate(self) -> float:
+        """Megabytes a second, from the beginning on."""
+        return self._bytes / 1e6 / max(time.monotonic() - self._start, 1e-3)
+
+    def text(self, path: str) -> str:
+        """Get a small file as text."""
+        failures = 0
+        while True:
+            try:
+                with self._get(path, 0) as answer:
+                    self._require_found(answer, path)
+                    return answer.content.decode("utf-8", errors="replace")
+            except _broken() as error:
+                failures += 1
+                self._wait_or_give_up(path, failures, error)
+
+    def fetch(self, file: _File, out: Path) -> bool:
+        """Fetch a file unless it is there; whether it had to be fetched."""
+        target = out / file.place
+        if target.is_file() and _sha256(target) == file.sha256:
+            return False
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(target.name + ".part")
+        for _ in range(2):
+            self._complete(file.path, part)
+            if _sha256(part) == file.sha256:
+                os.replace(part, target)
+                return True
+            # What was begun in an earlier run may have been of another release: once more, whole.
+            part.unlink()
+        raise DownloadError(
+            f"{self.root}{file.path} is not the file that {SUMS} describes (another SHA-256); try"
+            " again later or give another mirror with --url."
+        )
+
+    def _complete(self, path: str, part: Path) -> None:
+        """Get a file to its end, going on where a connection broke off."""
+        failures = 0
+        while True:
+            if self.stopped.is_set():
+                raise DownloadError("the download was stopped.")
+            there = part.stat().st_size if part.is_file() else 0
+            try:
+                with self._get(path, there) as answer:
+                    if answer.status_code == 416:  # nothing is left, or the file is shorter now
+                        return
+                    self._require_found(answer, path)
+                    goes_on = answer.status_code == 206
+                    with open(part, "ab" if goes_on else "wb") as file:
+                        for block in answer.iter_content(_BLOCK):
+                            file.write(block)
+                            with self._counting:
+                                self._bytes += len(block)
+                            if self.stopped.is_set():
+                                raise DownloadError("the download was stopped.")
+                    return
+            except _broken() as error:
+                gained = (part.stat().st_size if part.is_file() else 0) > there
+                # A connection that brought something is no failure to count.
+                failures = 0 if gained else failures + 1
+                self._wait_or_give_up(path, failures, error)
+
+    def _get(self, path: str, start: int) -> "requests.Response":
+        session = self._session()
+        headers = {"Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        return session.get(self.root + quote(path), headers=headers, stream=True, timeout=_TIMEOUT)
+
+    def _session(self) -> "requests.Session":
+        import requests
+
+        if not hasattr(self._local, "session"):
+            self._local.session = requests.Session()
+        session: requests.Session = self._local.session
+        return session
+
+    def _require_found(self, answer: "requests.Response", path: str) -> None:
+        if answer.status_code >= 500 or answer.status_code == 429:
+            answer.raise_for_status()  # may pass; tried again
+        if answer.status_code >= 400:
+            raise DownloadError(
+                f"{self.root}{path} is not to be had (the server answers {answer.status_code}"
+                f" {answer.reason}); look at the address in a browser, or give another with --url."
+            )
+
+    def _wait_or_give_up(self, path: str, failures: int, error: Exception) -> None:
+        if failures >= _TRIES:
+            raise DownloadError(
+                f"{self.root}{path} cannot be fetched ({_reason(error)}) after {_TRIES} tries;"
+                " look at your network and run the same command again, it goes on from here."
+            ) from error
+        self.stopped.wait(_pause(failures))
+
+
+def _pause(failures: int) -> float:
+    """Seconds before the next try."""
+    return 0.25 * 2**failures
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    """What a connection raises that is broken, or that may do better next time."""
+    import requests
+
+    return (requests.RequestException,)
+
+
+def _reason(error: Exception) -> str:
+    # requests wraps what went wrong in layers; the innermost says it in words.
+    found = re.search(r"\[Errno -?\d+\] ([^'\")]+)", str(error))
+    return found[1] if found else type(error).__name__
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_sums(out: Path, files: Iterable[_File]) -> None:
+    """Write what the folder holds, in the form of ``sha256sum``, for ``ecg-build --check``."""
+    from data_prep.files import written_whole
+
+    with written_whole(out / SUMS) as part:
+        part.write_text("".join(f"{file.sha256}  {file.place}\n" for file in files))
+
+
+def command() -> None:
+    """Run as ``ecg-download``."""
+    run_command(main)
+
+
+if __name__ == "__main__":
+    command()

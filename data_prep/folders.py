@@ -1,0 +1,144 @@
+"""What a folder of records holds, and what it lacks, before a store is built of it."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from data_prep.download import SUMS
+from data_prep.errors import RecordError
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """What a folder holds.
+
+    Attributes:
+        layout: what it is, in words.
+        num_records: recordings found.
+        missing: what its own lists name and it does not hold, each with who names it.
+        extra: recordings, or samples without a header, that its lists do not name.
+    """
+
+    layout: str
+    num_records: int
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+
+    def lines(self, folder: Path) -> list[str]:
+        """The report as text.
+
+        Args:
+            folder: its name in the first line.
+        """
+        lines = [f"{folder}: {self.layout}; {self.num_records} recordings."]
+        for what, names in (("missing", self.missing), ("extra", self.extra)):
+            lines.append(f"{what}: {len(names) or 'nothing'}")
+            lines += [f"  {name}" for name in names[:_SHOWN]]
+            lines += [f"  and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+        return lines
+
+
+def inspect_folder(folder: Path) -> FolderReport:
+    """Compare a folder with the lists that lie in it.
+
+    These are ``SHA256SUMS.txt`` as ``ecg-download`` writes it, ``ptbxl_database.csv``, the
+    ``REFERENCE.csv`` of CPSC 2018, and every WFDB header, which names its file of samples.
+    Checksums are not computed again.
+
+    Args:
+        folder: as downloaded, or copied from elsewhere.
+
+    Raises:
+        RecordError: where there is no such folder, or nothing in it.
+        LabelError: where a table in it cannot be understood.
+    """
+    from data_prep.records import list_records
+
+    records = list_records(folder)
+    missing = _absent_files(folder, _listed_files(folder), SUMS)
+    missing += [
+        f"{path.parent / name} (named by {path.name})"
+        for _, path in records
+        if path.suffix == ".hea"
+        for name in _sample_files(path)
+        if not (path.parent / name).is_file()
+    ]
+    headers = {path.with_suffix("") for _, path in records}
+    orphans = [p for p in sorted(folder.rglob("*.dat")) if p.with_suffix("") not in headers]
+    extra = [f"{path} (samples without a header)" for path in orphans]
+    if (folder / "ptbxl_database.csv").is_file():
+        layout, more, strange = _against_ptbxl(folder, records)
+    else:
+        layout, more, strange = _against_references(folder, records)
+    missing = list(dict.fromkeys(missing + more))
+    if not records and not missing:
+        raise RecordError(f"{folder} holds no recording; give a folder with some.")
+    return FolderReport(layout, len(records), tuple(missing), tuple(extra + strange))
+
+
+def _listed_files(folder: Path) -> list[str]:
+    """The files in ``SHA256SUMS.txt``, if there is one."""
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    found = [re.fullmatch(r"[0-9a-fA-F]{64} [ *](?:\./)?(.+)", line.strip()) for line in lines]
+    return [line[1] for line in found if line]
+
+
+def _absent_files(folder: Path, names: list[str], by: str) -> list[str]:
+    return [f"{folder / name} (named by {by})" for name in names if not (folder / name).is_file()]
+
+
+def _sample_files(header: Path) -> list[str]:
+    """The files that a WFDB header names; none where it cannot be understood."""
+    lines = header.read_bytes()[:1_000_000].decode("latin-1").splitlines()
+    fields = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+    names = dict.fromkeys(line[0] for line in fields[1:] if line)
+    return [name for name in names if PurePosixPath(name).name == name]
+
+
+def _against_ptbxl(
+    folder: Path, records: list[tuple[str, Path]]
+) -> tuple[str, list[str], list[str]]:
+    from data_prep.labels import read_ptbxl_tables
+
+    rows = read_ptbxl_tables(folder).records
+    rates = [rate for rate in (100, 500) if (folder / f"records{rate}").is_dir()]
+    names = {100: [row.filename_lr for row in rows], 500: [row.filename_hr for row in rows]}
+    layout = f"PTB-XL as published, {' and '.join(f'{r} Hz' for r in rates) or 'without records'}"
+    listed = [f"{name}.hea" for rate in rates or (100,) for name in names[rate] if name]
+    missing = _absent_files(folder, listed, "ptbxl_database.csv")
+    known = {folder / name for name in listed}
+    extra = [f"{path} (not in ptbxl_database.csv)" for _, path in records if path not in known]
+    return layout, missing, extra
+
+
+def _against_references(
+    folder: Path, records: list[tuple[str, Path]]
+) -> tuple[str, list[str], list[str]]:
+    from data_prep.labels import read_reference
+
+    headers = sum(path.suffix == ".hea" for _, path in records)
+    structs = sum(path.suffix == ".mat" for _, path in records)
+    kinds = [
+        f"{number} {what}"
+        for number, what in (
+            (headers, "WFDB records, as in the PhysioNet challenges"),
+            (structs, "MATLAB structs, as CPSC 2018 was first published"),
+            (len(records) - headers - structs, "recordings in other formats"),
+        )
+        if number
+    ]
+    references = sorted(folder.rglob("REFERENCE.csv"))
+    labels = "with REFERENCE.csv" if references else "labels in the headers"
+    layout = f"{' and '.join(kinds) or 'no records'}, {labels}"
+    if not references:
+        return layout, [], []
+    names = {name: path for path in references for name in read_reference(path)}
+    present = {name for name, _ in records}
+    missing = [f"{name} (named by {path})" for name, path in names.items() if name not in present]
+    extra = [f"{path} (not in REFERENCE.csv)" for name, path in records if name not in names]
+    return layout, missing, extra

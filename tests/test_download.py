@@ -1,0 +1,334 @@
+"""Downloads against a server of this machine that serves PhysioNet's trees, and misbehaves."""
+
+import hashlib
+import re
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from make_records import sine_leads, write_ptbxl, write_wfdb
+from test_commands import exit_of
+
+from data_prep import build, download
+from data_prep.download import SUMS, main
+from data_prep.errors import DownloadError, OptionError, RecordError
+from data_prep.folders import inspect_folder
+
+
+class Server(ThreadingHTTPServer):
+    """Serves a folder at /files/, with ranges, and does on request what bad servers do."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.requests: list[tuple[str, str]] = []  # path, range
+        self.broken_off: dict[str, int] = {}  # how often a path's answers end halfway
+        self.failing: dict[str, int] = {}  # how often a path is answered by 503
+        self.changed: set[str] = set()
+        self.ranges = True
+        super().__init__(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/"
+
+
+class Handler(SimpleHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        path, asked = self.path.lstrip("/"), self.headers.get("Range", "")
+        self.server.requests.append((path, asked))
+        file = self.server.folder / path
+        if self.server.failing.get(path, 0) > 0:
+            self.server.failing[path] -= 1
+            self.send_error(503)
+            return
+        if not file.is_file():
+            self.send_error(404)
+            return
+        data = file.read_bytes()
+        if path in self.server.changed:
+            data = bytes([data[0] ^ 1]) + data[1:]
+        start = 0
+        if asked and self.server.ranges:
+            start = int(asked.removeprefix("bytes=").rstrip("-"))
+            if start >= len(data):
+                self.send_error(416)
+                return
+        self.send_response(206 if asked and self.server.ranges else 200)
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        stop = len(data)
+        if self.server.broken_off.get(path, 0) > 0:
+            self.server.broken_off[path] -= 1
+            stop = start + (len(data) - start) // 2
+        self.wfile.write(data[start:stop])
+        if stop < len(data):
+            self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def write_sums(folder: Path) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder)}\n"
+        for path in files
+    ]
+    (folder / SUMS).write_text("".join(lines))
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The two published trees in small; that of the challenge has other hospitals' records."""
+    place = tmp_path_factory.mktemp("published")
+    for number in range(6):
+        group = place / "challenge" / "training" / "cpsc_2018" / f"g{number // 3 + 1}"
+        name = f"A{number + 1:04d}"
+        write_wfdb(group, name, sine_leads(600, seed=number), comments=["Dx: 164889003"])
+        (group / "RECORDS").write_text("A\n")
+    write_wfdb(place / "challenge" / "training" / "georgia" / "g1", "E00001", sine_leads(600))
+    (place / "challenge" / "LICENSE.txt").write_text("CC BY 4.0\n")
+    write_ptbxl(place / "ptb-xl", [{"NORM": 100.0}, {"IMI": 50.0}], hr=True)
+    (place / "ptb-xl" / "LICENSE.txt").write_text("CC BY 4.0\n")
+    for tree in place.iterdir():
+        write_sums(tree)
+    return place
+
+
+@pytest.fixture
+def server(trees: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(download, "_pause", lambda failures: 0.0)
+    with Server(trees) as served:
+        thread = threading.Thread(target=served.serve_forever, args=(0.02,))
+        thread.start()
+        yield served
+        served.shutdown()
+        thread.join()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != SUMS
+    }
+
+
+def test_cpsc(
+    server: Server, trees: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main("cpsc2018", out=tmp_path / "cpsc", url=server.url + "challenge")
+    expected = files_of(trees / "challenge" / "training" / "cpsc_2018")
+    assert len(expected) == 14 and files_of(tmp_path / "cpsc") == expected
+    shown = capsys.readouterr()
+    assert "14 files of cpsc2018 are there and right, 14 of them new." in shown.out
+    assert re.search(r"downloading: 100%.*14/14.*file/s, \d+\.\d MB/s", shown.err)
+    # The list that is left behind is one that sha256sum -c understands.
+    for line in (tmp_path / "cpsc" / SUMS).read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256(expected[name]).hexdigest() == digest
+
+    # Once more: only the list is fetched.
+    server.requests.clear()
+    main("cpsc2018", out=tmp_path / "cpsc", url=server.url + "challenge/")
+    assert [path for path, _ in server.requests] == [f"challenge/{SUMS}"]
+    assert "0 of them new" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rate", "folders"), [("100", {"100"}), ("500", {"500"}), ("both", {"100", "500"})]
+)
+def test_ptbxl(server: Server, trees: Path, tmp_path: Path, rate: str, folders: set[str]) -> None:
+    main("ptb-xl", out=tmp_path, url=server.url + "ptb-xl", rate=rate)  # type: ignore[arg-type]
+    expected = {
+        name: data
+        for name, data in files_of(trees / "ptb-xl").items()
+        if not name.startswith("records") or name[7:10] in folders
+    }
+    assert files_of(tmp_path) == expected
+    assert {"ptbxl_database.csv", "scp_statements.csv", "LICENSE.txt"} <= set(expected)
+    assert inspect_folder(tmp_path).missing == ()
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_connections_that_break_off_are_gone_on_with(
+    server: Server, tmp_path: Path, trees: Path, monkeypatch: pytest.MonkeyPatch, ranges: bool
+) -> None:
+    path = "challenge/training/cpsc_2018/g1/A0001.mat"
+    assert (trees / path).stat().st_size == 14_424
+    monkeypatch.setattr(download, "_BLOCK", 1000)
+    server.broken_off, server.ranges = {path: 3}, ranges
+    server.failing = {"challenge/training/cpsc_2018/g2/A0004.hea": 2, f"challenge/{SUMS}": 2}
+    main("cpsc2018", out=tmp_path, url=server.url + "challenge", workers=2)
+    assert (tmp_path / "g1" / "A0001.mat").read_bytes() == (trees / path).read_bytes()
+    asked = [which for name, which in server.requests if name == path]
+    # Each time half of the rest comes, of which the whole blocks are kept.
+    assert asked[0] == "" and len(asked) == 4
+    if ranges:
+        assert asked[1:] == ["bytes=7000-", "bytes=10000-", "bytes=12000-"]
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_file_begun_earlier_is_gone_on_with(server: Server, tmp_path: Path, trees: Path) -> None:
+    path = "training/cpsc_2018/g1/A0002.mat"
+    whole = (trees / "challenge" / path).read_bytes()
+    (tmp_path / "g1").mkdir()
+    for begun, ranges in [
+        (whole[:1000], ["bytes=1000-"]),
+        (whole, [f"bytes={len(whole)}-"]),
+        (whole + b"more", [f"bytes={len(whole) + 4}-", ""]),
+        (b"of another release" * 10, ["bytes=180-", ""]),
+    ]:
+        (tmp_path / "g1" / "A0002.mat").unlink(missing_ok=True)
+        (tmp_path / "g1" / "A0002.mat.part").write_bytes(begun)
+        server.requests.clear()
+        main("cpsc2018", out=tmp_path, url=server.url + "challenge")
+        assert (tmp_path / "g1" / "A0002.mat").read_bytes() == whole
+        assert [r for name, r in server.requests if name.endswith("A0002.mat")] == ranges
+
+
+def test_a_damaged_copy_is_fetched_again(server: Server, tmp_path: Path, trees: Path) -> None:
+    main("cpsc2018", out=tmp_path, url=server.url + "challenge")
+    damaged = tmp_path / "g2" / "A0005.mat"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    server.requests.clear()
+    main("cpsc2018", out=tmp_path, url=server.url + "challenge")
+    assert Counter(path for path, _ in server.requests).total() == 2
+    assert files_of(tmp_path) == files_of(trees / "challenge" / "training" / "cpsc_2018")
+
+
+def test_a_changed_file_is_one_sentence(server: Server, tmp_path: Path) -> None:
+    server.changed = {"challenge/training/cpsc_2018/g1/A0003.mat"}
+    with pytest.raises(DownloadError, match=r"/g1/A0003.mat is not the file that SHA256SUMS.txt"):
+        main("cpsc2018", out=tmp_path, url=server.url + "challenge", workers=1)
+    assert not (tmp_path / "g1" / "A0003.mat").exists() and not (tmp_path / SUMS).exists()
+    assert (tmp_path / "g1" / "A0001.mat").exists()  # what was complete stays
+    server.changed = set()
+    main("cpsc2018", out=tmp_path, url=server.url + "challenge")
+    assert len(files_of(tmp_path)) == 14
+
+
+def test_a_dead_link_is_one_sentence(server: Server, tmp_path: Path, trees: Path) -> None:
+    shutil.copytree(trees / "challenge", trees / "holes")
+    (trees / "holes" / "training" / "cpsc_2018" / "g2" / "A0006.hea").unlink()
+    with pytest.raises(DownloadError, match=r"A0006.hea is not to be had .the server answers 404"):
+        main("cpsc2018", out=tmp_path, url=server.url + "holes")
+    with pytest.raises(DownloadError, match=r"/absent/SHA256SUMS.txt is not to be had"):
+        main("cpsc2018", out=tmp_path, url=server.url + "absent")
+    with pytest.raises(DownloadError, match="lists no files of cpsc2018"):
+        main("cpsc2018", out=tmp_path, url=server.url + "ptb-xl")
+    server.failing = {f"challenge/{SUMS}": 99}
+    with pytest.raises(DownloadError, match="cannot be fetched .HTTPError. after 5 tries"):
+        main("cpsc2018", out=tmp_path, url=server.url + "challenge")
+    assert server.failing[f"challenge/{SUMS}"] == 94
+
+
+def test_no_server_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "_pause", lambda failures: 0.0)
+    with Server(tmp_path) as closed:
+        address = closed.url
+    with pytest.raises(DownloadError, match=r"cannot be fetched \(Connection refused\) after 5"):
+        main("cpsc2018", out=tmp_path, url=address)
+    with pytest.raises(OptionError, match="ftp://x is no address of a server"):
+        main("cpsc2018", out=tmp_path, url="ftp://x")
+    with pytest.raises(OptionError, match="0 workers"):
+        main("cpsc2018", out=tmp_path, workers=0)
+    with pytest.raises(OptionError, match="500 Hz only; drop --rate"):
+        main("cpsc2018", out=tmp_path, rate="both")
+
+
+@pytest.mark.parametrize("name", ["records100/../../x.hea", "records100//etc/x", "records100/C:x"])
+def test_a_list_must_not_name_files_elsewhere(
+    server: Server, tmp_path: Path, trees: Path, name: str
+) -> None:
+    evil = trees / f"evil{len(name)}"
+    evil.mkdir()
+    (evil / SUMS).write_text(f"{'0' * 64}  {name}\n")
+    if ".." in name or ":" in name:
+        with pytest.raises(DownloadError, match="which is not below its folder"):
+            main("ptb-xl", out=tmp_path / "out", url=server.url + evil.name)
+        assert not server.requests[1:]
+    else:  # a path with // stays below
+        with pytest.raises(DownloadError, match="not to be had"):
+            main("ptb-xl", out=tmp_path / "out", url=server.url + evil.name)
+
+
+def test_command(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ("ptb-xl", "--out", str(tmp_path / "ptb"), "--url", server.url + "ptb-xl")
+    assert exit_of(main, monkeypatch, *options) is None
+    assert (tmp_path / "ptb" / "ptbxl_database.csv").is_file()
+    assert exit_of(main, monkeypatch, *options[:3], "--url", server.url + "nothing") == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("ecg-toy: http://127.0.0.1")
+
+
+# --- ecg-build --check ---------------------------------------------------------------------------
+
+
+def test_check_of_a_download(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main("cpsc2018", out=tmp_path / "cpsc", url=server.url + "challenge")
+    capsys.readouterr()
+    assert exit_of(build.main, monkeypatch, "--check", str(tmp_path / "cpsc")) is None
+    lines = capsys.readouterr().out.splitlines()
+    assert "6 WFDB records" in lines[0] and "labels in the headers; 6 recordings." in lines[0]
+    assert lines[1:] == ["missing: nothing", "extra: nothing"]
+
+    (tmp_path / "cpsc" / "g1" / "A0001.mat").unlink()
+    (tmp_path / "cpsc" / "g2" / "A0004.hea").unlink()
+    (tmp_path / "cpsc" / "g2" / "lost.dat").write_bytes(b"")
+    assert exit_of(build.main, monkeypatch, "--check", str(tmp_path / "cpsc")) == 2
+    shown = capsys.readouterr()
+    assert "missing: 3" in shown.out and "g1/A0001.mat (named by SHA256SUMS.txt)" in shown.out
+    assert "A0001.mat (named by A0001.hea)" in shown.out
+    assert "lost.dat (samples without a header)" in shown.out
+    assert "lacks 3 of its files, the first" in shown.err
+
+    assert exit_of(build.main, monkeypatch, "--source", str(tmp_path / "cpsc")) == 2
+    assert "no store is named; give --out" in capsys.readouterr().err
+
+
+def test_check_of_other_folders(tmp_path: Path) -> None:
+    folder = write_ptbxl(tmp_path / "ptb", [{"NORM": 100.0}] * 3, hr=True)
+    report = inspect_folder(folder)
+    assert report.layout == "PTB-XL as published, 100 Hz and 500 Hz"
+    assert (report.num_records, report.missing, report.extra) == (6, (), ())
+    (folder / "records500" / "00000" / "00002_hr.hea").unlink()
+    write_wfdb(folder / "records100", "stranger", sine_leads(600))
+    report = inspect_folder(folder)
+    assert len(report.missing) == 1 and "00002_hr.hea (named by ptbxl_database" in report.missing[0]
+    assert [text.partition(" (")[2] for text in report.extra] == [
+        "samples without a header)",
+        "not in ptbxl_database.csv)",
+    ]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RecordError, match="empty holds no recording"):
+        inspect_folder(tmp_path / "empty")
+
+
+def test_check_of_real_folders(shared_data: Path) -> None:
+    for folder, records, words in [
+        ("cpsc2018/challenge2020", 150, "150 WFDB records"),
+        ("cpsc2018/original", 60, "60 MATLAB structs"),
+        ("ptbxl", 400, "PTB-XL as published, 100 Hz"),
+    ]:
+        report = inspect_folder(shared_data / folder)
+        assert (report.num_records, report.missing, report.extra) == (records, (), ()), report
+        assert words in report.layout
