@@ -1,7 +1,9 @@
 """Command: from folders of records as downloaded to one store."""
 
 import csv
+import hashlib
 import math
+import os
 import signal
 import sys
 from collections import deque
@@ -15,11 +17,12 @@ from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep.commands import run_command
-from data_prep.errors import LabelError, OptionError, RecordError, StoreError
+from data_prep.errors import ECGError, LabelError, OptionError, RecordError, StoreError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from data_prep.journal import Journal
     from data_prep.store import StoreWriter
 
 CPSC_TASK = "cpsc2018"
@@ -45,7 +48,9 @@ def main(
     """Build a store of labelled records from folders as downloaded.
 
     Records that cannot be used are left out and listed with their reasons in rejected.csv beside
-    the store.  Nothing is left under the store's name unless all went well.
+    the store.  Nothing is left under the store's name unless all went well.  A build that was
+    killed goes on where it was when the same command is run again: what it had read stands in a
+    file of the store's name that ends in .journal.
 
     Args:
         source: folders of records: of CPSC 2018 (WFDB or the original .mat files, with
@@ -108,10 +113,13 @@ def main(
         },
     }
     rejected: list[tuple[_Entry, str]] = []
-    with StoreWriter(
-        out, dataset=kind, fs=fs, class_names=class_names, provenance=provenance
-    ) as writer:
-        for entry, refusal in _fill(writer, entries, fs, workers, scheduler):
+    with (
+        _journal(out, entries, fs) as journal,
+        StoreWriter(
+            out, dataset=kind, fs=fs, class_names=class_names, provenance=provenance
+        ) as writer,
+    ):
+        for entry, refusal in _fill(writer, entries, fs, workers, scheduler, journal):
             if strict:
                 raise refusal
             rejected.append((entry, str(refusal)))
@@ -293,12 +301,13 @@ def _fill(
     fs: float,
     workers: int | None,
     scheduler: str | None,
+    journal: "Journal",
 ) -> Iterator[tuple[_Entry, RecordError | LabelError]]:
     """Append all usable records to the store, and yield the others with the reason."""
     from data_prep.labels import cpsc_codes_to_labels
 
     taken: dict[str, Path] = {}
-    for entry, loaded in _loaded(entries, fs, workers, scheduler):
+    for entry, loaded in _loaded(entries, fs, workers, scheduler, journal):
         if entry.id in taken:
             yield (
                 entry,
@@ -335,22 +344,68 @@ def _fill(
         taken[entry.id] = entry.path
 
 
+@contextmanager
+def _journal(out: Path, entries: list[_Entry], fs: float) -> Iterator["Journal"]:
+    """Open what a killed build has read; it stays only if this one is killed or interrupted too."""
+    from data_prep.files import locked
+    from data_prep.journal import Journal
+
+    known = hashlib.sha256(f"{_version()} {fs!r}".encode())
+    for entry in entries:
+        states = [_state(entry.path.with_suffix(e)) for e in (entry.path.suffix, ".mat", ".dat")]
+        known.update(f"{entry.path.absolute()} {states}\n".encode())
+    with (
+        locked(out, doing="built"),
+        Journal(out.with_suffix(".journal"), belongs_to=known.hexdigest()) as journal,
+    ):
+        if journal.count:
+            print(f"{journal.count} of {len(entries)} records were read by a build that ended.")
+        try:
+            yield journal
+        except ECGError:
+            journal.remove()
+            raise
+        journal.remove()
+
+
+def _state(file: Path) -> tuple[int, int] | None:
+    """What changes with a file's content; None where there is none."""
+    try:
+        state = os.stat(file)
+    except OSError:
+        return None
+    return state.st_size, state.st_mtime_ns
+
+
 def _loaded(
-    entries: list[_Entry], fs: float, workers: int | None, scheduler: str | None
+    entries: list[_Entry],
+    fs: float,
+    workers: int | None,
+    scheduler: str | None,
+    journal: "Journal",
 ) -> Iterator[tuple[_Entry, _Loaded]]:
     """Read the records over several processes and give them back in order."""
     from joblib import cpu_count
     from tqdm import tqdm
 
+    before, rest = entries[: journal.count], entries[journal.count :]
+    for entry, (told, samples) in zip(before, journal.entries(), strict=True):
+        yield entry, _Loaded(signal=samples, **{**told, "codes": tuple(told["codes"])})
     size = _SENT if scheduler else _CHUNK
-    chunks = [entries[start : start + size] for start in range(0, len(entries), size)]
+    chunks = [rest[start : start + size] for start in range(0, len(rest), size)]
+    if not chunks:
+        return
     paths = [[entry.path for entry in chunk] for chunk in chunks]
     if scheduler:
         read = _read_there(paths, fs, scheduler)
     else:
         read = _read(paths, fs, workers or cpu_count())
-    with tqdm(total=len(entries), unit="record", desc="reading") as progress:
+    with tqdm(total=len(entries), initial=len(before), unit="record", desc="reading") as progress:
         for chunk, loaded in zip(chunks, read, strict=True):
+            for one in loaded:
+                fields = {name: getattr(one, name) for name in ("refusal", "age", "sex", "codes")}
+                journal.append(fields, one.signal)
+            journal.flush()
             yield from zip(chunk, loaded, strict=True)
             progress.update(len(chunk))
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from data_prep.backend import keras
 from data_prep.errors import ModelFileError, OptionError
-from data_prep.files import written_whole
+from data_prep.files import require_text, written_whole
 from data_prep.store import Store
 
 CHECKPOINT = "checkpoint.npz"
@@ -159,6 +159,7 @@ class Checkpoint(keras.callbacks.Callback):
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 self._saved = {name: arrays[name] for name in arrays.files}
+            require_text(self._saved["told"])
             told = json.loads(str(self._saved.pop("told")))
             self.epoch, self.complete = int(told["epoch"]), bool(told["complete"])
             self._history = str(told["history"])

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from data_prep.errors import OptionError
 
 
@@ -97,3 +99,20 @@ def _is_named(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
+
+
+def require_text(array: np.ndarray) -> None:
+    """Refuse an array of a damaged file whose texts are none: Python itself fails on them.
+
+    Args:
+        array: of any type; only texts are looked at.
+
+    Raises:
+        ValueError: where a character is none of Unicode's.
+    """
+    if array.dtype.kind == "U" and array.dtype.itemsize:
+        characters = np.ascontiguousarray(array).view(
+            np.dtype("u4").newbyteorder(array.dtype.byteorder)
+        )
+        if ((characters > 0x10FFFF) | (characters >> 11 == 0xD800 >> 11)).any():
+            raise ValueError("its texts are damaged")

@@ -16,8 +16,9 @@ from typing import Any, Literal
 import numpy as np
 
 from data_prep.errors import RecordError
+from data_prep.files import require_text
 from data_prep.labels import LEADS
-from data_prep.leads import MILLIVOLTS, find_leads, lead_of
+from data_prep.leads import find_leads, lead_of
 
 Format = Literal["table", "array", "EDF", "BDF", "DICOM", "SCP-ECG", "XML"]
 
@@ -217,8 +218,7 @@ def _numbers(cells: list[str], delimiter: str, where: str) -> list[float]:
 def _name_and_unit(name: str) -> tuple[str, str]:
     """Split ``V1 (uV)``, ``V1 [uV]``, ``V1_uV`` or ``V1/uV``."""
     found = re.fullmatch(r"(.+?)(?:\s*[(\[]\s*([^)\]]+?)\s*[)\]]|[\s_/]+([munµμ]?v))", name, re.I)
-    unit = (found[2] or found[3]) if found else ""
-    return (found[1], unit) if found and unit.casefold() in MILLIVOLTS else (name, "")
+    return (found[1], found[2] or found[3]) if found else (name, "")
 
 
 _TIME = r"(time|t|seconds|sec|s|ms)(?:[\s_(\[]+(s|sec|seconds|ms)[)\]]?)?"
@@ -244,7 +244,7 @@ def _rate_of(seconds: np.ndarray, path: Path) -> float:
             " give the rate with fs (--fs)."
         )
     rate = 1 / step
-    return round(rate) if abs(rate - round(rate)) < 1e-3 * rate else rate
+    return round(rate) if abs(rate - round(rate)) < 2.5e-4 * rate else rate
 
 
 # --- NumPy -------------------------------------------------------------------------------------
@@ -268,7 +268,11 @@ def read_array(path: Path) -> Tracing:
             loaded = np.load(file, allow_pickle=False)
             arrays = {"signal": loaded}
             if not isinstance(loaded, np.ndarray):
+                if sum(member.file_size for member in loaded.zip.infolist()) > _MOST_BYTES:
+                    raise ValueError("it unpacks to more than any recording holds")
                 arrays = {name: loaded[name] for name in loaded.files}
+        for array in arrays.values():
+            require_text(array)
         if "signal" not in arrays:
             raise ValueError(f"it has no array signal but {', '.join(arrays)[:200] or 'none'}")
         leads = tuple(str(name) for name in arrays.get("leads", LEADS))
@@ -323,6 +327,7 @@ def read_edf(path: Path, *, bdf: bool = False) -> Tracing:
             edf = (edfio.read_bdf if bdf else edfio.read_edf)(path, header_encoding="latin-1")
         if edf.reserved.startswith(("EDF+D", "BDF+D")):
             raise ValueError("it has gaps: it is discontinuous, EDF+D")
+        _require_edf_size(path, sample_bytes=3 if bdf else 2)
         signals = [signal for signal in edf.signals if lead_of(signal.label)]
         rates = {signal.sampling_frequency for signal in signals}
         if len(rates) > 1:
@@ -338,6 +343,18 @@ def read_edf(path: Path, *, bdf: bool = False) -> Tracing:
         )
     except Exception as error:  # whatever edfio trips over, this file is not readable
         raise unreadable(path, "EDF", error) from error
+
+
+def _require_edf_size(path: Path, *, sample_bytes: int) -> None:
+    """Where bytes were lost or doubled, all samples behind them would count for other leads."""
+    with open(path, "rb") as file:
+        head = file.read(256)
+        num_records, num_signals = int(head[236:244]), int(head[252:256])
+        file.seek(256 + num_signals * 216)
+        samples = sum(int(file.read(8)) for _ in range(num_signals))
+    stated = 256 * (num_signals + 1) + num_records * samples * sample_bytes
+    if path.stat().st_size != stated:
+        raise ValueError(f"it has {path.stat().st_size} bytes where its header states {stated}")
 
 
 def _edf_field(of: Any, name: str) -> Any:
@@ -366,7 +383,7 @@ def years_between(birth: date | None, day: date | None) -> float:
 
 # --- DICOM -------------------------------------------------------------------------------------
 
-# The leads of SCP-ECG (EN 1064, table 5), whose numbers DICOM's code schemes share:
+# The leads of SCP-ECG (EN 1064), whose numbers DICOM's code schemes share:
 # 5.6.3-9-N in SCPECG, 2:N in MDC (PS3.16, CID 3001).
 _LEAD_NUMBERS = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF"}
 _LEAD_NUMBERS |= {number: f"V{number - 2}" for number in range(3, 9)}

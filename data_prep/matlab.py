@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 _HEADER_BYTES = 128
-_MOST_BYTES = 2**30
+_MOST_BYTES = 2**28  # an hour at 500 Hz takes 2**27.4
 _MATRIX, _COMPRESSED = 14, 15
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8"}
 _STORED |= {13: "u8", 16: "u1", 17: "u2", 18: "u4"}
@@ -40,9 +40,11 @@ def read_struct(path: Path, name: str) -> dict[str, np.ndarray]:
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128], "")
     if not data.startswith(b"MATLAB 5.0") or not order:
         raise ValueError("it is no MATLAB 5 file")
-    for kind, content in _elements(data[_HEADER_BYTES:], order):
+    # The file is split to its end before a part of it counts: where bytes were lost or doubled,
+    # the sizes do not come out even, and the leads that follow would be others.
+    for kind, content in list(_elements(data[_HEADER_BYTES:], order)):
         if kind == _COMPRESSED:
-            kind, content = next(_elements(_decompressed(content), order))
+            ((kind, content),) = _elements(_decompressed(content), order)
         if kind == _MATRIX:
             found, fields = _struct(content, order)
             if found == name:

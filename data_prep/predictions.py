@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.errors import PredictionsError
-from data_prep.files import written_whole
+from data_prep.files import require_text, written_whole
 
 _REQUIRED = (
     "ids",
@@ -215,6 +215,8 @@ def load_predictions(path: Path) -> Predictions:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
+        for array in found.values():
+            require_text(array)
     except FileNotFoundError:
         raise PredictionsError(
             f"{path} is absent; give the predictions.npz that mlbf-predict or mrm-predict wrote."

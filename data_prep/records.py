@@ -310,6 +310,7 @@ class _Lead:
     baseline: int
     unit: str
     initial: int
+    checksum: int
     name: str
 
 
@@ -380,6 +381,7 @@ def _parse_lead(fields: list[str]) -> _Lead:
         baseline=int(gain[2]) if gain[2] else zero,
         unit=gain[3] or "mV",
         initial=int(fields[5]) if len(fields) > 5 else 0,
+        checksum=int(fields[6]) if len(fields) > 6 else 0,
         name=" ".join(fields[8:]),
     )
 
@@ -499,13 +501,27 @@ def _read_samples(header: _Header, chosen: list[_Lead], num_samples: int, path: 
         for number, name in enumerate(files):
             shutil.copyfile(path.with_name(name), Path(folder, f"{number}.dat"))
         try:
-            read = wfdb.rdrecord(f"{folder}/record", channels=[leads.index(x) for x in chosen])
+            places = [leads.index(lead) for lead in chosen]
+            read = wfdb.rdrecord(f"{folder}/record", channels=places, physical=False)
+            signal: np.ndarray = read.dac()
         except Exception as error:  # whatever wfdb trips over, this file is not readable
             raise RecordError(
                 f"{path} cannot be read ({error}); fetch it again or leave this recording out."
             ) from error
-    signal: np.ndarray = read.p_signal
+    _require_checksums(read.d_signal, chosen, path)
     return signal
+
+
+def _require_checksums(digits: np.ndarray, chosen: list[_Lead], path: Path) -> None:
+    """Hold each lead to the 16-bit sum in the header; many who make headers leave it at zero."""
+    sums = digits.sum(axis=0, dtype=np.int64)
+    for lead, found in zip(chosen, sums.tolist(), strict=True):
+        if lead.checksum and not lead.skew and (found - lead.checksum) % 2**16:
+            raise RecordError(
+                f"{path} was written for other samples than those of lead {lead.name} in"
+                f" {lead.file} (their checksum differs); fetch both again or leave this recording"
+                " out."
+            )
 
 
 def _read_cpsc_struct(path: Path, unit: str | None) -> Record:
@@ -564,12 +580,16 @@ def _require_ecg(record: Record) -> None:
 
 
 def _spread(record: Record) -> float:
-    """The median of the leads' standard deviations, mV."""
+    """The median of the leads' standard deviations, or the largest where no lead varies so, mV.
+
+    A single lead may hold next to nothing, where an electrode was lost; one that varies by more
+    than any ECG is in another unit than it states.
+    """
     valid = [lead[~np.isnan(lead)].astype(np.float64) for lead in record.signal.T]
     spreads = [lead.std() for lead in valid if lead.size]
     if not spreads:
         raise RecordError(f"{record.path} holds invalid samples only; leave this recording out.")
-    return float(np.median(spreads))
+    return float(max(spreads) if max(spreads) > _SPREADS[1] else np.median(spreads))
 
 
 def _age(text: str) -> float:

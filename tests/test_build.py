@@ -315,7 +315,7 @@ def test_full_disk(
     assert caught.value.code == 2
     assert f"ecg-build: the disk is full while writing {out.parent}" in capsys.readouterr().err
     assert out.read_bytes() == before
-    assert sorted(os.listdir(out.parent)) == ["rejected.csv", "s.h5"]
+    assert sorted(os.listdir(out.parent)) == ["rejected.csv", "s.h5", "s.journal"]
 
 
 @pytest.mark.slow
@@ -393,7 +393,7 @@ def test_interrupt(tmp_path: Path) -> None:
     assert "interrupted; what was complete stays as it was" in errors.splitlines()[-1]
     assert "Traceback" not in errors
     assert output == ""
-    assert os.listdir(out.parent) == ["s.h5"]
+    assert sorted(os.listdir(out.parent)) == ["s.h5", "s.journal"]  # to go on with
     assert out.read_bytes() == b"what stood there"
 
 

@@ -1,0 +1,114 @@
+"""What has been read of a data set so far, so that a killed build need not read it again.
+
+An HDF5 file that is being written is lost with the process that writes it.  The journal is a
+plain file that only grows: a line of JSON that says what it belongs to, then one entry for each
+record: the sizes of its two parts and their CRC-32 (three little-endian uint32), the record's
+fields as JSON, its signal as float32.  What a kill cut short is told by its checksum and cut off.
+"""
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from data_prep.labels import LEADS
+
+_SIZES = struct.Struct("<3I")
+
+
+class Journal:
+    """A file of what was read, in the order in which it was read; used in a ``with`` block.
+
+    Args:
+        path: of the file; it is made where it is not there, and made anew where it belongs to
+            something else.
+        belongs_to: a text that is the same only for the same records under the same options.
+
+    Attributes:
+        count: entries that are complete.
+    """
+
+    def __init__(self, path: Path, *, belongs_to: str) -> None:
+        self.path = Path(path)
+        self.count = 0
+        self._head = json.dumps({"ecg-keras journal": belongs_to}).encode() + b"\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "a+b")
+        try:
+            self._file.seek(0)
+            if self._file.read(len(self._head)) != self._head:
+                self._file.truncate(0)
+                self._file.write(self._head)
+            end = len(self._head)
+            for _, size in self._entries():
+                self.count += 1
+                end += size
+            self._file.truncate(end)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> "Journal":
+        """Return the journal itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file; it stays."""
+        self._file.close()
+
+    def append(self, fields: Mapping[str, Any], signal: np.ndarray | None) -> None:
+        """Add an entry.
+
+        Args:
+            fields: what JSON can hold.
+            signal: float32 ``(time, 12)``, or None.
+        """
+        told = json.dumps({**fields, "signal": signal is not None}).encode()
+        samples = b"" if signal is None else signal.astype("<f4").tobytes()
+        checksum = zlib.crc32(samples, zlib.crc32(told))
+        self._file.write(_SIZES.pack(len(told), len(samples), checksum) + told + samples)
+        self.count += 1
+
+    def flush(self) -> None:
+        """Hand what was added to the system, which keeps it if this process is killed."""
+        self._file.flush()
+
+    def remove(self) -> None:
+        """Close the file and remove it."""
+        self._file.close()
+        self.path.unlink()
+
+    def entries(self) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
+        """Give back the entries that were complete when the journal was opened.
+
+        To be read to the end before something is added.
+        """
+        for entry, _ in self._entries():
+            yield entry
+
+    def _entries(self) -> Iterator[tuple[tuple[dict[str, Any], np.ndarray | None], int]]:
+        """The complete entries from the first on, each with the bytes it takes in the file."""
+        self._file.seek(len(self._head))
+        rest = self.path.stat().st_size - len(self._head)
+        while len(sizes := self._file.read(_SIZES.size)) == _SIZES.size:
+            told_size, signal_size, checksum = _SIZES.unpack(sizes)
+            size = _SIZES.size + told_size + signal_size
+            rest -= size
+            if rest < 0:
+                return
+            told, samples = self._file.read(told_size), self._file.read(signal_size)
+            if zlib.crc32(samples, zlib.crc32(told)) != checksum:
+                return
+            fields = json.loads(told)
+            signal = np.frombuffer(samples, "<f4").reshape(-1, len(LEADS))
+            yield (fields, signal.astype(np.float32) if fields.pop("signal") else None), size
