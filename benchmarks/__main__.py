@@ -52,7 +52,7 @@ def main(*, out: Path = Path(__file__).parent, repeats: int = 3, quick: bool = F
 
     say("Rate of building a store")
     rate, _ = in_child(
-        "benchmarks.data_path:measure_build_rate", repeats, records=40 if quick else 1200
+        "benchmarks.data_path:measure_build_rate", repeats, records=40 if quick else 800
     )
     report.build_rate(rate)
     say("Memory of building a store")
@@ -61,13 +61,13 @@ def main(*, out: Path = Path(__file__).parent, repeats: int = 3, quick: bool = F
 
     say("Batches that are ready against the pipeline")
     waits: list[Waiting] = []
-    for network, sizes, steps in (("MLBF-Net", mlbf, 5), ("MRM-Net", {"batch_size": 32, **mrm}, 5)):
+    for network, sizes in (("MLBF-Net", mlbf), ("MRM-Net", mrm)):
         waiting, _ = in_child(
             "benchmarks.data_path:measure_waiting",
             network,
             repeats,
-            steps=3 if quick else steps,
-            **sizes,
+            steps=3 if quick else 6,
+            **{"batch_size": 32, **sizes},
         )
         waits.append(waiting)
     report.waiting(waits)
@@ -204,7 +204,7 @@ class Report:
         self.add(
             "Does training wait for its batches?",
             table(("network", "batches", "step, s", "as long", "first step of an epoch, s"), rows),
-            "Batches of 64 records for MLBF-Net, of 32 for MRM-Net, in float32.",
+            "Batches of 32 records, in float32.",
         )
 
     def scaling(self, points: Sequence[Point], epochs: Sequence[Epoch]) -> None:
