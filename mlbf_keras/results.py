@@ -358,7 +358,8 @@ class Reproduction:
             scored=self._scored_on(answers["single loss"]),
             notes=(
                 "The single loss has no attention in the branches; λ = 0 has, but nothing trains"
-                " it. Both train the same part of the network, from other random numbers.",
+                " it. With one seed both train the same network from the same random numbers and"
+                " differ by rounding at most.",
                 f"The paper prints {', '.join(TABLE_V_OTHERS[:3])} between the single loss and"
                 f" λ = 1, and {', '.join(TABLE_V_OTHERS[3:])} after λ = 1, for λ from 0 to 10.",
                 *self._notes(answers["single loss"]),
