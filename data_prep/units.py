@@ -198,6 +198,7 @@ class _Run:
         with self.log(unit.name).open("a", encoding="utf-8") as log:
             log.write(f"attempt {self.attempts[unit.name]}\n{account.rstrip()}\n\n")
         reason = account.rstrip().splitlines()[-1].rstrip(".")
+        reason = reason.partition("data_prep.errors.")[2].partition(": ")[2] or reason
         what = "is tried once more" if again else "is given up"
         print(
             f"{unit.name} failed and {what}: {reason}; see {self.log(unit.name)}.",
@@ -244,7 +245,7 @@ def _checksum(path: Path) -> str:
 
 
 def _compute(unit: Unit, store: Path, checksum: str, folder: Path) -> str:
-    """Do a unit in an empty folder; return why it failed, nothing if it did not."""
+    """Do a unit in a folder; return why it failed, nothing if it did not."""
     from data_prep.provenance import provenance
 
     start = time.perf_counter()
