@@ -180,23 +180,19 @@ def _why(explanation: Explanation, relevance: Relevance) -> Iterator[Block]:
     )
     at = int(np.argmin(np.abs(relevance.shares - 0.05)))
     area = [float(curve[1:-1].mean()) for curve in (relevance.marked, relevance.random)]
-    verdict = (
-        "so that it marks what the answer rests on"
-        if area[0] < area[1]
-        else "so that what it marks is NOT what the answer rests on"
-    )
-    hardly = (
-        f" But a flat line is given {name} almost as much: this recording says little for it."
-        if relevance.total < 0.05
-        else ""
-    )
+    if relevance.total < 0.05:
+        verdict = f". A flat line is given {name} almost as much: this recording says little for it"
+    elif area[0] < area[1]:
+        verdict = ": what is marked is what the answer rests on"
+    else:
+        verdict = ": what is marked is NOT what the answer rests on"
     yield Picture(
         "deletion.png",
         plots.plot_deletion(relevance.shares, relevance.marked, relevance.random, class_name=name),
         "Deletion test",
         f"Without the 5 % of the cells that are marked most, {name} has a"
         f" probability of {relevance.marked[at]:.3f}; without 5 % drawn at random"
-        f" {relevance.random[at]:.3f}, {verdict}.{hardly}",
+        f" {relevance.random[at]:.3f}{verdict}.",
         half=True,
     )
     heads = [f"lead_{lead}" for lead in contract.leads]

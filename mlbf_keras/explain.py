@@ -29,13 +29,16 @@ class Explainer:
     Args:
         models: from :func:`mlbf_keras.load_model`.
 
+    Attributes:
+        lenses: the calls of each network.
+
     Raises:
         OptionError: where the networks take signals of different form.
     """
 
     def __init__(self, models: Sequence[ECGModel]) -> None:
         require_one_form(models)
-        self._lenses = [Lens(model, attention_network(model.network)) for model in models]
+        self.lenses = [Lens(model, attention_network(model.network)) for model in models]
         self._step = 2 ** len(models[0].network.get_layer("f_cnn").kernel_sizes)
 
     def explain(self, record: Record) -> Explanation:
@@ -51,14 +54,14 @@ class Explainer:
         Raises:
             RecordError: where the recording cannot be used.
         """
-        seen = view(record, self._lenses[0].contract)
-        looks = [lens.look(seen.signal) for lens in self._lenses]
+        seen = view(record, self.lenses[0].contract)
+        looks = [lens.look(seen.signal) for lens in self.lenses]
         weights = {
             name: np.mean([weights[name] for _, weights in looks], axis=0) for name in looks[0][1]
         }
         attention = tuple(self._attention(seen, name, alpha) for name, alpha in weights.items())
         answers = [answer for answer, _ in looks]
-        return explain(self._lenses, seen, attention=attention, answers=answers)
+        return explain(self.lenses, seen, attention=attention, answers=answers)
 
     def _attention(self, seen: View, name: str, alpha: np.ndarray) -> Attention:
         """Draw weights ``(time, branch)`` along the recording, above or below all being alike."""
@@ -68,7 +71,7 @@ class Explainer:
         if alpha.shape[1] == 1:
             values, whose = above[:, 0], "of the head on all leads"
         else:
-            values = in_twelve(above, self._lenses[0].contract.leads)
+            values = in_twelve(above, self.lenses[0].contract.leads)
             whose = "of each lead's own head"
         caption = (
             "How much each moment weighs in the sum that is classified (α of MLBF-Net, eq. 6):"

@@ -30,13 +30,16 @@ class Explainer:
     Args:
         models: from :func:`mrm_keras.load_model`.
 
+    Attributes:
+        lenses: the calls of each network.
+
     Raises:
         OptionError: where the networks take signals of different form.
     """
 
     def __init__(self, models: Sequence[ECGModel]) -> None:
         require_one_form(models)
-        self._lenses = [Lens(model, attention_network(model.network)) for model in models]
+        self.lenses = [Lens(model, attention_network(model.network)) for model in models]
 
     def explain(self, record: Record) -> Explanation:
         """Explain the answer to one recording.
@@ -51,14 +54,14 @@ class Explainer:
         Raises:
             RecordError: where the recording cannot be used.
         """
-        seen = view(record, self._lenses[0].contract)
-        looks = [lens.look(seen.signal) for lens in self._lenses]
+        seen = view(record, self.lenses[0].contract)
+        looks = [lens.look(seen.signal) for lens in self.lenses]
         weights = {
             name: np.mean([weights[name] for _, weights in looks], axis=0) for name in looks[0][1]
         }
         branches = [name for name in _SAMPLES if f"{name}_spatial" in weights]
         return explain(
-            self._lenses,
+            self.lenses,
             seen,
             attention=tuple(
                 _attention(seen, name, weights[f"{name}_spatial"][:, 0]) for name in branches
