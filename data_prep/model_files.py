@@ -12,6 +12,7 @@ import numpy as np
 from data_prep.backend import keras
 from data_prep.contract import Contract, SignalContract
 from data_prep.errors import ModelFileError, OptionError, RecordError
+from data_prep.plausibility import check
 from data_prep.records import Record, read_record, record_of_array
 from data_prep.signals import prepare
 
@@ -25,11 +26,14 @@ class Answer:
         probabilities: of each class, by its name, in 0..1.
         labels: the classes found: the one of largest probability where the network knows one
             answer only, else all from their thresholds on.
+        warnings: what is doubtful about the recording, a sentence each; see
+            :func:`data_prep.plausibility.check`.
     """
 
     record: str
     probabilities: dict[str, float]
     labels: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,12 @@ class ECGModel:
             found = probabilities >= np.array(self.contract.thresholds, np.float32)
         names = np.array(self.contract.class_names)
         by_name = {str(name): float(p) for name, p in zip(names, probabilities, strict=True)}
-        return Answer(record.id, by_name, tuple(str(name) for name in names[found]))
+        return Answer(
+            record=record.id,
+            probabilities=by_name,
+            labels=tuple(str(name) for name in names[found]),
+            warnings=tuple(doubt.text for doubt in check(record)),
+        )
 
 
 def _record_of(

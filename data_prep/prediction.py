@@ -2,7 +2,8 @@
 
 import csv
 import glob
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from data_prep.files import written_whole
 from data_prep.labels import read_recordings
 from data_prep.model_files import ECGModel, prepare_record
 from data_prep.pages import write_page
+from data_prep.plausibility import Doubt, check
 from data_prep.predictions import Predictions, save_predictions
 from data_prep.records import Record, find_records, read_record
 from data_prep.scores import known_first_labels
@@ -33,6 +35,9 @@ class Explainer(Protocol):
     def explain(self, record: Record) -> Explanation:
         """Explain the answer to one recording."""
         ...
+
+
+_DOUBTS_SHOWN = 10
 
 
 def open_models(pattern: Sequence[str], load_model: Callable[[Path], ECGModel]) -> list[ECGModel]:
@@ -121,6 +126,7 @@ class _Usable:
 
     name: str
     inputs: list[np.ndarray]
+    doubts: tuple[Doubt, ...] = ()
 
 
 def predict_records(
@@ -131,7 +137,7 @@ def predict_records(
     workers: int = 2,
     fs: float | None = None,
     unit: str | None = None,
-) -> tuple[Predictions, list[_Refused]]:
+) -> tuple[Predictions, list[_Refused], dict[str, tuple[Doubt, ...]]]:
     """Let an ensemble answer for recordings.
 
     Args:
@@ -143,8 +149,8 @@ def predict_records(
         unit: of files that state none; see :func:`data_prep.records.read_record`.
 
     Returns:
-        The mean of the models' probabilities with the mean of their thresholds, and the
-        recordings that could not be used.
+        The mean of the models' probabilities with the mean of their thresholds, the recordings
+        that could not be used, and what is doubtful about those that could, by their names.
 
     Raises:
         RecordError: where not one could be used.
@@ -152,6 +158,7 @@ def predict_records(
     names: list[str] = []
     answers: list[np.ndarray] = []
     refused: list[_Refused] = []
+    doubts: dict[str, tuple[Doubt, ...]] = {}
     contracts = list(dict.fromkeys(m.contract.input_form for m in models))
     read = _read_in_blocks(
         records,
@@ -165,6 +172,7 @@ def predict_records(
             usable = [entry for entry in block if isinstance(entry, _Usable)]
             bar.update(len(block) - len(usable))
             names += [entry.name for entry in usable]
+            doubts |= {entry.name: entry.doubts for entry in usable if entry.doubts}
             answers.append(_answer(models, contracts, usable, batch_size, bar))
     if not names:
         raise RecordError(refused[0].reason)
@@ -180,7 +188,7 @@ def predict_records(
         network=contract.network,
         task=contract.task,
     )
-    return predictions, refused
+    return predictions, refused, doubts
 
 
 def _first(models: Sequence[ECGModel], form: tuple[object, ...]) -> Contract:
@@ -234,7 +242,7 @@ def _read(
         prepared = [prepare_record(record, contract) for contract in contracts]
     except RecordError as error:
         return _Refused(name, path, str(error))
-    return _Usable(name, [_without_padding(signal) for signal in prepared])
+    return _Usable(name, [_without_padding(signal) for signal in prepared], check(record))
 
 
 def _without_padding(signal: np.ndarray) -> np.ndarray:
@@ -282,18 +290,25 @@ def predict_store(
     )
 
 
-def write_answers(out: Path, predictions: Predictions, refused: Sequence[_Refused]) -> None:
+def write_answers(
+    out: Path,
+    predictions: Predictions,
+    refused: Sequence[_Refused],
+    doubts: Mapping[str, Sequence[Doubt]],
+) -> None:
     """Write what a prediction found.
 
     ``predictions.npz`` holds everything; ``probabilities.csv`` has a column a class;
     ``answers.csv`` is in the form of CPSC 2018 (``Recording,Result``, the class numbered from 1)
     for that task, and has the names of all classes from their thresholds on for others;
-    ``rejected.csv`` lists the recordings that could not be used.
+    ``rejected.csv`` lists the recordings that could not be used, and ``warnings.csv`` what is
+    doubtful about the others, a line each.
 
     Args:
         out: a folder; it is created, and files of these names in it are replaced.
         predictions: from :func:`predict_records`.
         refused: from it, too.
+        doubts: likewise.
     """
     save_predictions(out / "predictions.npz", predictions)
     rows = zip(predictions.ids, predictions.probabilities, strict=True)
@@ -317,6 +332,11 @@ def write_answers(out: Path, predictions: Predictions, refused: Sequence[_Refuse
         out / "rejected.csv",
         ["record", "file", "reason"],
         [[entry.name, str(entry.path), entry.reason] for entry in refused],
+    )
+    _write_csv(
+        out / "warnings.csv",
+        ["Recording", "kind", "warning"],
+        [[name, doubt.kind, doubt.text] for name, found in doubts.items() for doubt in found],
     )
 
 
@@ -360,10 +380,10 @@ def predict(
         raise OptionError(f"--batch-size must be above 0, not {batch_size}.")
     chosen = choose_records(csv_file=csv_file, records=records)
     ensemble = open_models(models, load_model)
-    predictions, refused = predict_records(
+    predictions, refused, doubts = predict_records(
         ensemble, chosen, batch_size=batch_size, fs=fs, unit=unit
     )
-    write_answers(out, predictions, refused)
+    write_answers(out, predictions, refused, doubts)
     if explainer is not None:
         explained = explainer(ensemble)
         for name in tqdm(predictions.ids, desc="explanations", unit="rec", disable=None):
@@ -373,9 +393,20 @@ def predict(
         f"{out}: {len(predictions.ids)} recordings answered by {len(ensemble)}"
         f" model{'s' if len(ensemble) > 1 else ''} of {predictions.network}."
     )
+    _print_doubts(doubts, out / "warnings.csv")
     if refused:
         raise RecordError(
             f"{len(refused)} of {len(chosen)} recordings could not be used, the first because:"
             f" {refused[0].reason.rstrip('.')}; the others are answered, and"
             f" {out / 'rejected.csv'} lists all reasons."
         )
+
+
+def _print_doubts(doubts: Mapping[str, Sequence[Doubt]], file: Path) -> None:
+    """Say on standard error what is doubtful, at length for a few recordings."""
+    lines = [f"{name}: {doubt.text}" for name, found in doubts.items() for doubt in found]
+    for line in lines[:_DOUBTS_SHOWN]:
+        print(f"doubtful: {line}", file=sys.stderr)
+    if len(lines) > _DOUBTS_SHOWN:
+        more = len(lines) - _DOUBTS_SHOWN
+        print(f"doubtful: {more} more, see {file} for all.", file=sys.stderr)

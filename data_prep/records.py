@@ -192,7 +192,8 @@ def _record_file(path: Path) -> Path:
     for file in (header, struct):
         if file.is_file():
             return file
-    if path.is_file() and format_of(path):
+    # Samples that lost their header may begin as other files do.
+    if path.is_file() and path.suffix != ".dat" and format_of(path):
         return path
     if path.is_file():
         raise RecordError(

@@ -109,7 +109,7 @@ def _number(element: Element, tag: str, default: str = "") -> float:
 
 
 def _aecg(root: Element) -> Tracing:
-    """Read the rhythm of an aECG (HL7 aECG Implementation Guide, 2005, sections 4.5 to 4.7).
+    """Read the rhythm of an aECG (HL7 aECG Implementation Guide, 2005).
 
     A series holds sets of sequences, one of times and one a lead.  Averaged beats stand in
     derived series and are passed over; of several sets the first that has the leads counts.

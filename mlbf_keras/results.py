@@ -289,7 +289,7 @@ class Reproduction:
             )
         folders = self._run([self._unit(Variant(), None, fold) for fold in self.folds])
         models = open_models([str(folder / "best.keras") for folder in folders], load_model)
-        answers, refused = predict_records(models, chosen, batch_size=self.protocol.batch_size)
+        answers, refused, _ = predict_records(models, chosen, batch_size=self.protocol.batch_size)
         if refused:
             raise RecordError(
                 f"{len(refused)} of the recordings of {held_out} cannot be used, the first"

@@ -19,8 +19,9 @@ def main(
 ) -> None:
     """Answer for recordings with one MRM-Net or the mean of several.
 
-    Writes OUT/predictions.npz, probabilities.csv, answers.csv and rejected.csv.  Recordings may
-    have any rate, length and lead order: each model file says what it needs.
+    Writes OUT/predictions.npz, probabilities.csv, answers.csv, rejected.csv and warnings.csv.
+    Recordings may have any rate, length and lead order: each model file says what it needs.
+    Read are WFDB, CPSC 2018's structs, CSV, NumPy, EDF, DICOM, SCP-ECG, GE MUSE and HL7 aECG.
 
     Args:
         models: best.keras files or quoted patterns, such as 'runs/ptbxl/fold_*/best.keras'.

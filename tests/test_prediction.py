@@ -184,6 +184,7 @@ def test_answers_in_the_form_of_the_challenge(
         "predictions.npz",
         "probabilities.csv",
         "rejected.csv",
+        "warnings.csv",
     }
     results = [[n, str(c + 1)] for n, c in zip(names, expected.argmax(axis=1), strict=True)]
     assert rows_of(out / "answers.csv") == [["Recording", "Result"], *results]
@@ -340,7 +341,7 @@ def test_recordings_are_read_a_block_at_a_time(
 
     monkeypatch.setattr(prediction, "_read", read_one)
     monkeypatch.setattr(ECGModel, "predict", answer_one)
-    found, refused = predict_records([model], records, batch_size=1)
+    found, refused, _ = predict_records([model], records, batch_size=1)
     assert found.ids.tolist() == list(records) and refused == []
     assert all(held <= WINDOW * (done // WINDOW + 2) for done, held in enumerate(waiting))
 
@@ -370,8 +371,9 @@ def test_recordings_of_similar_length_are_answered_together_and_in_their_order(
 
     monkeypatch.setattr(prediction, "read_record", read_one)
     monkeypatch.setattr(prediction, "prepare_record", prepare_one)
+    monkeypatch.setattr(prediction, "check", lambda record: ())
     monkeypatch.setattr(ECGModel, "predict", answer_one)
-    found, _ = predict_records([model], records, batch_size=8)
+    found, _, _ = predict_records([model], records, batch_size=8)
     assert found.ids.tolist() == list(records)
     np.testing.assert_allclose(found.probabilities[:, 0], lengths / 100)
     assert batches == [list(range(i, i + 8)) for i in range(1, 41, 8)]

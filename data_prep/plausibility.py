@@ -1,0 +1,261 @@
+"""Whether a recording can be what it says it is: doubts, told before a network is asked.
+
+A doubt keeps nobody from predicting.  Each rule is set so that it is silent on nearly all
+records of CPSC 2018, PTB-XL, Georgia and Chapman-Shaoxing.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from data_prep.labels import LEADS
+from data_prep.records import Record
+
+Kind = Literal[
+    "amplitude",
+    "clipped",
+    "flat lead",
+    "invalid samples",
+    "limb leads contradict",
+    "limb electrodes swapped",
+    "mostly empty",
+    "short",
+]
+
+_V6 = LEADS.index("V6")
+
+# Standard deviations of a lead in mV; surface ECGs lie from 0.02 to 1.2.
+_SPREADS = (0.015, 3.0)
+# Surface ECGs and pacemakers' spikes stay below, mV from the median.
+_MOST = 15.0
+_FLAT = 0.01  # mV from lowest to highest in a second
+_SECONDS = 5.0
+_INVALID_PART = 0.05
+# Part of the limb leads' own size by which they may contradict each other: rounding and filters.
+_CONTRADICTION = 0.25
+_SWAPPED_QRS = 0.1  # mV, lowest to highest in two seconds
+_OPPOSITE = -0.5  # correlation
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Something about a recording that makes its answer doubtful.
+
+    Attributes:
+        kind: what sort of doubt.
+        text: one sentence for the user, without the recording's name.
+    """
+
+    kind: Kind
+    text: str
+
+
+def check(record: Record) -> tuple[Doubt, ...]:
+    """Look for what makes a recording implausible.
+
+    Args:
+        record: from :func:`data_prep.records.read_record`.
+
+    Returns:
+        What is doubtful, the gravest first; nothing for an ordinary recording.
+    """
+    signal = record.signal.astype(np.float64)
+    centred = signal - np.nan_to_num(_by_lead(np.nanmedian, signal))
+    ranges = _ranges(centred, round(record.fs))
+    empty = np.all(ranges <= _FLAT, axis=1)
+    doubts = [_mostly_empty(empty)]
+    if not empty.all():
+        doubts += [
+            _amplitude(centred),
+            _flat(ranges[~empty]),
+            _invalid(signal),
+            _clipped(centred, record.fs),
+            _contradiction(centred, record.derived),
+            _right_leg(_ranges(centred, round(2 * record.fs))) or _arms(centred, record.fs),
+        ]
+    doubts.append(_short(len(signal) / record.fs))
+    return tuple(doubt for doubt in doubts if doubt is not None)
+
+
+def _by_lead(statistic: object, signal: np.ndarray) -> np.ndarray:
+    """A statistic of each lead's valid samples, NaN where there are none."""
+    assert callable(statistic)
+    valid = [lead[np.isfinite(lead)] for lead in signal.T]
+    return np.array([statistic(lead) if lead.size else np.nan for lead in valid])
+
+
+def _ranges(signal: np.ndarray, width: int) -> np.ndarray:
+    """From lowest to highest in each window and lead: ``(window, 12)``, 0 where all is invalid."""
+    windows = max(1, len(signal) // width)
+    parts = signal[: windows * width].reshape(windows, -1, signal.shape[1])
+    highest = np.where(np.isnan(parts), -np.inf, parts).max(axis=1)
+    lowest = np.where(np.isnan(parts), np.inf, parts).min(axis=1)
+    return np.maximum(highest - lowest, 0)
+
+
+def _mostly_empty(empty: np.ndarray) -> Doubt | None:
+    if empty.mean() < 0.5:
+        return None
+    return Doubt(
+        "mostly empty",
+        f"all leads are flat or invalid for {empty.mean():.0%} of the recording; look whether the"
+        " file is complete.",
+    )
+
+
+def _amplitude(centred: np.ndarray) -> Doubt | None:
+    spread = float(np.nanmedian(_by_lead(np.std, centred)))
+    if not _SPREADS[0] <= spread <= _SPREADS[1]:
+        how, slip = ("more", "uV") if spread > _SPREADS[1] else ("less", "V")
+        return Doubt(
+            "amplitude",
+            f"the leads vary by {spread:.2g} mV (standard deviation), far {how} than an ECG's 0.02"
+            f" to 1: {slip} may have been taken for mV, a factor of 1000, or the gain is wrong.",
+        )
+    most = _by_lead(lambda lead: np.abs(lead).max(), centred)
+    if np.nanmax(most) > _MOST:
+        return Doubt(
+            "amplitude",
+            f"lead {LEADS[int(np.nanargmax(most))]} reaches {np.nanmax(most):.0f} mV from its"
+            " median, which no heart does; look for artefacts or a wrong gain.",
+        )
+    return None
+
+
+def _flat(ranges: np.ndarray) -> Doubt | None:
+    flat = (ranges <= _FLAT).mean(axis=0)
+    if (flat < 0.5).all():
+        return None
+    return Doubt(
+        "flat lead",
+        f"{_named(flat >= 0.5)} flat for {flat.max():.0%} of the time in which others are not; an"
+        " electrode may have been off.",
+    )
+
+
+def _invalid(signal: np.ndarray) -> Doubt | None:
+    invalid = np.isnan(signal).mean(axis=0)
+    if (invalid <= _INVALID_PART).all():
+        return None
+    return Doubt(
+        "invalid samples",
+        f"{_named(invalid > _INVALID_PART)} invalid for up to {invalid.max():.0%}, which is bridged"
+        " by straight lines.",
+    )
+
+
+def _clipped(centred: np.ndarray, fs: float) -> Doubt | None:
+    """A lead that stands still at its own extreme, time and again."""
+    clipped = np.array([_times_clipped(lead[np.isfinite(lead)], fs) >= 3 for lead in centred.T])
+    if not clipped.any():
+        return None
+    return Doubt(
+        "clipped",
+        f"{_named(clipped)} cut off at the highest or lowest value again and again; the recorder"
+        " was overdriven.",
+    )
+
+
+def _times_clipped(lead: np.ndarray, fs: float) -> int:
+    """How often a lead stays at its extreme for 12 ms and at least three samples."""
+    if not lead.size or np.ptp(lead) < 0.5:
+        return 0
+    shortest = max(3, round(0.012 * fs))
+    times = []
+    for extreme in (lead.max(), lead.min()):
+        at = np.concatenate([[False], np.abs(lead - extreme) < 1e-6, [False]]).astype(int)
+        starts, stops = np.flatnonzero(np.diff(at) == 1), np.flatnonzero(np.diff(at) == -1)
+        times.append(int((stops - starts >= shortest).sum()))
+    return max(times)
+
+
+def _contradiction(centred: np.ndarray, derived: tuple[str, ...]) -> Doubt | None:
+    """Einthoven's II = I + III, and Goldberger's aVR, aVL and aVF.
+
+    They hold in each recording of one machine, whatever the heart does, since all six leads are
+    made of the potentials of three electrodes.
+    """
+    limbs = centred[np.isfinite(centred[:, :6]).all(axis=1), :6]
+    if not len(limbs):
+        return None
+    i, ii, iii, avr, avl, avf = limbs.T
+    parts = {
+        "II is not I + III": ("III", ii - i - iii, (i, ii, iii)),
+        "aVR is not -(I + II) / 2": ("aVR", avr + (i + ii) / 2, (i, ii, avr)),
+        "aVL is not (I - III) / 2": ("aVL", avl - (i - iii) / 2, (i, iii, avl)),
+        "aVF is not (II + III) / 2": ("aVF", avf - (ii + iii) / 2, (ii, iii, avf)),
+    }
+    broken = [
+        text
+        for text, (lead, residual, of) in parts.items()
+        if lead not in derived and residual.std() > max(_CONTRADICTION * np.std(of), 0.03)
+    ]
+    if not broken:
+        return None
+    return Doubt(
+        "limb leads contradict",
+        f"{', '.join(broken)}: leads are swapped, inverted or scaled by themselves; look whether"
+        " their names and gains are right.",
+    )
+
+
+def _right_leg(ranges: np.ndarray) -> Doubt | None:
+    """One of I, II and III all but flat: the right leg's electrode is on an arm.
+
+    A peak-to-peak amplitude below 0.1 mV in that lead alone is the sign that Batchvarov, Malik &
+    Camm (Europace 2007; 9: 1081-1090) describe.
+    """
+    i, ii, iii = np.median(ranges[:, :3], axis=0)
+    for lead, size, others, electrodes in (
+        ("II", ii, (i, iii), "right arm and right leg"),
+        ("III", iii, (i, ii), "left arm and right leg"),
+        ("I", i, (ii, iii), "both arms and both legs"),
+    ):
+        if size < _SWAPPED_QRS and min(others) > 3 * max(size, _SWAPPED_QRS):
+            return Doubt(
+                "limb electrodes swapped",
+                f"lead {lead} alone among I, II and III is all but flat, as where the electrodes of"
+                f" {electrodes} are swapped.",
+            )
+    return None
+
+
+def _arms(centred: np.ndarray, fs: float) -> Doubt | None:
+    """Lead I upside down: the arms' electrodes are swapped.
+
+    After Batchvarov, Malik & Camm (Europace 2007; 9: 1081-1090): P, QRS and T of lead I are
+    inverted while the precordial leads are as ever, so that I runs against V6, which it follows
+    in an ECG that is rightly taken.  That aVR is upright, too, is not asked for: it then shows
+    what aVL did, which often points down.  Dextrocardia looks alike in the limb leads.
+    """
+    from scipy.signal import butter, sosfiltfilt
+
+    band = (0.5, min(40.0, 0.45 * fs))
+    filters = butter(2, band, "bandpass", fs=fs, output="sos")
+    i, v6 = (sosfiltfilt(filters, np.nan_to_num(centred[:, lead])) for lead in (0, _V6))
+    if min(i.std(), v6.std()) < _FLAT:
+        return None
+    # How much further lead I reaches up than down, but for single artefacts.
+    deflection = np.quantile(i, 0.995) + np.quantile(i, 0.005)
+    if np.corrcoef(i, v6)[0, 1] < _OPPOSITE and deflection < 0:
+        return Doubt(
+            "limb electrodes swapped",
+            "lead I is upside down and runs against V6, as where the arms' electrodes are swapped,"
+            " or in dextrocardia.",
+        )
+    return None
+
+
+def _short(seconds: float) -> Doubt | None:
+    if seconds >= _SECONDS:
+        return None
+    return Doubt(
+        "short",
+        f"the recording lasts {seconds:.1f} s, and an ECG 10 s; it was padded or stretched.",
+    )
+
+
+def _named(which: np.ndarray) -> str:
+    names = [lead for lead, chosen in zip(LEADS, which, strict=True) if chosen]
+    return f"lead {names[0]} is" if len(names) == 1 else f"leads {', '.join(names)} are"
