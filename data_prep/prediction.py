@@ -387,8 +387,9 @@ def predict(
     if explainer is not None:
         explained = explainer(ensemble)
         for name in tqdm(predictions.ids, desc="explanations", unit="rec", disable=None):
-            record = read_record(chosen[name], fs=fs, unit=unit)
-            write_page(out / "explained" / f"{name}.html", explained.explain(record))
+            explanation = explained.explain(read_record(chosen[name], fs=fs, unit=unit))
+            warnings = [doubt.text for doubt in doubts.get(name, ())]
+            write_page(out / "explained" / f"{name}.html", explanation, warnings=warnings)
     print(
         f"{out}: {len(predictions.ids)} recordings answered by {len(ensemble)}"
         f" model{'s' if len(ensemble) > 1 else ''} of {predictions.network}."
