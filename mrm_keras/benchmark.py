@@ -1,6 +1,7 @@
 """MRM-Net and the networks it is compared with, each training a unit that any machine can do."""
 
 import json
+import math
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -92,7 +93,7 @@ def train(
 
     Writes what ``mrm-train`` writes for a fold, ``scored.npz`` with the answers of the best epoch
     to the scored records, and ``training.json`` with the number of trained parameters, of epochs,
-    and the seconds that they took.
+    and the seconds that they took (null where the training went on with an interrupted one).
 
     Args:
         store: the store's path.
@@ -130,8 +131,6 @@ def train(
     from mrm_keras.baselines import BUILDERS
     from mrm_keras.model import SAMPLING_RATE, build_model, compile_model, load_model
 
-    num_parameters = 0
-
     def contract_for(train: Any) -> Contract:
         mean, std = fit_standardisation(opened.signal(i) for i in train)
         return Contract(
@@ -147,7 +146,6 @@ def train(
         )
 
     def compiled_model(contract: Contract) -> Any:
-        nonlocal num_parameters
         sizes: dict[str, Any] = {
             "num_classes": len(contract.class_names),
             "input_length": input_length,
@@ -165,7 +163,6 @@ def train(
                 fusion=fusion,
                 **sizes,
             )
-        num_parameters = sum(int(weight.size) for weight in model.trainable_weights)
         return compile_model(model, learning_rate=learning_rate)
 
     with Store(store) as opened:
@@ -180,6 +177,7 @@ def train(
                 f"{store} has no records of {task} to train, to validate or to score when fold"
                 f" {validation_fold} validates; choose other folds."
             )
+        goes_on = any(path.name != "unit.json" for path in folder.iterdir())
         start = time.perf_counter()
         train_fold(
             opened,
@@ -199,13 +197,15 @@ def train(
             contract_for=contract_for,
             compiled_model=compiled_model,
             options=options,
+            resume=True,
         )
+        seconds = round(time.perf_counter() - start, 1)
+        model = load_model(folder / "best.keras")
         training = {
-            "parameters": num_parameters,
+            "parameters": sum(math.prod(w.shape) for w in model.network.trainable_weights),
             "epochs": epochs,
-            "seconds": round(time.perf_counter() - start, 1),
+            "seconds": None if goes_on else seconds,
         }
         (folder / "training.json").write_text(json.dumps(training) + "\n", encoding="utf-8")
-        model = load_model(folder / "best.keras")
         answers = predict_store(model, opened, scored, batch_size=batch_size)
         save_predictions(folder / "scored.npz", answers)

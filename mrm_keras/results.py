@@ -74,13 +74,13 @@ def table1() -> ResultTable:
                 kernel,
                 stride,
                 " and ".join("×".join(str(n) for n in x.shape[1:]) for x in shapes),
-                sum(int(weight.size) for weight in layer.trainable_weights),
+                sum(math.prod(weight.shape) for weight in layer.trainable_weights),
                 f"{name}: {printed[0]}, stride {printed[1]}, {printed[3]}→{printed[4]}"
                 if printed
                 else "",
             )
         )
-    trained = sum(int(weight.size) for weight in model.trainable_weights)
+    trained = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     rows.append(("Total", "", "", "", "", trained, ""))
     return ResultTable(
         title="Table I. The layers of MRM-Net as built, nine classes",
@@ -101,7 +101,7 @@ class Trained:
         folders: of the units.
         answers: to the scored records, by seed.
         parameters: that were trained.
-        seconds: an epoch took, by seed.
+        seconds: an epoch took, by seed; NaN where the training was interrupted.
     """
 
     folders: tuple[Path, ...]
@@ -429,5 +429,5 @@ def _read(folders: Sequence[Path]) -> Trained:
         folders=tuple(folders),
         answers=tuple(load_predictions(folder / "scored.npz") for folder in folders),
         parameters=trainings[0]["parameters"],
-        seconds=tuple(t["seconds"] / t["epochs"] for t in trainings),
+        seconds=tuple((t["seconds"] or math.nan) / t["epochs"] for t in trainings),
     )
