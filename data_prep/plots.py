@@ -412,12 +412,13 @@ def plot_embeddings(
         title: over all panels.
 
     Returns:
-        A figure of panels, four in a row.
+        A figure of panels, at most four in a row.
     """
-    rows = math.ceil(len(points) / 4)
+    columns = min(4, len(points))
+    rows = math.ceil(len(points) / columns)
     with rc_context(_STYLE):
-        figure = _figure(12.0, 3.0 * rows + 0.8)
-        grid = figure.subplots(rows, 4, squeeze=False).ravel()
+        figure = _figure(3.0 * columns, 3.0 * rows + 0.8)
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in grid[len(points) :]:
             axes.set_axis_off()
         for axes, (name, at) in zip(grid, points.items(), strict=False):
@@ -427,7 +428,11 @@ def plot_embeddings(
             axes.set(title=name, xticks=[], yticks=[])
         handles, names = grid[0].get_legend_handles_labels()
         figure.legend(
-            handles, names, loc="outside lower center", ncols=len(class_names), markerscale=2
+            handles,
+            names,
+            loc="outside lower center",
+            ncols=min(len(class_names), 3 * columns - 1),
+            markerscale=2,
         )
         figure.suptitle(title, fontsize=12, color=_INK)
     return figure

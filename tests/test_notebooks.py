@@ -73,7 +73,7 @@ def run(
 
 
 def test_the_notebooks_are_numbered_from_1() -> None:
-    assert [path.name[:3] for path in NOTEBOOKS] == ["01_", "02_", "03_", "04_"]
+    assert [path.name[:3] for path in NOTEBOOKS] == ["01_", "02_", "03_", "04_", "05_"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -140,11 +140,24 @@ def test_03_load_and_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.slow
 def test_04_read_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     printed, figures = run("04_read_the_results", tmp_path, monkeypatch)
-    assert len(figures) == 4
+    assert len(figures) == 5
     found = re.search(r"^ (\d\.\d{3}) .* Macro-AUC over classes$", printed, re.M)
     # A network that learned something: guessing is 0.5.
     assert found and float(found[1]) > 0.75
     assert "\nindex.html\n" in printed
+
+
+@pytest.mark.slow
+def test_05_explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed, figures = run("05_explain", tmp_path, monkeypatch)
+    assert len(figures) == 6
+    rows = re.findall(r"^  (what is marked most|drawn at random) +(\S+)$", printed, re.M)
+    marked, random = (float(number) for _, number in rows)
+    # An explanation worth its name.
+    assert marked < random
+    found = re.search(r"^missing +([+-]\S+)$", printed, re.M)
+    assert found and abs(float(found[1])) < 0.02
+    assert re.search(r"^\S+\.html: \d\.\d MB$", printed, re.M)
 
 
 # --- With files of one's own ---------------------------------------------------------------------
