@@ -25,7 +25,7 @@ import numpy as np
 
 from data_prep.backend import keras
 from data_prep.errors import ModelFileError, OptionError
-from data_prep.files import require_text, written_whole
+from data_prep.files import written_whole
 from data_prep.store import Store
 
 CHECKPOINT = "checkpoint.npz"
@@ -157,10 +157,9 @@ class Checkpoint(keras.callbacks.Callback):
     def _open(self) -> None:
         path = self.folder / CHECKPOINT
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 self._saved = {name: arrays[name] for name in arrays.files}
-            require_text(self._saved["told"])
-            told = json.loads(str(self._saved.pop("told")))
+            told = json.loads(self._saved.pop("told").tobytes())
             self.epoch, self.complete = int(told["epoch"]), bool(told["complete"])
             self._history = str(told["history"])
             self._counts = dict(told["counters"])
@@ -187,6 +186,9 @@ class Checkpoint(keras.callbacks.Callback):
         if not self._saved:
             return
         self._set_counters()
+        if not self.model.optimizer.built:
+            with self.model.distribute_strategy.scope():
+                self.model.optimizer.build(self.model.trainable_variables)
         variables = self._variables()
         shapes = {key: tuple(variable.shape) for key, variable in variables.items()}
         if shapes != {key: value.shape for key, value in self._saved.items()}:
@@ -219,7 +221,7 @@ class Checkpoint(keras.callbacks.Callback):
             },
         }
         arrays = {
-            "told": np.array(json.dumps(told)),
+            "told": np.frombuffer(json.dumps(told).encode(), np.uint8),
             **{key: keras.ops.convert_to_numpy(v) for key, v in self._variables().items()},
         }
         new_best = self.folder / NEW_BEST

@@ -1,5 +1,6 @@
 """Files that are either whole or not there, and that one process writes at a time."""
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -32,6 +33,11 @@ def written_whole(path: Path) -> Iterator[Path]:
         _bring_to_disk(part)
         os.replace(part, path)
         _bring_to_disk(path.parent)
+    except OSError as error:
+        # An exhausted quota is a full disk to whom it befalls.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and not error.filename:
+            raise OSError(errno.ENOSPC, error.strerror, str(path)) from error
+        raise
     finally:
         part.unlink(missing_ok=True)
 
