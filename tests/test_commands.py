@@ -23,9 +23,11 @@ COMMANDS = (
     "data_prep.evaluate",
     "mlbf_keras.train",
     "mlbf_keras.predict",
+    "mlbf_keras.export",
     "mlbf_keras.reproduce",
     "mrm_keras.train",
     "mrm_keras.predict",
+    "mrm_keras.export",
 )
 ROOT = Path(data_prep.__file__).parents[1]
 MODULES = sorted(

@@ -13,9 +13,11 @@ COMMANDS = (
     "ecg-download",
     "ecg-evaluate",
     "ecg-synthetic",
+    "mlbf-export",
     "mlbf-predict",
     "mlbf-reproduce",
     "mlbf-train",
+    "mrm-export",
     "mrm-predict",
     "mrm-train",
 )

@@ -1,0 +1,329 @@
+"""From trained networks to files that need no Keras: ONNX, LiteRT and SavedModel.
+
+Each file takes ``signal``, float32 ``(batch, time, lead)`` in millivolts, and gives ``diagnosis``,
+float32 ``(batch, class)``; the standardisation is inside.  The auxiliary heads, which serve
+training, stay behind.  What must be known to use a file is in it as JSON: see :func:`facts_of`.
+"""
+
+import json
+import shutil
+import statistics
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from data_prep.backend import keras, tf
+from data_prep.contract import Contract, SignalContract
+from data_prep.errors import ModelFileError, OptionError
+from data_prep.model_files import ECGModel, prepare_record
+from data_prep.onnx_graph import Rule, to_onnx
+from data_prep.prediction import choose_records, open_models
+from data_prep.records import Record, read_record
+from data_prep.synthetic import MIN_SECONDS, synthetic_record
+
+TOLERANCE = 1e-5  # of a probability, between Keras and an exported file
+COMPARED = 8  # recordings, at most
+FILES = {"onnx": "model.onnx", "litert": "model.tflite", "saved_model": "saved_model"}
+
+Plain = Callable[..., Any]
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+# --- One network -------------------------------------------------------------------------------
+
+
+def float32_copy(layer: Any, kind: Any = None, *, name: str | None = None) -> Any:
+    """Copy a layer with its weights, to compute in float32 whatever it was trained in.
+
+    Args:
+        layer: a built layer.
+        kind: class of the copy, with the same constructor and weights; by default the layer's.
+        name: of the copy; by default Keras gives it one.
+    """
+    config = {**layer.get_config(), "dtype": "float32"}
+    del config["name"]
+    copy = (kind or type(layer)).from_config(config if name is None else {**config, "name": name})
+    if layer.built and layer.get_build_config():
+        copy.build_from_config(layer.get_build_config())
+        copy.set_weights(layer.get_weights())
+    return copy
+
+
+def inference_model(models: Sequence[ECGModel], plain: Mapping[type, Plain]) -> Any:
+    """Make one network of an ensemble, in a form that only answers.
+
+    Args:
+        models: that take signals of the same form and know the same classes.
+        plain: for each kind of layer that is not Keras' own, the function that does the same: it
+            is called with the layer and its inputs, and gives the outputs.
+
+    Returns:
+        A model from ``signal`` ``(batch, time, lead)`` in millivolts to ``{"diagnosis": (batch,
+        classes)}``, the mean of the models' probabilities, in float32.
+
+    Raises:
+        ModelFileError: where the models take signals of different form.
+    """
+    first = models[0]
+    for model in models[1:]:
+        if model.contract.input_form != first.contract.input_form:
+            raise ModelFileError(
+                f"{model.path} and {first.path} take signals of different rate, length or leads,"
+                " and cannot share one exported file; export each by itself."
+            )
+
+    def call(layer: Any, *inputs: Any, **options: Any) -> Any:
+        if isinstance(layer, keras.layers.Dropout):
+            return inputs[0]
+        if isinstance(layer, SignalContract):
+            return _standardised(layer.contract, *inputs)
+        if type(layer) in plain:
+            return plain[type(layer)](layer, *inputs)
+        if isinstance(layer, keras.layers.Layer):
+            layer = float32_copy(layer)
+        return layer(*inputs, **options)
+
+    members = []
+    for number, model in enumerate(models, 1):
+        answer = {"diagnosis": model.network.output["diagnosis"]}
+        pruned = keras.Model(model.network.input, answer, name=f"member_{number}")
+        members.append(
+            keras.models.clone_model(pruned, clone_function=lambda layer: layer, call_function=call)
+        )
+    if len(members) == 1:
+        return members[0]
+    signal = keras.Input(members[0].input.shape[1:], name="signal")
+    answers = [member(signal)["diagnosis"] for member in members]
+    return keras.Model(signal, {"diagnosis": keras.layers.Average()(answers)}, name="ensemble")
+
+
+def _standardised(contract: Contract, signal: Any) -> Any:
+    if (contract.mean, contract.std) == (0.0, 1.0):
+        return signal
+    return keras.layers.Rescaling(1 / contract.std, -contract.mean / contract.std)(signal)
+
+
+def facts_of(models: Sequence[ECGModel]) -> dict[str, Any]:
+    """Say what must be known to use an exported file.
+
+    Args:
+        models: that it is made of.
+
+    Returns:
+        All of the contract but the standardisation, which the network does itself: ``network``,
+        ``task``, ``class_names``, ``sampling_rate`` in Hz, ``input_length`` in samples, ``fit``,
+        ``single_label``, ``leads`` in order and ``thresholds``, the mean of the models'; further
+        ``unit`` and ``members``, the number of models.
+    """
+    thresholds = np.mean([model.contract.thresholds for model in models], axis=0)
+    contract = replace(models[0].contract, thresholds=tuple(map(float, thresholds)))
+    facts = {name: value for name, value in asdict(contract).items() if name not in ("mean", "std")}
+    return {**facts, "unit": "mV", "members": len(models)}
+
+
+# --- Three formats -----------------------------------------------------------------------------
+
+
+def write_onnx(path: Path, network: Any, facts: dict[str, Any], rules: Mapping[str, Rule]) -> None:
+    """Write ONNX; the facts become its metadata, one property each, in JSON."""
+    import onnx
+
+    onnx.save(to_onnx(network, {k: json.dumps(v) for k, v in facts.items()}, rules), path)
+
+
+def write_saved_model(path: Path, network: Any, facts: dict[str, Any]) -> None:
+    """Write a SavedModel; the facts become its ``assets/contract.json``.
+
+    Keras' own export would store every weight twice.
+    """
+    signal = tf.TensorSpec([None, *network.input.shape[1:]], tf.float32, name="signal")
+    module = tf.Module()
+    module.weights = [weight.value for weight in network.weights]
+    module.answer = tf.function(
+        lambda signal: network(signal, training=False), input_signature=[signal], autograph=False
+    )
+    tf.saved_model.save(module, str(path), signatures={"serving_default": module.answer})
+    (path / "assets").mkdir(exist_ok=True)
+    (path / "assets" / "contract.json").write_text(json.dumps(facts, indent=1))
+
+
+def write_litert(path: Path, saved_model: Path, facts: dict[str, Any]) -> None:
+    """Write LiteRT from a SavedModel, where variables have become constants.
+
+    The facts become ``contract.json`` in the ZIP archive behind the network: a ``.tflite`` file
+    may end with one of files that belong to it.
+    """
+    path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(saved_model)).convert())
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("contract.json", json.dumps(facts, indent=1))
+
+
+def run_onnx(path: Path) -> Run:
+    """Open an ONNX file in ONNX Runtime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda signals: session.run(["diagnosis"], {"signal": signals})[0]
+
+
+def run_saved_model(path: Path) -> Run:
+    """Open a SavedModel in TensorFlow."""
+    model = tf.saved_model.load(str(path))
+
+    def run(signals: np.ndarray) -> np.ndarray:
+        # Through the model, which owns the variables that its function only refers to.
+        answer = model.signatures["serving_default"]
+        return answer(signal=tf.constant(signals))["diagnosis"].numpy()
+
+    return run
+
+
+def run_litert(path: Path) -> Run:
+    """Open a LiteRT file in its interpreter."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    answer = Interpreter(str(path)).get_signature_runner("serving_default")
+    return lambda signals: answer(signal=signals)["diagnosis"]
+
+
+# --- The command -------------------------------------------------------------------------------
+
+
+def export(
+    load_model: Callable[[Path], ECGModel],
+    *,
+    plain: Mapping[type, Plain],
+    onnx_rules: Mapping[str, Rule],
+    models: Sequence[str],
+    out: Path,
+    formats: Sequence[str],
+    records: Path | None,
+) -> None:
+    """Do what ``mlbf-export`` and ``mrm-export`` do.
+
+    Args:
+        load_model: of the package.
+        plain: see :func:`inference_model`.
+        onnx_rules: for layers that ``plain`` makes and that are not Keras' own.
+        models: files or patterns.
+        out: a folder for the files.
+        formats: some of ``onnx``, ``litert`` and ``saved_model``.
+        records: recordings to compare on, or None for generated ones.
+
+    Raises:
+        ECGError: where the models cannot be exported, or a recording cannot be used.
+        ModelFileError: where a file answers otherwise than Keras; it is not kept.
+    """
+    _require_packages(formats)
+    ensemble = open_models(models, load_model)
+    network, facts = inference_model(ensemble, plain), facts_of(ensemble)
+    signals = _signals_to_compare(ensemble[0].contract, records)
+    keras_answers = run_keras(ensemble)
+    expected = keras_answers(signals)
+    rows = [("Keras", "", _milliseconds(keras_answers, signals), "")]
+    with TemporaryDirectory(dir=_made(out), prefix=".export-") as folder:
+        saved_model = Path(folder) / "saved_model"
+        if set(formats) & {"litert", "saved_model"}:
+            write_saved_model(saved_model, network, facts)
+        for name in sorted(set(formats), key=list(FILES).index):
+            file = FILES[name]
+            part = Path(folder) / file
+            if name == "onnx":
+                write_onnx(part, network, facts, onnx_rules)
+                answers = run_onnx(part)
+            elif name == "litert":
+                write_litert(part, saved_model, facts)
+                answers = run_litert(part)
+            else:
+                answers = run_saved_model(saved_model)
+            difference = float(np.abs(answers(signals) - expected).max())
+            if not difference <= TOLERANCE:  # NaN is no small difference
+                raise ModelFileError(
+                    f"{out / file} was not written, since it would answer otherwise than Keras, by"
+                    f" up to {difference:.1g}; report this with the model file."
+                )
+            rows.append(
+                (file, _megabytes(part), _milliseconds(answers, signals), f"{difference:.0e}")
+            )
+            if (out / file).is_dir():
+                shutil.rmtree(out / file)
+            part.replace(out / file)
+    print(
+        f"{out}: {facts['network']} for {facts['task']}, {len(ensemble)}"
+        f" model{'s' if len(ensemble) > 1 else ''}, compared on {len(signals)} recordings."
+    )
+    print(f"{'':14}{'size':>10}{'a recording':>14}{'largest difference':>21}")
+    for file, size, duration, difference_text in rows:
+        print(f"{file:14}{size:>10}{duration:>14}{difference_text:>21}")
+
+
+def _require_packages(formats: Sequence[str]) -> None:
+    needed = {"onnx": ("onnx", "onnxruntime"), "litert": ("ai_edge_litert",), "saved_model": ()}
+    from importlib.util import find_spec
+
+    for name in formats:
+        for package in needed[name]:
+            if find_spec(package) is None:
+                raise OptionError(
+                    f"exporting to {name} needs the package {package.replace('_', '-')}, which is"
+                    " not installed; run: pip install 'ecg-keras[export]'."
+                )
+    if not formats:
+        raise OptionError("--formats names none; give at least one of onnx, litert, saved_model.")
+
+
+def run_keras(models: Sequence[ECGModel]) -> Run:
+    """Let the trained networks answer, in float32."""
+
+    def copy(layer: Any) -> Any:
+        if isinstance(layer, keras.layers.Layer):
+            return float32_copy(layer, name=layer.name)
+        return layer  # an operation, which has no weights
+
+    networks = [keras.models.clone_model(model.network, clone_function=copy) for model in models]
+    return lambda signals: np.mean(
+        [network.predict_on_batch(signals)["diagnosis"] for network in networks], axis=0
+    )
+
+
+def _signals_to_compare(contract: Contract, records: Path | None) -> np.ndarray:
+    """Prepare recordings, or generate some that fill the input: ``(records, time, lead)``."""
+    if records is not None:
+        chosen = list(choose_records(csv_file=None, records=records).values())[:COMPARED]
+        found = [read_record(path) for path in chosen]
+    else:
+        seconds = max(MIN_SECONDS, contract.input_length / contract.sampling_rate)
+        made = [
+            synthetic_record((label,), seconds=seconds, seed=label) for label in range(COMPARED)
+        ]
+        found = [
+            Record(str(m.labels), m.signal, m.fs, m.age, m.sex, (), Path("generated")) for m in made
+        ]
+    return np.stack([prepare_record(record, contract) for record in found])
+
+
+def _milliseconds(run: Run, signals: np.ndarray) -> str:
+    """The median time for one recording by itself."""
+    run(signals[:1])
+    durations: list[float] = []
+    while len(durations) < 5 or (sum(durations) < 0.5 and len(durations) < 50):
+        start = time.perf_counter()
+        run(signals[:1])
+        durations.append(time.perf_counter() - start)
+    return f"{1e3 * statistics.median(durations):.1f} ms"
+
+
+def _megabytes(path: Path) -> str:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return f"{sum(file.stat().st_size for file in files) / 1e6:.2f} MB"
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,381 @@
+"""Networks of Keras' own layers written as ONNX graphs.
+
+Each kind of layer has a rule of a few lines that writes the ONNX operators it consists of, so the
+graph reads like the network and holds nothing that a converter left behind; a GRU is one operator
+and not a loop.  Keras has the channels last and ONNX' convolutions have them first: a rule asks
+for the order it needs, and a transposition is written only where the order changes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data_prep.backend import keras
+from data_prep.errors import OptionError
+
+# The first opset with LayerNormalization, and a file version that runtimes of 2022 read.
+OPSET, IR_VERSION = 17, 8
+
+Rule = Callable[..., None]
+
+
+class OnnxGraph:
+    """An ONNX graph while it is being written.
+
+    Every tensor of the Keras network is known by the name of its value in the graph, apart for
+    channels last, ``(batch, time, channel)``, and channels first, ``(batch, channel, time)``;
+    tensors of other ranks count as channels last.
+
+    Attributes:
+        rules: for each kind of layer, by the name of its class, the function that writes it; it
+            is called with the graph, the layer, its inputs and its output.
+    """
+
+    def __init__(self, rules: Mapping[str, Rule]) -> None:
+        self.rules = rules
+        self._last: dict[int, str] = {}
+        self._first: dict[int, str] = {}
+        self._kept: list[Any] = []  # A tensor's id is its own only while the tensor lives.
+        self._nodes: list[Any] = []
+        self._constants: list[Any] = []
+
+    def write(self, op: str, inputs: Sequence[str], *, outputs: int = 1, **attributes: Any) -> Any:
+        """Add an operator.
+
+        Args:
+            op: its name in ONNX.
+            inputs: names of values.
+            outputs: how many values it gives.
+            **attributes: of the operator.
+
+        Returns:
+            The name of the value it gives, or the list of their names.
+        """
+        import onnx
+
+        names = [f"{op}_{len(self._nodes)}_{i}" if outputs > 1 else f"{op}_{len(self._nodes)}"
+                 for i in range(outputs)]  # fmt: skip
+        self._nodes.append(onnx.helper.make_node(op, inputs, names, name=names[0], **attributes))
+        return names if outputs > 1 else names[0]
+
+    def constant(self, value: Any) -> str:
+        """Add a constant: float32, or int64 where ``value`` is of integers.
+
+        Returns:
+            Its name.
+        """
+        import onnx
+
+        array = np.asarray(value)
+        array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
+        name = f"constant_{len(self._constants)}"
+        self._constants.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def last(self, tensor: Any) -> str:
+        """The value of a tensor, channels last."""
+        if id(tensor) not in self._last:
+            self._last[id(tensor)] = self.write(
+                "Transpose", [self._first[id(tensor)]], perm=[0, 2, 1]
+            )
+        return self._last[id(tensor)]
+
+    def first(self, tensor: Any) -> str:
+        """The value of a tensor of rank 3, channels first."""
+        if id(tensor) not in self._first:
+            self._first[id(tensor)] = self.write(
+                "Transpose", [self._last[id(tensor)]], perm=[0, 2, 1]
+            )
+        return self._first[id(tensor)]
+
+    def as_written(self, *tensors: Any) -> tuple[list[str], bool]:
+        """The values of tensors, all in the order of axes that the first of them has.
+
+        Returns:
+            Their names, and whether the channels are first.
+        """
+        channels_first = id(tensors[0]) not in self._last
+        order = self.first if channels_first else self.last
+        return [order(tensor) for tensor in tensors], channels_first
+
+    def name(self, tensor: Any, value: str, *, channels_first: bool = False) -> None:
+        """Say which value a tensor of the network is."""
+        (self._first if channels_first else self._last)[id(tensor)] = value
+        self._kept.append(tensor)
+
+    def follow(self, network: Any, signal: Any) -> Any:
+        """Write a functional model, layer by layer.
+
+        Args:
+            network: the model; models within it are followed, too.
+            signal: the tensor to start from.
+
+        Returns:
+            The tensors of its answer, as ``network.output``.
+
+        Raises:
+            OptionError: where a layer has no rule.
+        """
+
+        def call(layer: Any, *inputs: Any, **options: Any) -> Any:
+            if isinstance(layer, keras.Model):
+                return self.follow(layer, *inputs)
+            kind = type(layer).__name__
+            if kind not in self.rules:
+                raise OptionError(
+                    f"a layer of kind {kind} cannot be written as ONNX yet; add a rule for it, or"
+                    " export to the other formats."
+                )
+            output = layer(*inputs, **options)
+            self.rules[kind](self, layer, *inputs, output)
+            return output
+
+        return keras.models.clone_model(
+            network,
+            input_tensors=signal,
+            clone_function=lambda layer: layer,
+            call_function=call,
+        ).output
+
+    def model(self, *, signal: tuple[int, int], answer: str, width: int, facts: Any) -> Any:
+        """Finish the graph.
+
+        Args:
+            signal: time steps and leads of the input.
+            answer: the value that is to be given as ``diagnosis``.
+            width: how many numbers it has a record.
+            facts: metadata of the file, texts by their names.
+
+        Returns:
+            An ``onnx.ModelProto``, checked.
+        """
+        import onnx
+
+        from_signal, to_answer = (
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", *shape])
+            for name, shape in (("signal", signal), ("diagnosis", (width,)))
+        )
+        self._nodes.append(onnx.helper.make_node("Identity", [answer], ["diagnosis"]))
+        graph = onnx.helper.make_graph(
+            self._nodes, "network", [from_signal], [to_answer], self._constants
+        )
+        model = onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+        )
+        onnx.helper.set_model_props(model, facts)
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def to_onnx(network: Any, facts: dict[str, str], rules: Mapping[str, Rule]) -> Any:
+    """Write a network as ONNX.
+
+    Args:
+        network: from ``signal`` ``(batch, time, lead)`` to ``{"diagnosis": (batch, classes)}``,
+            of layers for which there are rules.
+        facts: metadata of the file, texts by their names.
+        rules: beyond those of this module; see :attr:`OnnxGraph.rules`.
+
+    Returns:
+        An ``onnx.ModelProto`` whose first dimension is free.
+
+    Raises:
+        OptionError: where a layer has no rule.
+    """
+    graph = OnnxGraph({**RULES, **rules})
+    signal = keras.Input(network.input.shape[1:], name="signal")
+    graph.name(signal, "signal")
+    answer = graph.follow(network, signal)["diagnosis"]
+    return graph.model(
+        signal=network.input.shape[1:],
+        answer=graph.last(answer),
+        width=answer.shape[-1],
+        facts=facts,
+    )
+
+
+ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softmax": "Softmax"}
+
+
+def activated(graph: OnnxGraph, value: str, function: Any) -> str:
+    """Apply an activation function of Keras to a value."""
+    name = function.__name__
+    if name == "linear":
+        return value
+    return graph.write(ACTIVATIONS[name], [value])
+
+
+def conv1d(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
+    """``Conv1D``, padded ``same`` or ``valid``."""
+    kernel, *bias = layer.get_weights()
+    (taps,), (stride,), (dilation,) = layer.kernel_size, layer.strides, layer.dilation_rate
+    pads = [0, 0]
+    if layer.padding == "same":
+        missing = max(0, (y.shape[1] - 1) * stride + (taps - 1) * dilation + 1 - x.shape[1])
+        pads = [missing // 2, missing - missing // 2]
+    constants = [graph.constant(kernel.transpose(2, 1, 0)), *map(graph.constant, bias)]
+    value = graph.write(
+        "Conv",
+        [graph.first(x), *constants],
+        pads=pads,
+        strides=[stride],
+        dilations=[dilation],
+        group=layer.groups,
+    )
+    graph.name(y, activated(graph, value, layer.activation), channels_first=True)
+
+
+def dense(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
+    """``Dense``, over the last axis."""
+    kernel, *bias = layer.get_weights()
+    value = graph.write("MatMul", [graph.last(x), graph.constant(kernel)])
+    for offset in bias:
+        value = graph.write("Add", [value, graph.constant(offset)])
+    graph.name(y, activated(graph, value, layer.activation))
+
+
+def relu(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
+    """``ReLU`` without further arguments."""
+    (value,), channels_first = graph.as_written(x)
+    graph.name(y, graph.write("Relu", [value]), channels_first=channels_first)
+
+
+def activation(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
+    """``Activation``; a softmax runs over the channels, so they are put last."""
+    (value,), channels_first = graph.as_written(x)
+    if layer.activation.__name__ == "softmax":
+        value, channels_first = graph.last(x), False
+    graph.name(y, activated(graph, value, layer.activation), channels_first=channels_first)
+
+
+def leaky_relu(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
+    """``LeakyReLU``."""
+    (value,), channels_first = graph.as_written(x)
+    value = graph.write("LeakyRelu", [value], alpha=float(layer.negative_slope))
+    graph.name(y, value, channels_first=channels_first)
+
+
+def softmax(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
+    """``Softmax`` over any one axis."""
+    graph.name(y, graph.write("Softmax", [graph.last(x)], axis=layer.axis))
+
+
+def rescaling(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
+    """``Rescaling``."""
+    (value,), channels_first = graph.as_written(x)
+    value = graph.write("Mul", [value, graph.constant(layer.scale)])
+    value = graph.write("Add", [value, graph.constant(layer.offset)])
+    graph.name(y, value, channels_first=channels_first)
+
+
+def zero_padding(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
+    """``ZeroPadding1D``."""
+    before, after = layer.padding
+    pads = graph.constant([0, 0, before, 0, 0, after])
+    graph.name(y, graph.write("Pad", [graph.first(x), pads]), channels_first=True)
+
+
+def max_pooling(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
+    """``MaxPooling1D`` without padding."""
+    (size,), (stride,) = layer.pool_size, layer.strides
+    value = graph.write("MaxPool", [graph.first(x)], kernel_shape=[size], strides=[stride])
+    graph.name(y, value, channels_first=True)
+
+
+def global_pooling(operator: str) -> Rule:
+    """``GlobalAveragePooling1D`` and ``GlobalMaxPooling1D``, over time or over channels."""
+
+    def rule(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
+        (value,), channels_first = graph.as_written(x)
+        over_time = layer.data_format == "channels_last"
+        axis = 1 if over_time != channels_first else 2
+        value = graph.write(operator, [value], axes=[axis], keepdims=int(layer.keepdims))
+        graph.name(y, value, channels_first=channels_first and layer.keepdims)
+
+    return rule
+
+
+def batch_normalisation(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
+    """``BatchNormalization`` of the last axis with fixed statistics: a scale and an offset."""
+    gamma, beta, mean, variance = layer.get_weights()
+    scale = gamma / np.sqrt(variance + layer.epsilon)
+    value = graph.write("Mul", [graph.last(x), graph.constant(scale)])
+    graph.name(y, graph.write("Add", [value, graph.constant(beta - mean * scale)]))
+
+
+def layer_normalisation(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
+    """``LayerNormalization`` of the last axis."""
+    weights = map(graph.constant, layer.get_weights())
+    value = graph.write(
+        "LayerNormalization", [graph.last(x), *weights], axis=-1, epsilon=layer.epsilon
+    )
+    graph.name(y, value)
+
+
+def elementwise(operator: str) -> Rule:
+    """``Add`` and ``Multiply``."""
+
+    def rule(graph: OnnxGraph, layer: Any, tensors: Sequence[Any], y: Any) -> None:
+        values, channels_first = graph.as_written(*tensors)
+        total = values[0]
+        for value in values[1:]:
+            total = graph.write(operator, [total, value])
+        graph.name(y, total, channels_first=channels_first)
+
+    return rule
+
+
+def average(graph: OnnxGraph, layer: Any, tensors: Sequence[Any], y: Any) -> None:
+    """``Average``."""
+    values, channels_first = graph.as_written(*tensors)
+    graph.name(y, graph.write("Mean", values), channels_first=channels_first)
+
+
+def concatenate(graph: OnnxGraph, layer: Any, tensors: Sequence[Any], y: Any) -> None:
+    """``Concatenate`` along the channels."""
+    values, channels_first = graph.as_written(*tensors)
+    value = graph.write("Concat", values, axis=1 if channels_first else -1)
+    graph.name(y, value, channels_first=channels_first)
+
+
+def split(graph: OnnxGraph, operation: Any, x: Any, parts: Sequence[Any]) -> None:
+    """``keras.ops.split`` along the channels, into equal parts."""
+    values = graph.write("Split", [graph.first(x)], outputs=len(parts), axis=1)
+    for part, value in zip(parts, values, strict=True):
+        graph.name(part, value, channels_first=True)
+
+
+def reshape(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
+    """``Reshape`` and ``Flatten``; ONNX takes a 0 for "as it was", here the batch."""
+    graph.name(y, graph.write("Reshape", [graph.last(x), graph.constant([0, *y.shape[1:]])]))
+
+
+def dot(graph: OnnxGraph, layer: Any, pair: Sequence[Any], y: Any) -> None:
+    """``Dot`` over time: ``(batch, time, a)`` and ``(batch, time, b)`` give ``(batch, a, b)``."""
+    graph.name(y, graph.write("MatMul", [graph.first(pair[0]), graph.last(pair[1])]))
+
+
+RULES: dict[str, Rule] = {
+    "Activation": activation,
+    "Add": elementwise("Add"),
+    "Average": average,
+    "BatchNormalization": batch_normalisation,
+    "Concatenate": concatenate,
+    "Conv1D": conv1d,
+    "Dense": dense,
+    "Dot": dot,
+    "Flatten": reshape,
+    "GlobalAveragePooling1D": global_pooling("ReduceMean"),
+    "GlobalMaxPooling1D": global_pooling("ReduceMax"),
+    "LayerNormalization": layer_normalisation,
+    "LeakyReLU": leaky_relu,
+    "MaxPooling1D": max_pooling,
+    "Multiply": elementwise("Mul"),
+    "ReLU": relu,
+    "Rescaling": rescaling,
+    "Reshape": reshape,
+    "Softmax": softmax,
+    "Split": split,
+    "ZeroPadding1D": zero_padding,
+}
