@@ -1,0 +1,398 @@
+"""The MRM-Net paper's tables and figures: their numbers, their captions, their protocols."""
+
+import csv
+import json
+import math
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, roc_auc_score
+from test_commands import exit_of
+
+import mrm_keras.results
+from data_prep.evaluate import main as evaluate
+from data_prep.plots import plot_parallel_coordinates
+from data_prep.predictions import Predictions, load_predictions, save_predictions
+from data_prep.store import Store
+from data_prep.units import Unit
+from mrm_keras.benchmark import Variant
+from mrm_keras.published import TABLE_IV, TABLE_V, TABLE_VI, TABLE_VII, TABLES_II_III
+from mrm_keras.reproduce import ALL_NETWORKS, ALL_TASKS, TABLES, Name, main
+from mrm_keras.results import METRICS, printed_figures
+
+# --- Without training: units whose answers are made up -----------------------------------------
+
+
+def answers_of(options: dict[str, Any], store: Path) -> Predictions:
+    """Answers that are right by as much as the unit's name says."""
+    with Store(store) as opened:
+        fold = options["validation_fold"] if options["test_fold"] is None else options["test_fold"]
+        records = np.flatnonzero(opened.folds == fold)
+        labels = opened.labels(options["task"])[records]
+        name = f"{options['network']}{options['fusion']}{options['alpha']}{options['seed']}"
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        probabilities = np.clip(0.3 * labels + rng.uniform(0, 0.8, labels.shape), 0, 1)
+        return Predictions(
+            ids=opened.ids[records],
+            class_names=opened.class_names(options["task"]),
+            probabilities=probabilities,
+            members=probabilities[None],
+            thresholds=np.full(labels.shape[1], 0.4),
+            single_label=False,
+            network=options["network"],
+            task=options["task"],
+            labels=labels,
+            first_labels=opened.first_labels[records],
+        )
+
+
+@pytest.fixture
+def units(monkeypatch: pytest.MonkeyPatch) -> list[Unit]:
+    """The units that are asked for, done at once."""
+    asked: list[Unit] = []
+
+    def done(units: Sequence[Unit], *, store: Path, out: Path, scheduler: str | None) -> list[Path]:
+        for unit in units:
+            folder = out / "units" / unit.name
+            save_predictions(folder / "scored.npz", answers_of(unit.options, store))
+            made = {"parameters": 1000 + unit.options["low_channels"], "epochs": 4, "seconds": 10.0}
+            (folder / "training.json").write_text(json.dumps(made))
+        asked.extend(units)
+        assert scheduler is None
+        return [out / "units" / unit.name for unit in units]
+
+    monkeypatch.setattr(mrm_keras.results, "run_units", done)
+    return asked
+
+
+def rows_of(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {row[next(iter(row))]: row for row in rows}
+
+
+def test_scores_are_those_of_the_kept_answers(tmp_path: Path, units: list[Unit]) -> None:
+    main("table2_3", out=tmp_path, smoke=True, networks=("fcn_wang", "MRM-Net"), tasks=("rhythm",))
+    rows = rows_of(tmp_path / "table2_3_rhythm.csv")
+    assert list(rows) == ["fcn_wang", "MRM-Net"]
+    for unit in units:
+        answers = load_predictions(tmp_path / "units" / unit.name / "scored.npz")
+        assert answers.labels is not None
+        truth, called = answers.labels, answers.probabilities >= 0.5
+        row = rows[unit.options["network"]]
+        at = {
+            "AUC": roc_auc_score(truth, answers.probabilities, average="macro"),
+            "accuracy": (truth == called).mean(),
+            "F1 per record": f1_score(truth, called, average="samples", zero_division=0),
+            "macro-F1": f1_score(truth, called, average="macro", zero_division=0),
+            "macro-F1 at validation thresholds": f1_score(
+                truth,
+                answers.probabilities >= np.float32(0.4),
+                average="macro",
+                zero_division=0,
+            ),
+        }
+        assert {name: float(row[name]) for name in at} == pytest.approx(at)
+    low, high = (float(rows["fcn_wang"][f"AUC [95 %] {end}"]) for end in ("low", "high"))
+    assert low < float(rows["fcn_wang"]["AUC"]) < high
+    difference = rows["fcn_wang"]["AUC − that of MRM-Net [95 %]"]
+    expected = float(rows["fcn_wang"]["AUC"]) - float(rows["MRM-Net"]["AUC"])
+    assert float(difference) == pytest.approx(expected)
+    assert float(rows["fcn_wang"]["AUC, published (other data)"]) == pytest.approx(0.9053)
+
+
+def test_every_network_and_task_stands_beside_the_paper(tmp_path: Path, units: list[Unit]) -> None:
+    main(
+        "table2_3",
+        out=tmp_path,
+        smoke=True,
+        networks=(*ALL_NETWORKS, "MRM-Net"),
+        tasks=ALL_TASKS,
+        bootstrap=1,
+    )
+    assert len(units) == 6 * 8 == len({unit.name for unit in units})
+    for task in ALL_TASKS:
+        rows = rows_of(tmp_path / f"table2_3_{task}.csv")
+        assert list(rows) == list(ALL_NETWORKS)
+        assert all(row["F1 per record, published (other data)"] for row in rows.values())
+    text = (tmp_path / "table2_3_form.md").read_text()
+    assert "Scored on the 9 records of form in fold 10, which chose nothing." in text
+    assert "72 records trained, all folds but 9 and 10; 1 epochs" in text
+
+
+def test_several_seeds_give_a_spread_over_them(tmp_path: Path, units: list[Unit]) -> None:
+    store = smoke_store(tmp_path)
+    main("table5", store=store, out=tmp_path, seeds=(3, 5, 5), tasks=("form",), bootstrap=5)
+    assert [unit.options["seed"] for unit in units] == [3, 5] * 3
+    rows = rows_of(tmp_path / "table5_form.csv")
+    assert list(rows) == ["addition", "concatenation", "MRM-Net"]
+    by_seed = [
+        roc_auc_score(answers.labels, answers.probabilities, average="macro")
+        for seed in (3, 5)
+        for answers in [
+            load_predictions(tmp_path / f"units/MRM-Net_form_seed={seed}" / "scored.npz")
+        ]
+    ]
+    assert float(rows["MRM-Net"]["AUC"]) == pytest.approx(np.mean(by_seed))
+    assert float(rows["MRM-Net"]["AUC SD"]) == pytest.approx(np.std(by_seed, ddof=1))
+    assert {unit.options["low_channels"] for unit in units} == {128}
+
+
+def smoke_store(folder: Path) -> Path:
+    from mrm_keras.reproduce import _smoke_store
+
+    return _smoke_store(folder, cpsc=False)
+
+
+def test_what_is_selected_on_test_says_so(tmp_path: Path, units: list[Unit]) -> None:
+    rows = {}
+    for protocol in ("no", "yes", "both"):
+        main(
+            "table6",
+            out=tmp_path / protocol,
+            smoke=True,
+            tasks=("form",),
+            paper_protocol=protocol,
+            bootstrap=5,
+        )
+        text = (tmp_path / protocol / "table6_form.md").read_text()
+        assert ("selected on test" in text.lower()) == (protocol != "no")
+        assert ("Selected on test." in text.splitlines()[0]) == (protocol != "no")
+        assert ("which chose nothing" in text) == (protocol == "no")
+        rows[protocol] = list(rows_of(tmp_path / protocol / "table6_form.csv"))
+    assert rows["no"] == rows["yes"] == ["low resolution", "high resolution", "MRM-Net"]
+    assert rows["both"][:2] == [
+        "low resolution, selected on validation",
+        "low resolution, selected on test",
+    ]
+    assert [unit.options["selection"] for unit in units] == [
+        *["validation"] * 3,
+        *["test"] * 3,
+        *["validation"] * 3,
+        *["test"] * 3,
+    ]
+
+
+def test_a_store_without_the_test_fold_says_where_it_is_scored(
+    tmp_path: Path, units: list[Unit]
+) -> None:
+    store = smoke_store(tmp_path)
+    main("table6", store=store, out=tmp_path, smoke=True, tasks=("form",), test_fold=4, bootstrap=5)
+    text = (tmp_path / "table6_form.md").read_text()
+    assert "in fold 4, which chose nothing" in text
+    main(
+        "table6",
+        store=one_fold_less(store, tmp_path / "nine.h5"),
+        out=tmp_path / "nine",
+        smoke=True,
+        tasks=("form",),
+        bootstrap=5,
+    )
+    text = (tmp_path / "nine" / "table6_form.md").read_text()
+    assert "Scored on the 9 records of form in fold 9, which also chose the epoch." in text
+    # Thresholds found on these very records would flatter.
+    assert "macro-F1 at validation thresholds" not in text
+    assert units[-1].options["test_fold"] is None
+
+
+def one_fold_less(store: Path, path: Path) -> Path:
+    from data_prep.store import StoreWriter
+
+    with Store(store) as opened:
+        names = {task: opened.class_names(task) for task in opened.tasks}
+        with StoreWriter(path, dataset="ptb-xl", fs=100, class_names=names) as writer:
+            for i in np.flatnonzero(opened.folds < 10):
+                labels = {t: tuple(int(c) for c in opened.labels(t)[i].nonzero()[0]) for t in names}
+                writer.append(
+                    opened.ids[i], opened.signal(int(i)), labels=labels, fold=int(opened.folds[i])
+                )
+    return path
+
+
+def test_table7_has_widths_and_times(tmp_path: Path, units: list[Unit]) -> None:
+    store = smoke_store(tmp_path)
+    main("table7", store=store, out=tmp_path, seeds=(0,), epochs=4, bootstrap=5)
+    rows = rows_of(tmp_path / "table7_all.csv")
+    assert list(rows) == list(TABLE_VII["all"])
+    widths = [(unit.options["low_channels"], unit.options["high_channels"]) for unit in units]
+    assert dict.fromkeys(widths) == dict.fromkeys([(64, 128), (128, 256), (256, 512)])
+    first = rows["64 and 128 channels"]
+    assert float(first["seconds an epoch"]) == 2.5
+    assert (first["published, RTX 3080"], first["parameters"]) == ("50", "1064")
+    assert first["accuracy, published (other data)"] == ""
+
+
+def test_fig5_counts_answers_by_true_class(tmp_path: Path, units: list[Unit]) -> None:
+    main("fig5", out=tmp_path, smoke=True)
+    (unit,) = units
+    answers = load_predictions(tmp_path / "units" / unit.name / "scored.npz")
+    rows = rows_of(tmp_path / "fig5.csv")
+    assert list(rows) == list(answers.class_names)
+    assert answers.first_labels is not None
+    for truth, answer in zip(answers.first_labels, answers.answers, strict=True):
+        row = rows[answers.class_names[truth]]  # of each class there is one record
+        assert (float(row[answers.class_names[answer]]), row["records"]) == (1.0, "1")
+    assert (tmp_path / "fig5.png").stat().st_size > 10_000
+
+
+def test_fig6_tries_every_combination(tmp_path: Path, units: list[Unit]) -> None:
+    main("fig6", out=tmp_path, smoke=True, weights=(0.01, 0.1))
+    tried = [tuple(unit.options[name] for name in ("alpha", "beta", "gamma")) for unit in units]
+    assert len(set(tried)) == len(tried) == 8
+    # The paper's own weights are the unit of the other tables.
+    assert (
+        units[tried.index((0.01, 0.01, 0.1))].name
+        == Variant(low_channels=4, high_channels=8).name + "_cpsc2018_seed=0"
+    )
+    with (tmp_path / "fig6.csv").open() as file:
+        areas = [float(row["AUC"]) for row in csv.DictReader(file)]
+    assert areas == sorted(areas, reverse=True)
+    assert (tmp_path / "fig6.png").stat().st_size > 10_000
+
+
+def test_parallel_coordinates_join_values_and_results() -> None:
+    lines = np.array([[0.01, 1.0, 0.9], [0.1, 1.0, 0.7], [1.0, 2.0, 0.8]])
+    (axes,) = plot_parallel_coordinates(lines, ("a", "b", "AUC")).axes
+    paths = [np.asarray(line.get_path().vertices) for line in axes.lines]
+    drawn = [path[:, 1] for path in paths if len(path) == 3]
+    # Drawn from the worst to the best; values are at equal distances.
+    np.testing.assert_allclose(np.array(drawn), np.array([[0.5, 0, 0], [1, 1, 0.5], [0, 0, 1.0]]))
+    texts = {text.get_text() for text in axes.texts}
+    assert {"0.01", "0.1", "1", "2", "0.700", "0.900"} <= texts
+
+
+# --- The paper's figures -----------------------------------------------------------------------
+
+
+def test_published_figures_are_read_as_fractions() -> None:
+    known, unknown, alone = printed_figures("93.59±0.19 – 50")
+    assert known is not None and unknown is None
+    assert (known.mean, known.sd) == pytest.approx((0.9359, 0.0019))
+    assert alone is not None and alone.mean == 0.5 and math.isnan(alone.sd)
+
+
+def test_published_tables_are_whole() -> None:
+    assert set(TABLES_II_III) == set(ALL_TASKS)
+    for of_networks in (*TABLES_II_III.values(), TABLE_IV):
+        assert set(of_networks) == set(ALL_NETWORKS)
+    texts = [
+        text
+        for table in (*TABLES_II_III.values(), TABLE_IV, *TABLE_V.values(), *TABLE_VI.values())
+        for text in table.values()
+    ]
+    for text in texts:
+        figures = printed_figures(text)
+        assert len(figures) == 3
+        for figure in figures:
+            assert figure is not None and 0.4 < figure.mean < 1 and not math.isnan(figure.sd)
+    # Section IV-B: on form ahead of the second best by 2.09 (it writes rhythm) and by 1.83.
+    form = {name: printed_figures(text) for name, text in TABLES_II_III["form"].items()}
+    best, second = sorted((f[0].mean for f in form.values() if f[0]), reverse=True)[:2]
+    assert best - second == pytest.approx(0.0209)
+    f1 = sorted((f[2].mean for f in form.values() if f[2]), reverse=True)[:2]
+    assert f1[0] - f1[1] == pytest.approx(0.0183)
+
+
+def test_table1_is_the_trunk_of_the_paper(tmp_path: Path) -> None:
+    main("table1", out=tmp_path)
+    rows = rows_of(tmp_path / "table1.csv")
+    expected = {"trunk_1": (11, 12, 32), "trunk_2": (7, 32, 64), "trunk_3": (5, 64, 128)}
+    for name, (kernel, channels, filters) in {**expected, "trunk_4": (3, 128, 128)}.items():
+        assert rows[name]["published"].endswith(f": {kernel}, stride 1, {channels}→{filters}")
+        assert (rows[name]["kernels"], rows[name]["stride"]) == (str(kernel), "1")
+        assert int(rows[name]["parameters"]) == kernel * channels * filters + 2 * filters
+    parameters = [int(row["parameters"]) for name, row in rows.items() if name != "Total"]
+    assert sum(parameters) == int(rows["Total"]["parameters"])
+    assert rows["trunk_4"]["output"] == "1004×128"
+
+
+# --- Trained for real, in small ----------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_networks_trained_on_generated_records(tmp_path: Path) -> None:
+    def reproduce() -> dict[str, dict[str, str]]:
+        networks: tuple[Any, ...] = ("ECG_BNN", "MRM-Net")
+        main("table2_3", out=tmp_path, smoke=True, networks=networks, tasks=("superdiagnostic",))
+        return rows_of(tmp_path / "table2_3_superdiagnostic.csv")
+
+    rows = reproduce()
+    assert int(rows["ECG_BNN"]["parameters"]) == 31_016
+    unit = tmp_path / "units" / "MRM-Net_low_channels=4_high_channels=8_superdiagnostic_seed=0"
+    made = {path.name for path in unit.iterdir()}
+    assert {"best.keras", "scored.npz", "validation.npz", "history.csv", "unit.json"} <= made
+    assert len(load_predictions(unit / "scored.npz").ids) == 9
+
+    # The same numbers from the kept answers by the package's own scoring.
+    evaluate(predictions=(unit / "scored.npz",), out=tmp_path / "report", bootstrap=10)
+    report = json.loads((tmp_path / "report" / "scores.json").read_text())
+    (scored,) = report["predictions"]
+    for score, name in METRICS.items():
+        assert scored["scores"][score]["value"] == pytest.approx(float(rows["MRM-Net"][name]))
+
+    # What is trained is not trained again.
+    before = (unit / "best.keras").stat().st_mtime_ns
+    assert reproduce() == rows
+    assert (unit / "best.keras").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_the_scored_records_choose_only_when_they_are_told_to(tmp_path: Path) -> None:
+    main(
+        "table4", out=tmp_path, smoke=True, networks=("ECG_BNN",), paper_protocol="both",
+        epochs=2, bootstrap=5,
+    )  # fmt: skip
+    honest, original = (
+        tmp_path / "units" / f"ECG_BNN_cpsc2018_seed=0{suffix}" for suffix in ("", "_on-test")
+    )
+    with Store(tmp_path / "smoke_cpsc.h5") as opened:
+        of_fold = {fold: set(opened.ids[opened.folds == fold]) for fold in (9, 10)}
+    assert set(load_predictions(honest / "validation.npz").ids) == of_fold[9]
+    assert set(load_predictions(original / "validation.npz").ids) == of_fold[10]
+    for folder in (honest, original):
+        assert set(load_predictions(folder / "scored.npz").ids) == of_fold[10]
+
+
+# --- The command -------------------------------------------------------------------------------
+
+
+def test_list_names_every_table(capsys: pytest.CaptureFixture[str]) -> None:
+    main(list=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(TABLES)
+    assert set(TABLES) == set(Name.__args__)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "name what to reproduce: table1, table2_3"),
+        (("table6",), "table6 needs --store"),
+        (("table6", "--smoke", "--epochs", "0"), "--epochs must be above 0"),
+        (("table6", "--smoke", "--bootstrap", "0"), "--bootstrap must be at least 1"),
+        (("table6", "--smoke", "--test-fold", "9"), "fold 9 cannot both validate and be the test"),
+        (("table6", "--smoke", "--validation-fold", "12"), "has no record in fold 12"),
+        (("table6", "--smoke", "--tasks", "cpsc2018"), "has no task 'cpsc2018'"),
+        (("table4", "--smoke", "--store", "STORE"), "table4 is of CPSC 2018, and"),
+        (("table6", "--store", "absent.h5"), "absent.h5 does not exist"),
+        (("table6", "--store", "NINE", "--paper-protocol", "yes"), "has no fold 10, so that its"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_sentence(
+    arguments: tuple[str, ...],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "STORE" in arguments or "NINE" in arguments:
+        one_fold_less(smoke_store(tmp_path / "STORE.d"), tmp_path / "NINE")
+        (tmp_path / "STORE.d" / "smoke_ptbxl.h5").rename(tmp_path / "STORE")
+    assert exit_of(main, monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and "Traceback" not in error
