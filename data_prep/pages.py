@@ -77,8 +77,9 @@ def _blocks(explanation: Explanation, warnings: Sequence[str]) -> Iterator[Block
 
     yield Heading("Attention")
     yield Paragraph(
-        "Attention tells what the network let pass, not which way that spoke: a moment may weigh"
-        " much and speak against the answer."
+        "Attention tells what the network let pass, not which way that spoke. Removing what it"
+        " weighs most has lowered the answer of trained networks no faster than removing anything"
+        " else, so believe the deletion test before it."
     )
     for attention in explanation.attention:
         yield _on_paper(record, attention.shading, attention.title, attention.caption)
