@@ -471,7 +471,8 @@ def _sent(path: Path) -> tuple[Path, dict[str, bytes]]:
     if header.is_file():
         lines = header.read_text(encoding="latin-1").splitlines()
         names = {line.split()[0] for line in lines if line.split()}
-        files |= {path.with_name(name) for name in names if "/" not in name}
+        beside = (name for name in names if Path(name).name == name and len(name) < 256)
+        files |= {path.with_name(name) for name in beside}
     return path, {file.name: file.read_bytes() for file in sorted(files) if file.is_file()}
 
 
