@@ -211,6 +211,11 @@ def _read_contract(path: Path) -> Contract:
             f"{path} is not a Keras model file; name a best.keras that mlbf-train or mrm-train"
             " wrote, or copy it again."
         ) from None
+    if "Lambda" in layers:
+        raise ModelFileError(
+            f"{path} holds a Lambda layer, that is, code which opening it would run; open only"
+            " what mlbf-train or mrm-train wrote."
+        )
     if "SignalContract" not in layers:
         raise ModelFileError(
             f"{path} is a Keras model but carries no contract of rate, leads and classes; name a"

@@ -1,0 +1,554 @@
+"""Full disks, two writers, changed records, strange files: nothing is lost or silently spoiled."""
+
+import errno
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from format_files import write_edf, write_muse
+from make_records import sine_leads, write_cpsc, write_struct, write_wfdb
+from test_commands import ROOT, exit_of
+from toy import compiled_toy, toy_contract, write_toy_store
+
+from data_prep import build, checkpoint
+from data_prep.backend import keras
+from data_prep.checkpoint import CHECKPOINT, Checkpoint, state_of
+from data_prep.contract import SignalContract
+from data_prep.errors import ModelFileError, OptionError, PredictionsError, RecordError, StoreError
+from data_prep.files import locked
+from data_prep.journal import Journal
+from data_prep.model_files import load_model
+from data_prep.predictions import load_predictions
+from data_prep.records import read_record
+from data_prep.store import Store
+from data_prep.training import Settings, train_folds
+
+SETTINGS = Settings(
+    epochs=4,
+    batch_size=16,
+    patience=50,
+    monitor="macro-f1",
+    seed=0,
+    deterministic=False,
+    precision="float32",
+    tensorboard=False,
+)
+
+# --- Checksums -----------------------------------------------------------------------------------
+
+
+def test_a_changed_record_is_named(tmp_path: Path) -> None:
+    """One bit of one sample, as a failing disk turns it."""
+    path = write_toy_store(tmp_path / "toy.h5")
+    with h5py.File(path, "r+") as file:
+        samples = file["signals"][707:708].view(np.uint32)
+        samples[0, 3] ^= 1
+        file["signals"][707:708] = samples.view(np.float32)
+    with Store(path) as store:
+        for index in (6, 8):
+            store.signal(index)
+        with pytest.raises(StoreError, match=r"the record R007 in .*toy\.h5 has changed since"):
+            store.signal(7)
+
+
+@pytest.mark.parametrize("table", ["labels/cpsc2018", "ids", "folds", "offsets", "checksums"])
+def test_a_changed_table_is_named(tmp_path: Path, table: str) -> None:
+    path = write_toy_store(tmp_path / "toy.h5")
+    with h5py.File(path, "r+") as file:
+        values = file[table][:]
+        values.view(np.uint8).reshape(-1)[5] ^= 1
+        file[table][...] = values
+    with pytest.raises(StoreError, match=rf"toy\.h5 is broken \(its table /{table} has changed"):
+        Store(path)
+
+
+def test_stores_without_checksums_open(tmp_path: Path) -> None:
+    """Those of the first releases."""
+    path = write_toy_store(tmp_path / "toy.h5")
+    with Store(path) as store:
+        expected, checksums = store.signal(7), store.checksums
+    assert checksums is not None and len(set(checksums.tolist())) == 60
+    with h5py.File(path, "r+") as file:
+        del file["checksums"]
+        for table in (file[name] for name in ("ids", "ages", "labels/cpsc2018", "offsets")):
+            del table.attrs["crc32"]
+    with Store(path) as store:
+        assert store.checksums is None
+        np.testing.assert_array_equal(store.signal(7), expected)
+
+
+def test_samples_of_another_header_are_refused(tmp_path: Path) -> None:
+    """WFDB headers carry a 16-bit sum of each lead, which wfdb writes and does not read."""
+    import wfdb
+
+    signal = sine_leads(1000)
+    digits = {"fmt": ["16"] * 12, "adc_gain": [1000.0] * 12, "baseline": [5] * 12}
+    names = [f"lead {lead}" for lead in ("I", "II", "III", "aVR", "aVL", "aVF")]
+    names += [f"V{n}" for n in range(1, 7)]
+    wfdb.wrsamp("A1", 500, ["mV"] * 12, names, signal, write_dir=str(tmp_path), **digits)
+    np.testing.assert_allclose(read_record(tmp_path / "A1.hea").signal, signal, atol=1e-6)
+    samples = bytearray((tmp_path / "A1.dat").read_bytes())
+    samples[4321] ^= 4
+    (tmp_path / "A1.dat").write_bytes(samples)
+    with pytest.raises(RecordError, match=r"written for other samples than those of lead .* in A1"):
+        read_record(tmp_path / "A1.hea")
+
+
+def test_one_lead_in_another_unit_is_refused(tmp_path: Path) -> None:
+    header = write_wfdb(tmp_path, "A1", sine_leads(1000))
+    header.write_text(header.read_text().replace("1000/mV 16 0 0 0 0 V3", "1000/V 16 0 0 0 0 V3"))
+    with pytest.raises(RecordError, match="holds no ECG in the unit it states"):
+        read_record(header)
+
+
+# --- One writer at a time ------------------------------------------------------------------------
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    """Also where that is killed; the file it leaves behind locks nothing."""
+    holding = (
+        "import sys, time, pathlib; from data_prep.files import locked\n"
+        "with locked(pathlib.Path(sys.argv[1]), doing='trained'):\n"
+        "    print('has it', flush=True); time.sleep(100)"
+    )
+    path = tmp_path / "run" / "fold_1"
+    with subprocess.Popen(
+        [sys.executable, "-c", holding, str(path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"has it\n"
+        sentence = rf"fold_1 is being trained by process {other.pid} on .*; wait until that ends"
+        with pytest.raises(OptionError, match=sentence), locked(path, doing="trained"):
+            pass
+        other.kill()
+    assert (tmp_path / "run" / ".fold_1.lock").exists()
+    with locked(path, doing="trained"):
+        with pytest.raises(OptionError), locked(path, doing="trained"):
+            pass
+    assert os.listdir(tmp_path / "run") == []
+
+
+def test_two_builds_of_one_store_are_refused(tmp_path: Path) -> None:
+    source = write_cpsc(tmp_path / "cpsc", 1)
+    with locked(tmp_path / "s.h5", doing="built"):
+        with pytest.raises(OptionError, match=r"s\.h5 is being built by process"):
+            build.main(source=(source,), out=tmp_path / "s.h5", workers=1)
+    assert not (tmp_path / "s.journal").exists()
+
+
+# --- Builds that are killed ----------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for a kill, where a real one would take too long."""
+
+
+def entries_of(path: Path, belongs_to: str = "these") -> list[Any]:
+    with Journal(path, belongs_to=belongs_to) as journal:
+        entries = list(journal.entries())
+        assert len(entries) == journal.count
+    return entries
+
+
+def test_a_journal_keeps_what_is_complete(tmp_path: Path) -> None:
+    """Cut at any byte, it holds the entries before the cut, and more can be added."""
+    path, rng = tmp_path / "a.journal", np.random.default_rng(0)
+    signals = [rng.normal(size=(n, 12)).astype(np.float32) for n in (3, 0, 2)]
+    ends = []
+    with Journal(path, belongs_to="these") as journal:
+        for n, signal in enumerate(signals):
+            journal.append({"n": n, "é": float("nan")}, signal if n != 1 else None)
+            journal.flush()
+            ends.append(path.stat().st_size)
+    whole = path.read_bytes()
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        entries = entries_of(path)
+        assert len(entries) == sum(end <= size for end in ends)
+        for n, (fields, signal) in enumerate(entries):
+            assert fields["n"] == n
+            assert (signal is None) == (n == 1)
+            assert signal is None or np.array_equal(signal, signals[n])
+    path.write_bytes(whole[: ends[1] + 20])
+    with Journal(path, belongs_to="these") as journal:
+        journal.append({"n": 7}, None)
+    assert [fields["n"] for fields, _ in entries_of(path)] == [0, 1, 7]
+    damaged = bytearray(whole)
+    damaged[ends[0] - 1] ^= 1
+    path.write_bytes(damaged)
+    assert entries_of(path) == []
+    path.write_bytes(whole)
+    assert entries_of(path, "others") == [] and entries_of(path) == []
+
+
+def test_a_build_goes_on_and_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_cpsc(tmp_path / "cpsc", 90, seconds=1)
+    (source / "A0003.mat").unlink()
+    build.main(source=(source,), out=tmp_path / "whole" / "s.h5", workers=1)
+    out, load, loaded = tmp_path / "s.h5", build._load, []
+
+    def counted(path: Path, fs: float) -> Any:
+        loaded.append(path.name)
+        if len(loaded) == 70 and not out.exists():
+            raise Killed
+        return load(path, fs)
+
+    monkeypatch.setattr(build, "_load", counted)
+    with pytest.raises(Killed):
+        build.main(source=(source,), out=out, workers=1)
+    assert not out.exists()
+    out.write_bytes(b"an older store")
+    loaded.clear()
+    capsys.readouterr()
+    build.main(source=(source,), out=out, workers=1)
+    assert "64 of 90 records were read by a build that ended" in capsys.readouterr().out
+    assert len(loaded) == 26  # two chunks of 32 were complete
+    for name in ("s.h5", "rejected.csv"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (tmp_path / "s.journal").exists()
+
+
+@pytest.mark.parametrize("change", ["nothing", "a record", "the rate", "a record more"])
+def test_what_was_read_counts_for_the_same_records_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    source = write_cpsc(tmp_path / "cpsc", 40, seconds=1)
+    load, loaded = build._load, []
+
+    def stopping(path: Path, fs: float) -> Any:
+        loaded.append(path.name)
+        if len(loaded) == 35:
+            raise Killed
+        return load(path, fs)
+
+    monkeypatch.setattr(build, "_load", stopping)
+    with pytest.raises(Killed):
+        build.main(source=(source,), out=tmp_path / "s.h5", workers=1)
+    if change == "a record":
+        write_wfdb(source, "A0001", sine_leads(500, seed=99))
+    if change == "a record more":
+        write_wfdb(source, "A0000", sine_leads(500, seed=99))
+    build.main(
+        source=(source,), out=tmp_path / "s.h5", workers=1, rate=100 if "rate" in change else None
+    )
+    expected = {"nothing": 8, "a record": 40, "the rate": 40, "a record more": 41}
+    assert len(loaded) - 35 == expected[change]
+    with Store(tmp_path / "s.h5") as store:
+        assert len(store) == 40
+
+
+@pytest.mark.slow
+def test_memory_of_a_build_does_not_grow_with_the_signals(tmp_path: Path) -> None:
+    """2,000 records of 4 MB in sum are 96 MB in the store."""
+    source = tmp_path / "cpsc"
+    write_cpsc(source, 2, seconds=2)
+    samples, header = (source / "A0001.mat").read_bytes(), (source / "A0001.hea").read_text()
+    for i in range(2, 2000):
+        (source / f"B{i:04d}.mat").write_bytes(samples)
+        (source / f"B{i:04d}.hea").write_text(header.replace("A0001", f"B{i:04d}"))
+    rows = [f"B{i:04d},{i % 9 + 1},,\n" for i in range(2, 2000)]
+    with open(source / "REFERENCE.csv", "a") as file:
+        file.writelines(rows)
+    measuring = (
+        "import resource, sys, pathlib; from data_prep.build import main\n"
+        "main(source=(pathlib.Path(sys.argv[1]),), out=pathlib.Path(sys.argv[2]), workers=1,"
+        " rate=500, leave_out=pathlib.Path(sys.argv[3]) if sys.argv[3:] else None)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    (tmp_path / "most.csv").write_text("Recording\n" + "".join(r[:5] + "\n" for r in rows[100:]))
+    peaks = []
+    for more in ([str(tmp_path / "most.csv")], []):
+        run = subprocess.run(
+            [sys.executable, "-c", measuring, str(source), str(tmp_path / "s.h5"), *more],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert run.returncode == 0, run.stderr
+        peaks.append(int(run.stdout.splitlines()[-1]) / 1e3)
+    assert (tmp_path / "s.h5").stat().st_size > 90e6
+    assert peaks[1] - peaks[0] < 25, peaks
+
+
+# --- Full disks ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte; needs the right to mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no small disk can be mounted here: only root may")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def fill(disk: Path, *, but: int) -> Path:
+    """Leave so many bytes of a disk."""
+    free = os.statvfs(disk)
+    filler = disk / "filler"
+    filler.write_bytes(bytes(free.f_bavail * free.f_frsize - but))
+    return filler
+
+
+def toy_command(store: Path, out: Path) -> Callable[..., None]:
+    """A training of the toy network, as a command."""
+
+    def main(*, resume: bool = False) -> None:
+        """Train."""
+        with Store(store) as opened:
+            train_folds(
+                opened,
+                out=out,
+                folds=(1,),
+                test_fold=10,
+                task="cpsc2018",
+                settings=SETTINGS,
+                contract_for=lambda train: toy_contract(),
+                compiled_model=lambda c: compiled_toy(c, learning_rate=0.005, dropout=0.2),
+                options={},
+                resume=resume,
+            )
+
+    return main
+
+
+@pytest.mark.parametrize("free", [30_000, 110_000])
+def test_a_training_that_fills_its_disk(
+    small_disk: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    free: int,
+) -> None:
+    """In the first epoch or in a later one: one sentence, whose cure works."""
+    store = write_toy_store(tmp_path / "toy.h5")
+    filler = fill(small_disk, but=free)
+    main = toy_command(store, small_disk / "run")
+    assert exit_of(main, monkeypatch) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(
+        r"ecg-toy: the disk is full while writing \S+/run/fold_1/\S+; free some space and run the"
+        r" same command again with --resume\.",
+        last,
+    ), last
+    folder = small_disk / "run" / "fold_1"
+    assert (folder / CHECKPOINT).exists() == (folder / "best.keras").exists() == (free > 100_000)
+    if free > 100_000:
+        load_model(folder / "best.keras", networks=("Toy",))
+        load_predictions(folder / "validation.npz")
+    filler.unlink()
+    assert exit_of(main, monkeypatch) == 2
+    assert "run the same command with --resume" in capsys.readouterr().err
+    assert exit_of(main, monkeypatch, "--resume") is None
+    undisturbed = tmp_path / "undisturbed"
+    assert exit_of(toy_command(store, undisturbed), monkeypatch) is None
+    for name in ("history.csv", "learning_curves.png"):
+        other = undisturbed / "fold_1" / name
+        assert (folder / name).read_bytes() == other.read_bytes()
+    assert state_of(folder) == "finished"
+
+
+def test_a_full_disk_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The checkpoint before stays whole; also where no small disk can be mounted."""
+    main = toy_command(write_toy_store(tmp_path / "toy.h5"), tmp_path / "run")
+    save, folder = np.savez, tmp_path / "run" / "fold_1"
+    kept: dict[str, bytes] = {}
+
+    def full(file: Any, **arrays: Any) -> None:
+        if (folder / CHECKPOINT).exists():
+            kept.update({p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()})
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(file, **arrays)
+
+    monkeypatch.setattr(checkpoint.np, "savez", full)
+    assert exit_of(main, monkeypatch) == 2
+    assert f"the disk is full while writing {folder / CHECKPOINT}; " in capsys.readouterr().err
+    kept.pop("checkpoint.part.npz", None)
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == kept
+    monkeypatch.setattr(checkpoint.np, "savez", save)
+    assert exit_of(main, monkeypatch, "--resume") is None
+
+
+def test_a_build_that_fills_its_disk(
+    small_disk: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = write_cpsc(tmp_path / "cpsc", 30, seconds=1)
+    arguments = ["--source", str(source), "--out", str(small_disk / "s.h5"), "--workers", "1"]
+    filler = fill(small_disk, but=300_000)
+    assert exit_of(build.main, monkeypatch, *arguments) == 2
+    assert re.search(
+        r"ecg-toy: the disk is full while writing .*; free some space and run the same command"
+        r" again\.\n$",
+        capsys.readouterr().err,
+    )
+    assert sorted(os.listdir(small_disk)) == ["filler", "s.journal"]
+    filler.unlink()
+    assert exit_of(build.main, monkeypatch, *arguments) is None
+    assert re.search(r"\d+ of 30 records were read by a build", capsys.readouterr().out)
+    build.main(source=(source,), out=tmp_path / "s.h5", workers=1)
+    assert (small_disk / "s.h5").read_bytes() == (tmp_path / "s.h5").read_bytes()
+
+
+# --- Strange files -------------------------------------------------------------------------------
+
+
+class Malicious:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_pickles_are_never_read(tmp_path: Path) -> None:
+    evil, harm = np.array([Malicious(tmp_path / "harm")], object), tmp_path / "harm"
+    np.savez(tmp_path / "a.npz", ids=evil, signal=evil, told=evil)
+    np.save(tmp_path / "a.npy", evil)
+    (tmp_path / "b.npz").write_bytes(pickle.dumps(evil))
+    (tmp_path / "b.npy").write_bytes(pickle.dumps(evil))
+    for name in ("a.npz", "b.npz", "a.npy", "b.npy"):
+        with pytest.raises(PredictionsError):
+            load_predictions(tmp_path / name)
+        with pytest.raises(RecordError):
+            read_record(tmp_path / name)
+        shutil.copy(tmp_path / name, tmp_path / CHECKPOINT)
+        with pytest.raises(ModelFileError):
+            Checkpoint(tmp_path, counters={})
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["signals"] = np.void(pickle.dumps(evil))
+    with pytest.raises(StoreError):
+        Store(tmp_path / "a.h5")
+    assert not harm.exists()
+    pickle.loads(pickle.dumps(evil))
+    assert harm.exists()  # the bait is one
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_models_from_elsewhere_run_no_code(tmp_path: Path, nested: bool) -> None:
+    """A Lambda layer in a .keras file is code; it is refused at any depth."""
+    harm, path = tmp_path / "harm", tmp_path / "a.keras"
+    code = f"lambda x: (x, __import__('pathlib').Path({str(harm)!r}).touch())[0]"
+    signal = keras.Input((100, 12), name="signal")
+    x = SignalContract(toy_contract(), name="contract")(signal)
+    inner = keras.Input((100, 12))
+    layer = keras.layers.Lambda(eval(code), output_shape=(100, 12))
+    x = keras.Model(inner, layer(inner))(x) if nested else layer(x)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    keras.Model(signal, {"diagnosis": keras.layers.Dense(3)(x)}).save(path)
+    harm.unlink(missing_ok=True)
+    with pytest.raises(ModelFileError, match="is broken" if nested else "holds a Lambda layer"):
+        load_model(path, networks=("Toy",))
+    assert not harm.exists()
+    keras.saving.load_model(path, safe_mode=False)(np.zeros((1, 100, 12), np.float32))
+    assert harm.exists()  # the bait is one
+
+
+# --- Headers that claim too much -----------------------------------------------------------------
+
+
+def claiming(kind: str, folder: Path) -> Path:
+    """A recording of a few kilobytes whose header claims 10⁹ samples."""
+    signal, path = sine_leads(1000), folder / "A1"
+    if kind.startswith("WFDB"):
+        header = write_wfdb(folder, "A1", signal, num_samples=10**9, ending=".dat")
+        if kind == "WFDB, FLAC":
+            header.write_text(header.read_text().replace(" 16 1000", " 516 1000"))
+        if kind == "WFDB, rate":
+            header.write_text(header.read_text().replace(" 12 500 ", " 12 1000000 "))
+        return header
+    if kind == "struct":
+        path = write_struct(folder, "A1", np.zeros((2, 12)))
+        data = path.read_bytes()
+        place = data.index(np.array([12, 2], "<i4").tobytes())
+        path.write_bytes(data[:place] + np.array([12, 10**9], "<i4").tobytes() + data[place + 8 :])
+        return path
+    if kind == "npy":
+        np.save(path.with_suffix(".npy"), signal)
+        data = path.with_suffix(".npy").read_bytes()
+        claimed = data.replace(b"(1000, 12), }      ", b"(1000000000, 12), }")
+        path.with_suffix(".npy").write_bytes(claimed)
+        return path.with_suffix(".npy")
+    if kind == "npz":
+        array = claiming("npy", folder).read_bytes()
+        with zipfile.ZipFile(path.with_suffix(".npz"), "w") as archive:
+            archive.writestr("signal.npy", array)
+        return path.with_suffix(".npz")
+    if kind == "npz that unpacks":
+        with zipfile.ZipFile(path.with_suffix(".npz"), "w", zipfile.ZIP_DEFLATED) as archive:
+            with archive.open("signal.npy", "w", force_zip64=True) as member:
+                fields = np.lib.format.header_data_from_array_1_0(signal)
+                np.lib.format.write_array_header_1_0(member, {**fields, "shape": (12_500_000, 12)})
+                for _ in range(15):
+                    member.write(bytes(8 * 10**7))
+        return path.with_suffix(".npz")
+    if kind == "EDF":
+        write_edf(path.with_suffix(".edf"), signal, fs=500)
+        data = path.with_suffix(".edf").read_bytes()
+        path.with_suffix(".edf").write_bytes(data[:236] + b"2000000 " + data[244:])
+        return path.with_suffix(".edf")
+    write_muse(path.with_suffix(".xml"), signal, fs=500)
+    text = path.with_suffix(".xml").read_text(encoding="latin-1")
+    entities = "".join(f'<!ENTITY a{n + 1} "{f"&a{n};" * 10}">' for n in range(9))
+    text = text.replace(
+        '<!DOCTYPE RestingECG SYSTEM "restecg.dtd">',
+        f'<!DOCTYPE RestingECG [<!ENTITY a0 "0123456789">{entities}]>',
+    )
+    text = re.sub("<LeadID>I</LeadID>", "<LeadID>&a9;</LeadID>", text)
+    path.with_suffix(".xml").write_text(text, encoding="latin-1")
+    return path.with_suffix(".xml")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("WFDB", "WFDB, FLAC", "WFDB, rate", "struct", "npy", "npz", "EDF", "XML that swells"),
+        pytest.param("npz that unpacks", marks=pytest.mark.slow),
+    ],
+)
+def test_claims_of_a_header_take_no_memory(kind: str, tmp_path: Path) -> None:
+    path = claiming(kind, tmp_path)
+    assert path.stat().st_size < 4e6
+    reading = (
+        "import resource, sys\n"
+        "from data_prep.errors import RecordError\n"
+        "from data_prep.records import read_record\n"
+        "import wfdb, scipy.signal\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n    read_record(sys.argv[1])\n"
+        "except RecordError as error:\n    print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", reading, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert run.returncode == 0, run.stderr
+    sentence, kilobytes = run.stdout.splitlines()
+    assert "A1" in sentence and int(kilobytes) < 100_000
