@@ -107,7 +107,7 @@ def measure_build_rate(repeats: int, *, records: int) -> BuildRate:
             for part, source in sources.items():
                 for workers, name in ((1, ONE), (2, TWO)):
                     runs[f"{part} {name}"] = partial(build, source, folder / "store.h5", workers)
-                outs = [folder / "a.h5", folder / "b.h5"]
+                outs = [folder / "a" / "store.h5", folder / "b" / "store.h5"]
                 at_once = partial(pool.map, build, [source] * 2, outs, [1] * 2)
                 runs[f"{part} {AT_ONCE}"] = partial(_exhaust, at_once)
             taken = times(runs, repeats=repeats)

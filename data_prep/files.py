@@ -72,6 +72,7 @@ def locked(path: Path, *, doing: str) -> Iterator[None]:
     except ImportError:  # Windows: two writers are not told of each other there
         yield
         return
+    is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
     while True:
@@ -98,6 +99,8 @@ def locked(path: Path, *, doing: str) -> Iterator[None]:
     finally:
         lock.unlink(missing_ok=True)
         os.close(descriptor)
+        if is_new and not any(path.parent.iterdir()):
+            path.parent.rmdir()
 
 
 def _is_named(descriptor: int, path: Path) -> bool:

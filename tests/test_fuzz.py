@@ -335,7 +335,7 @@ def test_mutants_of_generated_recordings(kind: str, tmp_path: Path) -> None:
     before = getrusage(RUSAGE_SELF).ru_maxrss
     counts = fuzzed([original], 100, seed=0, keep=tmp_path / "harmful")
     read = sum(number for kind, number in counts.items() if kind.startswith("READ"))
-    assert sum(counts.values()) == 100 and read < 100 and len(counts) > 2
+    assert sum(counts.values()) == 100 and 0 < read < 100
     assert getrusage(RUSAGE_SELF).ru_maxrss - before < 300_000  # kilobytes
 
 

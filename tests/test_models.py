@@ -134,7 +134,7 @@ def test_both_train_commands_share_their_options() -> None:
     assert shared == [
         *("store", "out", "folds", "test_fold", "task", "input_length", "dropout", "epochs"),
         *("batch_size", "learning_rate", "patience", "monitor", "seed", "deterministic"),
-        *("precision", "jit_compile", "tensorboard"),
+        *("precision", "jit_compile", "tensorboard", "resume"),
     ]
     # The papers' protocols differ in these only.
     differing = {name for name in shared if ours[name].default != theirs[name].default}
