@@ -204,7 +204,7 @@ def test_04_with_predictions_of_ones_own(tmp_path: Path, monkeypatch: pytest.Mon
         labels=(rng.random((40, 3)) < probabilities).astype(np.uint8),
     )
     save_predictions(tmp_path / "mine.npz", mine)
-    own = f"predictions_file = Path('{tmp_path}/mine.npz')\nreference = model_file = recordings = None"
+    own = f"predictions_file = Path('{tmp_path}/mine.npz')\nreference = model_file = None"
     printed, figures = run("04_read_the_results", tmp_path, monkeypatch, own=own)
     assert "MRM-Net for mine: 40 recordings" in printed
     assert len(figures) == 3
