@@ -269,7 +269,7 @@ class _Sheet:
         for place, value, side in ((right - width, low, "right"), (right, shading.limit, "left")):
             away = -1 if side == "right" else 1
             self.axes.text(place + away, 4, _short(value), va="center", ha=side, color=_SOFT)
-        self.axes.text(right - width - 13, 4, shading.name, va="center", ha="right", color=_SOFT)
+        self.axes.text(right - width - 16, 4, shading.name, va="center", ha="right", color=_SOFT)
 
     def _paper(self) -> None:
         self.axes.add_patch(self._rectangle(facecolor=_PAPER, linewidth=0))
