@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN = .venv/bin
 DEMO = runs/demo
 
-.PHONY: help demo test test-quick test-lowest lint bench clean
+.PHONY: help demo test test-quick test-lowest lint bench docs clean
 
 help:
 	@echo "make demo    train both networks on generated records and score them"
 	@echo "make test    ruff, mypy and all tests"
+	@echo "make docs    build the documentation, build/site/index.html"
 	@echo "make bench   measure the speed of both networks and of the data path"
 
 # The environment is made anew when the dependencies change.
@@ -57,6 +58,10 @@ test-lowest:
 
 bench: .venv/done
 	$(BIN)/python -m benchmarks
+
+# A warning is an error; so it is in the tests.
+docs: .venv/done
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf .venv .venv-lowest runs build dist *.egg-info

@@ -1,0 +1,24 @@
+"""Answer for one recording with an exported ONNX file, without Keras."""
+
+import json
+
+import numpy as np
+import onnxruntime
+
+from data_prep.records import read_record
+from data_prep.signals import prepare
+
+network = onnxruntime.InferenceSession("exported/model.onnx")
+properties = network.get_modelmeta().custom_metadata_map
+facts = {name: json.loads(text) for name, text in properties.items()}
+
+record = read_record("my_recording.hea")
+signal = prepare(
+    record.signal,  # millivolts, leads in the standard order
+    fs=record.fs,
+    target_fs=facts["sampling_rate"],
+    length=facts["input_length"],
+    fit=facts["fit"],
+)
+(probabilities,) = network.run(["diagnosis"], {"signal": signal[np.newaxis]})
+print(dict(zip(facts["class_names"], probabilities[0].round(3).tolist(), strict=True)))
