@@ -470,7 +470,13 @@ def plot_parallel_coordinates(lines: np.ndarray, names: tuple[str, ...]) -> Figu
             for height, value in zip(np.linspace(0, 1, len(of)), of, strict=True):
                 text = f"{value:g}" if x < len(levels) else f"{value:.3f}"
                 axes.annotate(
-                    text, (x, height), (5, 0), textcoords="offset points", va="center", color=_INK
+                    text,
+                    (x, height),
+                    (5, 0),
+                    textcoords="offset points",
+                    va="center",
+                    color=_INK,
+                    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
                 )
         axes.set_xticks(range(len(names)), names)
         axes.set_yticks([])
