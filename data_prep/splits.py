@@ -29,6 +29,8 @@ def stratified_folds(labels: np.ndarray, *, seed: int, num_folds: int = 10) -> n
             f"{len(labels)} usable records cannot be dealt into {num_folds} folds; give at least"
             f" {num_folds} records."
         )
+    if labels.shape[1] == 1:  # the dealer knows several classes only
+        labels = np.hstack([labels, 1 - labels])
     dealer = MultilabelStratifiedKFold(n_splits=num_folds, shuffle=True, random_state=seed)
     folds = np.zeros(len(labels), np.int16)
     for fold, (_, held_out) in enumerate(dealer.split(labels, labels), start=1):
