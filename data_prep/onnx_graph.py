@@ -270,7 +270,11 @@ def rescaling(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
 
 
 def zero_padding(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
-    """``ZeroPadding1D``."""
+    """``ZeroPadding1D``.
+
+    ONNX Runtime makes one operator of a padding and the max-pool behind it, which then pads with
+    minus infinity: that is the same only where nothing is below zero, as behind a ReLU.
+    """
     before, after = layer.padding
     pads = graph.constant([0, 0, before, 0, 0, after])
     graph.name(y, graph.write("Pad", [graph.first(x), pads]), channels_first=True)

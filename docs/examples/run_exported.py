@@ -21,4 +21,5 @@ signal = prepare(
     fit=facts["fit"],
 )
 (probabilities,) = network.run(["diagnosis"], {"signal": signal[np.newaxis]})
-print(dict(zip(facts["class_names"], probabilities[0].round(3).tolist(), strict=True)))
+for name, probability in zip(facts["class_names"], probabilities[0], strict=True):
+    print(f"{name:8}{probability:.3f}")
