@@ -8,10 +8,11 @@ import importlib
 import math
 import re
 import warnings
+import zipfile
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -264,13 +265,7 @@ def read_array(path: Path) -> Tracing:
         RecordError: where it holds no such array.
     """
     try:
-        with open(path, "rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            arrays = {"signal": loaded}
-            if not isinstance(loaded, np.ndarray):
-                if sum(member.file_size for member in loaded.zip.infolist()) > _MOST_BYTES:
-                    raise ValueError("it unpacks to more than any recording holds")
-                arrays = {name: loaded[name] for name in loaded.files}
+        arrays = _arrays(path)
         for array in arrays.values():
             require_text(array)
         if "signal" not in arrays:
@@ -282,6 +277,34 @@ def read_array(path: Path) -> Tracing:
         raise RecordError(
             f"{path} is no NumPy recording ({_reason(error)}); save a (time, 12) array of numbers."
         ) from error
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file by name, that of an ``.npy`` file as ``signal``; none may be pickled.
+
+    Raises:
+        ValueError: also where there is more than an array: with bytes doubled in its midst, the
+            samples behind them would count for other leads.
+    """
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK":
+            file.seek(0)
+            return {"signal": _array(file)}
+        arrays = {}
+        with zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > _MOST_BYTES:
+                raise ValueError("it unpacks to more than any recording holds")
+            for name in archive.namelist():
+                with archive.open(name) as member:
+                    arrays[name.removesuffix(".npy")] = _array(member)
+    return arrays
+
+
+def _array(file: IO[bytes]) -> np.ndarray:
+    array = np.lib.format.read_array(file, allow_pickle=False)
+    if file.read(1):
+        raise ValueError("it holds more than the array it states")
+    return array
 
 
 def tracing_of(

@@ -46,6 +46,7 @@ _SPREADS = (0.001, 50.0)
 # Where the unit is only supposed, what lies further off is not taken for millivolts.
 _SUPPOSED_SPREADS = (0.01, 5.0)
 _HEADER_BYTES = 1_000_000
+_MOST_SKEW = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,7 +347,7 @@ def _parse_header(path: Path) -> _Header:
             raise ValueError(f"{len(leads)} signal lines, but {num_leads} are announced")
         fs = float(re.split("[/(]", rate)[0])
         # A length of 0 means that it is not known.
-        return _Header(fs, int(rest[0]) or None if rest else None, leads, info)
+        return _Header(fs, _whole(rest[0]) or None if rest else None, leads, info)
     except (IndexError, ValueError) as error:
         raise RecordError(
             f"{path} is not a WFDB header ({error}); mend it or leave this recording out."
@@ -371,20 +372,27 @@ def _parse_lead(fields: list[str]) -> _Lead:
     gain = _GAIN.fullmatch(fields[2]) if len(fields) > 2 else None
     if form is None or gain is None:
         raise ValueError(f"no format and gain in {' '.join(fields)[:80]!r}")
-    zero = int(fields[4]) if len(fields) > 4 else 0
+    zero = _whole(fields[4]) if len(fields) > 4 else 0
     return _Lead(
         file=fields[0],
         format=form[1],
-        samples_per_frame=int(form[2] or 1),
-        skew=int(form[3] or 0),
-        byte_offset=int(form[4] or 0),
+        samples_per_frame=_whole(form[2] or "1"),
+        skew=_whole(form[3] or "0"),
+        byte_offset=_whole(form[4] or "0"),
         gain=float(gain[1]),
-        baseline=int(gain[2]) if gain[2] else zero,
+        baseline=_whole(gain[2]) if gain[2] else zero,
         unit=gain[3] or "mV",
-        initial=int(fields[5]) if len(fields) > 5 else 0,
-        checksum=int(fields[6]) if len(fields) > 6 else 0,
+        initial=_whole(fields[5]) if len(fields) > 5 else 0,
+        checksum=_whole(fields[6]) if len(fields) > 6 else 0,
         name=" ".join(fields[8:]),
     )
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if abs(number) >= 2**48:
+        raise ValueError(f"{text[:20]}… is too large a number")
+    return number
 
 
 def _read_wfdb(path: Path, unit: str | None) -> Record:
@@ -457,6 +465,13 @@ def _num_samples(header: _Header, chosen: list[_Lead], path: Path) -> int:
             raise RecordError(
                 f"{file} is a MATLAB struct and not the samples that {path.name} describes;"
                 " remove the header or bring its own file back."
+            )
+        # All that is in the file is decoded, and shifted, before leads are chosen.
+        skew = max(x.skew for x in header.leads if x.file == name)
+        if skew > _MOST_SKEW:
+            raise RecordError(
+                f"{path} shifts a lead by {skew} samples, which is more than any recorder does;"
+                " mend the header or leave this recording out."
             )
         if lead.format in _FLAC_FORMATS:
             continue
