@@ -27,6 +27,7 @@ from data_prep.labels import LEADS
 from data_prep.records import Record, list_records, read_record
 
 FS = 200
+HARM = "HARM"
 MILLIVOLTS = {"mV": 1.0, "uV": 1e-3, "V": 1e3}
 
 
@@ -169,7 +170,10 @@ def by_the_header(files: dict[str, bytes], main: str) -> tuple[float, np.ndarray
 
     None where a header is beyond these few lines.
     """
-    header = files[main].decode("latin-1").splitlines()
+    try:
+        header = files[main].decode("utf-8").splitlines()
+    except UnicodeDecodeError:
+        header = files[main].decode("latin-1").splitlines()
     lines = [line.split() for line in header if line.strip() and line.lstrip()[0] != "#"]
     columns = {}
     for number, (name, form, gain, *more) in enumerate(lines[1:]):
@@ -263,7 +267,7 @@ def judged(original: Original, files: dict[str, bytes], folder: Path) -> str:
 
 
 def fuzzed(originals: list[Original], number: int, *, seed: int, keep: Path) -> Counter[str]:
-    """Judge that many mutants of some recordings, and count what became of them."""
+    """Judge that many mutants of some recordings, count what became of them, keep the harmful."""
     counts: Counter[str] = Counter()
     each = -(-number // len(originals))
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as home:
@@ -276,11 +280,12 @@ def fuzzed(originals: list[Original], number: int, *, seed: int, keep: Path) -> 
             for files in mutants(original, min(each, number - sum(counts.values())), seed=seed + n):
                 try:
                     counts[judged(original, files, folder)] += 1
-                except BaseException:
-                    keep.mkdir(parents=True, exist_ok=True)
+                except Exception as harm:  # whatever it is, it ought not to be
+                    counts[f"{HARM}: {type(harm).__name__} {str(harm)[:200]!r}"] += 1
+                    kept = keep / str(sum(counts.values()))
+                    kept.mkdir(parents=True, exist_ok=True)
                     for name, data in files.items():
-                        (keep / name).write_bytes(data)
-                    raise
+                        (kept / name).write_bytes(data)
             for file in folder.iterdir():
                 file.unlink()
     return counts
@@ -335,6 +340,7 @@ def test_mutants_of_generated_recordings(kind: str, tmp_path: Path) -> None:
     before = getrusage(RUSAGE_SELF).ru_maxrss
     counts = fuzzed([original], 100, seed=0, keep=tmp_path / "harmful")
     read = sum(number for kind, number in counts.items() if kind.startswith("READ"))
+    assert not [kind for kind in counts if kind.startswith(HARM)]
     assert sum(counts.values()) == 100 and 0 < read < 100
     assert getrusage(RUSAGE_SELF).ru_maxrss - before < 300_000  # kilobytes
 
