@@ -199,29 +199,89 @@ ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softmax": 
 
 
 def activated(graph: OnnxGraph, value: str, function: Any) -> str:
-    """Apply an activation function of Keras to a value."""
+    """Apply an activation function of Keras to a value.
+
+    Raises:
+        OptionError: where it is none of those known here.
+    """
     name = function.__name__
     if name == "linear":
         return value
+    if name == "hard_sigmoid":
+        return graph.write("HardSigmoid", [value], alpha=1 / 6, beta=0.5)
+    if name == "hard_silu":  # hard swish
+        return graph.write("HardSwish", [value])
+    if name == "mish":
+        return graph.write("Mul", [value, graph.write("Tanh", [graph.write("Softplus", [value])])])
+    if name not in ACTIVATIONS:
+        raise OptionError(
+            f"the activation {name} cannot be written as ONNX yet; add it to"
+            " data_prep.onnx_graph.activated, or export to the other formats."
+        )
     return graph.write(ACTIVATIONS[name], [value])
+
+
+def same_pads(layer: Any, x: Any, y: Any, *, reach: int) -> list[int]:
+    """The samples that a convolution or pool stands in front of and behind its input.
+
+    Args:
+        layer: with ``padding`` and ``strides``.
+        x: its input.
+        y: its output.
+        reach: samples of the input that one of the output is made of, from first to last.
+
+    Returns:
+        Two numbers, the second larger where they cannot be equal; zeros where nothing is padded.
+    """
+    if layer.padding != "same":
+        return [0, 0]
+    missing = max(0, (y.shape[1] - 1) * layer.strides[0] + reach - x.shape[1])
+    return [missing // 2, missing - missing // 2]
 
 
 def conv1d(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
     """``Conv1D``, padded ``same`` or ``valid``."""
     kernel, *bias = layer.get_weights()
-    (taps,), (stride,), (dilation,) = layer.kernel_size, layer.strides, layer.dilation_rate
-    pads = [0, 0]
-    if layer.padding == "same":
-        missing = max(0, (y.shape[1] - 1) * stride + (taps - 1) * dilation + 1 - x.shape[1])
-        pads = [missing // 2, missing - missing // 2]
-    constants = [graph.constant(kernel.transpose(2, 1, 0)), *map(graph.constant, bias)]
+    convolved(graph, layer, x, y, kernel=kernel.transpose(2, 1, 0), bias=bias, groups=layer.groups)
+
+
+def depthwise_conv1d(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
+    """``DepthwiseConv1D``: each channel by itself is a group."""
+    kernel, *bias = layer.get_weights()  # (taps, channels, multiplier)
+    taps, channels, multiplier = kernel.shape
+    by_channel = kernel.transpose(1, 2, 0).reshape(channels * multiplier, 1, taps)
+    convolved(graph, layer, x, y, kernel=by_channel, bias=bias, groups=channels)
+
+
+def convolved(
+    graph: OnnxGraph,
+    layer: Any,
+    x: Any,
+    y: Any,
+    *,
+    kernel: np.ndarray,
+    bias: Sequence[np.ndarray],
+    groups: int,
+) -> None:
+    """Write a convolution with its activation.
+
+    Args:
+        graph: to write to.
+        layer: with ``padding``, ``strides``, ``dilation_rate`` and ``activation``.
+        x: its input.
+        y: its output.
+        kernel: ``(filters, channels of a group, taps)``, as ONNX has it.
+        bias: nothing, or ``(filters,)``.
+        groups: of channels that are convolved by themselves.
+    """
+    (dilation,) = layer.dilation_rate
     value = graph.write(
         "Conv",
-        [graph.first(x), *constants],
-        pads=pads,
-        strides=[stride],
+        [graph.first(x), graph.constant(kernel), *map(graph.constant, bias)],
+        pads=same_pads(layer, x, y, reach=(kernel.shape[-1] - 1) * dilation + 1),
+        strides=list(layer.strides),
         dilations=[dilation],
-        group=layer.groups,
+        group=groups,
     )
     graph.name(y, activated(graph, value, layer.activation), channels_first=True)
 
@@ -249,6 +309,12 @@ def activation(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
     graph.name(y, activated(graph, value, layer.activation), channels_first=channels_first)
 
 
+def prelu(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
+    """``PReLU``."""
+    (slope,) = layer.get_weights()
+    graph.name(y, graph.write("PRelu", [graph.last(x), graph.constant(slope)]))
+
+
 def leaky_relu(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
     """``LeakyReLU``."""
     (value,), channels_first = graph.as_written(x)
@@ -264,8 +330,8 @@ def softmax(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
 def rescaling(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
     """``Rescaling``."""
     (value,), channels_first = graph.as_written(x)
-    value = graph.write("Mul", [value, graph.constant(layer.scale)])
-    value = graph.write("Add", [value, graph.constant(layer.offset)])
+    value = graph.write("Mul", [value, graph.constant(np.float32(layer.scale))])
+    value = graph.write("Add", [value, graph.constant(np.float32(layer.offset))])
     graph.name(y, value, channels_first=channels_first)
 
 
@@ -280,11 +346,27 @@ def zero_padding(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
     graph.name(y, graph.write("Pad", [graph.first(x), pads]), channels_first=True)
 
 
-def max_pooling(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
-    """``MaxPooling1D`` without padding."""
-    (size,), (stride,) = layer.pool_size, layer.strides
-    value = graph.write("MaxPool", [graph.first(x)], kernel_shape=[size], strides=[stride])
-    graph.name(y, value, channels_first=True)
+def cropping(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
+    """``Cropping1D``."""
+    before, after = layer.cropping
+    ends = [graph.constant([n]) for n in (before, x.shape[1] - after, 2)]
+    graph.name(y, graph.write("Slice", [graph.first(x), *ends]), channels_first=True)
+
+
+def pooling(operator: str) -> Rule:
+    """``MaxPooling1D`` and ``AveragePooling1D``; what is padded counts for nothing."""
+
+    def rule(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
+        value = graph.write(
+            operator,
+            [graph.first(x)],
+            kernel_shape=list(layer.pool_size),
+            strides=list(layer.strides),
+            pads=same_pads(layer, x, y, reach=layer.pool_size[0]),
+        )
+        graph.name(y, value, channels_first=True)
+
+    return rule
 
 
 def global_pooling(operator: str) -> Rule:
@@ -337,10 +419,18 @@ def average(graph: OnnxGraph, layer: Any, tensors: Sequence[Any], y: Any) -> Non
 
 
 def concatenate(graph: OnnxGraph, layer: Any, tensors: Sequence[Any], y: Any) -> None:
-    """``Concatenate`` along the channels."""
+    """``Concatenate`` along the channels or along time."""
     values, channels_first = graph.as_written(*tensors)
-    value = graph.write("Concat", values, axis=1 if channels_first else -1)
+    over_channels = layer.axis in (-1, len(y.shape) - 1)
+    axis = (1 if channels_first else -1) if over_channels else (2 if channels_first else 1)
+    value = graph.write("Concat", values, axis=axis)
     graph.name(y, value, channels_first=channels_first)
+
+
+def take(graph: OnnxGraph, operation: Any, x: Any, indices: Sequence[int], y: Any) -> None:
+    """``keras.ops.take`` of some channels."""
+    value = graph.write("Gather", [graph.first(x), graph.constant(indices)], axis=1)
+    graph.name(y, value, channels_first=True)
 
 
 def split(graph: OnnxGraph, operation: Any, x: Any, parts: Sequence[Any]) -> None:
@@ -364,22 +454,27 @@ RULES: dict[str, Rule] = {
     "Activation": activation,
     "Add": elementwise("Add"),
     "Average": average,
+    "AveragePooling1D": pooling("AveragePool"),
     "BatchNormalization": batch_normalisation,
     "Concatenate": concatenate,
     "Conv1D": conv1d,
+    "Cropping1D": cropping,
     "Dense": dense,
+    "DepthwiseConv1D": depthwise_conv1d,
     "Dot": dot,
     "Flatten": reshape,
     "GlobalAveragePooling1D": global_pooling("ReduceMean"),
     "GlobalMaxPooling1D": global_pooling("ReduceMax"),
     "LayerNormalization": layer_normalisation,
     "LeakyReLU": leaky_relu,
-    "MaxPooling1D": max_pooling,
+    "MaxPooling1D": pooling("MaxPool"),
     "Multiply": elementwise("Mul"),
+    "PReLU": prelu,
     "ReLU": relu,
     "Rescaling": rescaling,
     "Reshape": reshape,
     "Softmax": softmax,
     "Split": split,
+    "Take": take,
     "ZeroPadding1D": zero_padding,
 }

@@ -1,4 +1,4 @@
-"""MRM-Net's layers in operations that every runtime has, for answering only.
+"""MRM-Net's layers, and its rivals', in operations that every runtime has, for answering only.
 
 Batch norms and the average over kernel sizes are part of the convolutions here, long kernels are
 convolved with as they are, and what only adds a loss is gone.
@@ -11,7 +11,8 @@ import numpy as np
 
 from data_prep.backend import keras
 from data_prep.export import float32_copy
-from data_prep.onnx_graph import Rule
+from data_prep.onnx_graph import OnnxGraph, Rule
+from mrm_keras.baselines.ecg_bnn import binarise
 from mrm_keras.layers import (
     EPSILON,
     AttentionFusion,
@@ -88,6 +89,20 @@ def mutual_learning(layer: Any, features: Sequence[Any]) -> list[Any]:
     return list(features)
 
 
+def binary_convolution(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
+    """Write ``BinaryConvolution`` of ECG_BNN as ONNX; all other runtimes take it as it is."""
+    value = graph.first(x)
+    ones = graph.constant([1.0])
+    if layer.binary_input:
+        positive = graph.write("GreaterOrEqual", [value, graph.constant([0.0])])
+        value = graph.write("Where", [positive, ones, graph.constant([-1.0])])
+    pads = graph.constant([0, 0, layer.padding, 0, 0, layer.padding])
+    padded = graph.write("Pad", [value, pads, graph.constant(1.0)])
+    kernel = graph.constant(np.asarray(binarise(layer.kernel.value)).transpose(2, 1, 0))
+    value = graph.write("Conv", [padded, kernel], strides=[layer.strides])
+    graph.name(y, value, channels_first=True)
+
+
 PLAIN: dict[type, Callable[..., Any]] = {
     AttentionFusion: attention_fusion,
     BaseBlock: base_block,
@@ -96,4 +111,4 @@ PLAIN: dict[type, Callable[..., Any]] = {
     MutualLearning: mutual_learning,
     SpatialAttention: spatial_attention,
 }
-ONNX_RULES: dict[str, Rule] = {}
+ONNX_RULES: dict[str, Rule] = {"BinaryConvolution": binary_convolution}

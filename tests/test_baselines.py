@@ -17,9 +17,19 @@ from scipy.special import expit
 import mrm_keras
 from data_prep.contract import Contract
 from data_prep.errors import OptionError
+from data_prep.export import (
+    inference_model,
+    run_litert,
+    run_onnx,
+    write_litert,
+    write_onnx,
+    write_saved_model,
+)
 from data_prep.labels import LEADS
+from data_prep.model_files import ECGModel
 from mrm_keras.baselines import BUILDERS
 from mrm_keras.baselines.ecg_bnn import BinaryConvolution, binarise, build_ecg_bnn
+from mrm_keras.plain import ONNX_RULES, PLAIN
 
 LENGTH = 322  # every strided layer meets an odd length somewhere
 SMALL = ("fcn_wang", "resnet1d_wang", "ECG_BNN", "InceptionTime")
@@ -92,6 +102,24 @@ def test_a_file_is_enough(built: Built, tmp_path: Path) -> None:
     model = mrm_keras.load_model(tmp_path / "best.keras")
     assert model.contract == contract_of(built.name)
     np.testing.assert_array_equal(answers_of(model.network, built.signals), built.answers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["onnx", "litert"])
+def test_it_runs_without_keras(built: Built, form: str, tmp_path: Path) -> None:
+    if (built.name, form) == ("MVMSNet", "litert"):
+        pytest.skip("its 900 operations take 20 s to convert, and no kind of them is its own")
+    model = ECGModel(built.model, contract_of(built.name), tmp_path)
+    network = inference_model([model], PLAIN)
+    path = tmp_path / f"model.{form}"
+    if form == "onnx":
+        write_onnx(path, network, {}, ONNX_RULES)
+        run = run_onnx(path)
+    else:
+        write_saved_model(tmp_path / "saved", network, {})
+        write_litert(path, tmp_path / "saved", {})
+        run = run_litert(path)
+    np.testing.assert_allclose(run(built.signals), built.answers, atol=5e-6)
 
 
 def test_it_keeps_the_form_of_build_model(built: Built) -> None:

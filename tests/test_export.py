@@ -305,6 +305,26 @@ def small_networks() -> dict[str, Callable[[Any], Any]]:
             [x, layers.Conv1D(3, 3, padding="same")(x), layers.Dense(3)(x)]
         ),
         "joined": lambda x: layers.Concatenate()([layers.Conv1D(2, 3, padding="same")(x), x]),
+        "same, stride 2": lambda x: layers.MaxPooling1D(4, 2, padding="same")(x),
+        "a mean of what is there": lambda x: layers.AveragePooling1D(3, 2, padding="same")(x),
+        "a mean of zeros, too": lambda x: layers.AveragePooling1D(3, 2)(layers.ZeroPadding1D(2)(x)),
+        "each channel by itself": lambda x: layers.DepthwiseConv1D(
+            5, 2, depth_multiplier=2, padding="same", activation="relu"
+        )(layers.Conv1D(4, 3)(x)),
+        "one slope for all": lambda x: layers.PReLU("normal", shared_axes=[1, 2])(x),
+        "a slope for each channel": lambda x: layers.PReLU("normal", shared_axes=[1])(
+            layers.Conv1D(4, 3)(x)
+        ),
+        "hard swish": lambda x: layers.Conv1D(4, 3, activation="hard_swish")(
+            layers.Rescaling(4.0)(x)
+        ),
+        "hard sigmoid": lambda x: layers.Activation("hard_sigmoid")(layers.Rescaling(4, 1)(x)),
+        "mish": lambda x: layers.Dense(5, activation="mish")(layers.Rescaling(4.0)(x)),
+        "cropped": lambda x: layers.Cropping1D((2, 3))(layers.Conv1D(4, 3)(x)),
+        "one behind the other": lambda x: layers.Concatenate(axis=1)(
+            [layers.Conv1D(3, 3)(x), x, layers.ReLU()(x)]
+        ),
+        "some leads": lambda x: keras.ops.take(x, [2, 0], axis=-1),
         "averaged": lambda x: layers.Average()([layers.ReLU()(x), layers.LeakyReLU(0.1)(x)]),
     }
 
@@ -383,10 +403,13 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         export_toys(tmp_path, toy_contract())
 
 
-def test_a_layer_without_a_rule_is_named(tmp_path: Path) -> None:
+def test_what_has_no_rule_is_named(tmp_path: Path) -> None:
     signal = keras.Input((10, 2), name="signal")
     network = keras.Model(signal, {"diagnosis": layers.Flatten()(layers.UpSampling1D()(signal))})
     with pytest.raises(OptionError, match="a layer of kind UpSampling1D cannot be written as ONNX"):
+        to_onnx(network, {}, {})
+    network = keras.Model(signal, {"diagnosis": layers.Flatten()(layers.Activation("elu")(signal))})
+    with pytest.raises(OptionError, match="the activation elu cannot be written as ONNX"):
         to_onnx(network, {}, {})
 
 
