@@ -19,7 +19,7 @@ import numpy as np
 from data_prep.errors import RecordError
 from data_prep.files import require_text
 from data_prep.labels import LEADS
-from data_prep.leads import find_leads, lead_of
+from data_prep.leads import find_leads, lead_of, leads_of
 
 Format = Literal["table", "array", "EDF", "BDF", "DICOM", "SCP-ECG", "XML"]
 
@@ -351,7 +351,8 @@ def read_edf(path: Path, *, bdf: bool = False) -> Tracing:
         if edf.reserved.startswith(("EDF+D", "BDF+D")):
             raise ValueError("it has gaps: it is discontinuous, EDF+D")
         _require_edf_size(path, sample_bytes=3 if bdf else 2)
-        signals = [signal for signal in edf.signals if lead_of(signal.label)]
+        leads = leads_of([signal.label for signal in edf.signals])
+        signals = [signal for signal, lead in zip(edf.signals, leads, strict=True) if lead]
         rates = {signal.sampling_frequency for signal in signals}
         if len(rates) > 1:
             raise ValueError(f"its leads have different rates, {min(rates):g} to {max(rates):g} Hz")

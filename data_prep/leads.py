@@ -1,6 +1,7 @@
 """Which of the twelve leads a name means, and the leads that follow from others."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,9 @@ MILLIVOLTS = {
 _BY_NAME = {lead.casefold(): lead for lead in LEADS}
 # Spanish, French and Portuguese devices count the limb leads as derivations.
 _BY_NAME |= {"di": "I", "dii": "II", "diii": "III", "d1": "I", "d2": "II", "d3": "III"}
+# The chest electrodes of IEC 60601-2-25, where the AHA has V1 to V6; German devices name leads so.
+_BY_IEC = {f"c{n}": f"V{n}" for n in range(1, 7)}
+_BY_NAME |= _BY_IEC
 _BEFORE = re.compile(r"mdc_ecg_lead_|(?:(?:ecg|ekg|lead)[\s_.:]*)+")
 _STORED = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 
@@ -31,14 +35,38 @@ def lead_of(name: str) -> str | None:
 
     Args:
         name: as devices and formats write it, such as ``"AVR"``, ``"LEAD_I"``, ``"ECG V1"``,
-            ``"MDC_ECG_LEAD_AVF"``, ``"Lead I (Einthoven)"`` or ``"DII"``.
+            ``"MDC_ECG_LEAD_AVF"``, ``"Lead I (Einthoven)"``, ``"DII"`` or ``"C4"``.
 
     Returns:
-        One of :data:`data_prep.labels.LEADS`, or None: modified leads such as ``"MLII"`` or the
-        inverted ``"-aVR"`` are none of them.
+        One of :data:`data_prep.labels.LEADS`, or None: modified leads such as ``"MLII"``, the
+        inverted ``"-aVR"``, ``"V4R"`` of the right chest and a number such as ``"Lead 2"``, which
+        may count channels, are none of them.
     """
-    text = re.sub(r"\(.*?\)", "", name.casefold()).partition(",")[0].strip()
-    return _BY_NAME.get(_BEFORE.sub("", text, count=1) if _BEFORE.match(text) else text)
+    return _BY_NAME.get(_bare(name))
+
+
+def _bare(name: str) -> str:
+    """What names a lead, in small letters, without the words around it."""
+    # Some devices have the Roman numerals of Unicode, or letters of full width.
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    text = re.sub(r"\(.*?\)", "", plain).partition(",")[0].strip()
+    return _BEFORE.sub("", text, count=1) if _BEFORE.match(text) else text
+
+
+def leads_of(names: Sequence[str]) -> list[str | None]:
+    """Find the leads that a recording's signals are.
+
+    Args:
+        names: of all its signals.
+
+    Returns:
+        For each signal what :func:`lead_of` does, but None for ``"C3"`` and its like where others
+        are named ``"V3"``: these C are electrodes of an EEG.
+    """
+    bare = [_bare(name) for name in names]
+    if any(name.startswith("v") and name in _BY_NAME for name in bare):
+        bare = ["" if name in _BY_IEC else name for name in bare]
+    return [_BY_NAME.get(name) for name in bare]
 
 
 def find_leads(names: Sequence[str]) -> dict[str, int]:
@@ -54,7 +82,7 @@ def find_leads(names: Sequence[str]) -> dict[str, int]:
     Raises:
         ValueError: naming the leads that are missing, or there more than once.
     """
-    found = [lead_of(name) for name in names]
+    found = leads_of(names)
     missing = [
         lead
         for lead in LEADS

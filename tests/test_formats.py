@@ -23,7 +23,7 @@ from toy import toy_contract, toy_model
 from data_prep import formats
 from data_prep.errors import OptionError, RecordError
 from data_prep.labels import LEADS
-from data_prep.leads import complete_leads, find_leads, lead_of
+from data_prep.leads import complete_leads, find_leads, lead_of, leads_of
 from data_prep.model_files import load_model
 from data_prep.prediction import predict
 from data_prep.predictions import load_predictions
@@ -86,11 +86,29 @@ def assert_holds(record: Record, signal: np.ndarray, *, atol: float = 1e-6) -> N
         ("aVR, augmented voltage, right", "aVR"),
         ("DII", "II"),
         ("D3", "III"),
+        ("C1", "V1"),
+        ("ECG c6", "V6"),
+        ("\N{ROMAN NUMERAL TWO}", "II"),
+        ("\N{FULLWIDTH LATIN CAPITAL LETTER V}1", "V1"),
+        ("MDC_ECG_LEAD_V1", "V1"),
+        ("ekg: I", "I"),
         ("MLII", None),
         ("-aVR", None),
         ("I-AVB", None),
         ("V7", None),
         ("V1R", None),
+        ("MDC_ECG_LEAD_V4R", None),
+        ("V4r", None),
+        ("C7", None),
+        ("C4R", None),
+        ("EEG C3", None),
+        ("CM5", None),
+        ("VR", None),
+        ("Lead 2", None),
+        ("ECG 1", None),
+        ("V-lead 1", None),
+        ("Vlead1", None),
+        ("2", None),
         ("lead", None),
         ("", None),
         ("time", None),
@@ -108,6 +126,17 @@ def test_leads_are_found_once_each() -> None:
         find_leads([*LEADS, "LEAD I"])
     with pytest.raises(ValueError, match="the leads III once each"):
         find_leads([*LEADS, "DIII"])
+
+
+def test_chest_leads_by_their_iec_codes(tmp_path: Path, signal: np.ndarray) -> None:
+    names = [*LEADS[:6], *(f"C{n}" for n in range(1, 7))]
+    assert list(find_leads(names).values()) == list(range(12))
+    assert_holds(read_record(write_edf(tmp_path / "A1.edf", signal, fs=FS, labels=names)), signal)
+    # Beside V3 and V4 they are electrodes on the scalp.
+    assert leads_of(["C3", "C4", "V3", "V4"]) == [None, None, "V3", "V4"]
+    assert find_leads(["C3", "C4", *LEADS])["V3"] == 10
+    with pytest.raises(ValueError, match="the leads V5, V6 once each"):
+        find_leads([*LEADS[:10], "C5", "C6"])
 
 
 def test_missing_limb_leads_follow_from_electrode_potentials(signal: np.ndarray) -> None:
