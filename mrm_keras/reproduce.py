@@ -9,6 +9,8 @@ from data_prep.commands import run_command
 from data_prep.errors import OptionError, StoreError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from data_prep.tables import ResultTable
     from mrm_keras.benchmark import Protocol, Selection, Variant
 
@@ -69,10 +71,10 @@ def main(
 ) -> None:
     """Reproduce a table or figure of the MRM-Net paper, our figures beside the published ones.
 
-    Writes OUT/TABLE_TASK.md and .csv, or the figure with its numbers.  Each training is a folder
-    OUT/units/NAME with the model and, in scored.npz, its answers to the scored records, which
-    ecg-evaluate scores anew; a command that is interrupted goes on where it stopped, and tables
-    in one OUT share their trainings.
+    Writes OUT/TABLE_TASK.md and .csv with the learning curves of its rows, or the figure with its
+    numbers.  Each training is a folder OUT/units/NAME with the model and, in scored.npz, its
+    answers to the scored records, which ecg-evaluate scores anew; a command that is interrupted
+    goes on where it stopped, and tables in one OUT share their trainings.
 
     The validation fold chooses the epoch and the thresholds, the test fold is scored. A store
     without records in the test fold is scored on its validation fold, and the caption says so.
@@ -152,17 +154,13 @@ def main(
         scheduler=scheduler,
     )
     if table in ("fig5", "fig6"):
-        from data_prep.files import written_whole
-
         made, figure = (
             reproduction.fig5(_variants("table6", networks, smoke=smoke)["MRM-Net"])
             if table == "fig5"
             else reproduction.fig6(_grid(weights[:2] if smoke else weights, smoke=smoke))
         )
-        with written_whole(out / f"{table}.png") as part:
-            figure.savefig(part, dpi=160)
         _write(out, table, made, smoke=smoke)
-        print(out / f"{table}.png")
+        _write_figure(out / f"{table}.png", figure)
         return
     variants = _variants(table, networks, smoke=smoke)
     if table == "table5":
@@ -174,8 +172,10 @@ def main(
     else:
         number = "Table IV" if table == "table4" else "Tables II and III"
         tables = reproduction.networks(number, variants)
+    curves = reproduction.learning_curves(variants)
     for task, made in tables.items():
         _write(out, f"{table}_{task}", made, smoke=smoke)
+        _write_figure(out / f"{table}_{task}_curves.png", curves[task])
 
 
 _SELECTIONS: dict[str, "tuple[Selection, ...]"] = {
@@ -297,6 +297,14 @@ def _write(out: Path, name: str, table: "ResultTable", *, smoke: bool) -> None:
         table = replace(table, notes=(*table.notes, "A trial in small: the figures mean nothing."))
     path = write_table(out, name, table)
     print(as_markdown(table))
+    print(path)
+
+
+def _write_figure(path: Path, figure: "Figure") -> None:
+    from data_prep.files import written_whole
+
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=160)
     print(path)
 
 

@@ -14,7 +14,12 @@ from matplotlib.figure import Figure
 
 from data_prep.document import Estimate
 from data_prep.errors import StoreError
-from data_prep.plots import plot_confusion_matrix, plot_parallel_coordinates
+from data_prep.plots import (
+    plot_confusion_matrix,
+    plot_learning_curves,
+    plot_parallel_coordinates,
+    read_history,
+)
 from data_prep.predictions import Predictions, load_predictions
 from data_prep.scores import (
     all_scores,
@@ -274,6 +279,19 @@ class Reproduction:
             **self._caption(task, selection, len(answers[0].ids)),
         )
         return table, plot_parallel_coordinates(lines, ("α", "β", "γ", "AUC"))
+
+    def learning_curves(self, variants: Mapping[str, Variant]) -> dict[str, Figure]:
+        """Draw how the rows of a finished table learnt, each by its first seed, for each task."""
+        return {
+            task: plot_learning_curves(
+                {name: self._history(variant, task) for name, variant in variants.items()}
+            )
+            for task in self.tasks
+        }
+
+    def _history(self, variant: Variant, task: str) -> dict[str, np.ndarray]:
+        unit = self._unit(variant, task, self.seeds[0], self.selections[0])
+        return read_history(self.out / "units" / unit.name / "history.csv")
 
     # --- Their common form ------------------------------------------------------------------
 

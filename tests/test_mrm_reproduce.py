@@ -50,6 +50,9 @@ def answers_of(options: dict[str, Any], store: Path) -> Predictions:
         )
 
 
+HISTORY = "epoch,loss,val_loss,val_macro_auc,val_macro_f1\n0,2,1.5,0.6,0.4\n1,1,1.2,0.7,0.5\n"
+
+
 @pytest.fixture
 def units(monkeypatch: pytest.MonkeyPatch) -> list[Unit]:
     """The units that are asked for, done at once."""
@@ -61,6 +64,7 @@ def units(monkeypatch: pytest.MonkeyPatch) -> list[Unit]:
             save_predictions(folder / "scored.npz", answers_of(unit.options, store))
             made = {"parameters": 1000 + unit.options["low_channels"], "epochs": 4, "seconds": 10.0}
             (folder / "training.json").write_text(json.dumps(made))
+            (folder / "history.csv").write_text(HISTORY)
         asked.extend(units)
         assert scheduler is None
         return [out / "units" / unit.name for unit in units]
@@ -122,6 +126,7 @@ def test_every_network_and_task_stands_beside_the_paper(tmp_path: Path, units: l
     text = (tmp_path / "table2_3_form.md").read_text()
     assert "Scored on the 9 records of form in fold 10, which chose nothing." in text
     assert "72 records trained, all folds but 9 and 10; of 1 epochs the one of best AUC" in text
+    assert (tmp_path / "table2_3_form_curves.png").stat().st_size > 10_000
 
 
 def test_several_seeds_give_a_spread_over_them(tmp_path: Path, units: list[Unit]) -> None:
