@@ -11,6 +11,10 @@ import numpy as np
 
 from data_prep.errors import OptionError
 
+# A disk or quota that is full, a file that grew larger than the system or the shell's limit lets
+# it be, a disk that fails: the system does not say while writing what.
+_DISK_TROUBLES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
@@ -34,9 +38,10 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.replace(part, path)
         _bring_to_disk(path.parent)
     except OSError as error:
-        # An exhausted quota is a full disk to whom it befalls.
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and not error.filename:
-            raise OSError(errno.ENOSPC, error.strerror, str(path)) from error
+        if error.errno in _DISK_TROUBLES and not error.filename:
+            # An exhausted quota is a full disk to whom it befalls.
+            number = errno.ENOSPC if error.errno == errno.EDQUOT else error.errno
+            raise OSError(number, error.strerror, str(path)) from error
         raise
     finally:
         part.unlink(missing_ok=True)

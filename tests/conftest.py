@@ -1,9 +1,45 @@
 """What several test files share."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# The files that take longest, the longest first.
+LONGEST = ("test_notebooks", "test_pipeline", "test_devices", "test_benchmarks")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-xdist deal out the files in the order below, not those of most tests first."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, so that no core is left alone with one at the end."""
+    items.sort(key=lambda item: (*LONGEST, item.path.stem).index(item.path.stem))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Spare the tests what takes longer than their few steps."""
+    if "tensorflow" in sys.modules:
+        leave_graphs_as_traced()
+
+
+def leave_graphs_as_traced() -> None:
+    """Have TensorFlow optimise no graph in this process; those that tests start do as ever."""
+    from data_prep.backend import tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_waiting_for_the_disk() -> Iterator[None]:
+    """Losses of power are no test's matter but that of ``written_whole``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")

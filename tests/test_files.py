@@ -1,3 +1,6 @@
+import errno
+import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -40,3 +43,37 @@ def test_a_file_is_replaced(tmp_path: Path) -> None:
             part.write_text(text)
     assert (tmp_path / "a.csv").read_text() == "second"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_it_is_on_the_disk_before_it_takes_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the name before the block is left, so that a power cut leaves the old file or the new."""
+    path, done, rename = tmp_path / "a.csv", [], os.replace
+
+    def fsync(descriptor: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+    def replace(source: Path, target: Path) -> None:
+        done.append("renamed")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    with written_whole(path) as part:
+        part.write_text("whole")
+    assert done == [part.name, "renamed", tmp_path.name]
+
+
+def test_a_file_larger_than_the_shell_allows_is_named(tmp_path: Path) -> None:
+    """What the system says of a write names no file."""
+    path, (soft, hard) = tmp_path / "a.csv", resource.getrlimit(resource.RLIMIT_FSIZE)
+    path.write_text("before")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError) as caught, written_whole(path) as part:
+            part.write_bytes(bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert path.read_text() == "before" and os.listdir(tmp_path) == ["a.csv"]

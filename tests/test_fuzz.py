@@ -153,13 +153,15 @@ _opened: list[str] | None = None
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     if _opened is not None and event == "open" and isinstance(arguments[0], (str, bytes)):
         _opened.append(str(arguments[0]))
+    if _opened is not None and event == "pickle.find_class":
+        _opened.append("a pickle")
 
 
 sys.addaudithook(_watch)
 
 
 def assert_opened_nothing_else(folder: Path, paths: list[str]) -> None:
-    """Files of the recording, copies of it, and code that is imported."""
+    """Files of the recording, copies of it, and code that is imported; and no pickle at all."""
     ours = (str(folder), tempfile.gettempdir() + "/ecg-keras-", sys.prefix, sys.base_prefix)
     strange = [path for path in paths if not path.startswith(ours) or ".." in path]
     assert not strange, strange
