@@ -65,23 +65,48 @@ def build(source: Path, out: Path, workers: int) -> float:
         return once(lambda: main(source=(source,), out=out, workers=workers))
 
 
+def plain_build(source: Path, out: Path) -> None:
+    """Put the signals of recordings into a file as one would plainly write it, in one process.
+
+    Args:
+        source: folder of recordings at 500 Hz.
+        out: HDF5 file for their samples at 250 Hz, ``(time, 12)`` one after the other.
+    """
+    import h5py
+    import wfdb
+    from scipy.signal import resample_poly
+
+    out.parent.mkdir(exist_ok=True)
+    with h5py.File(out, "w") as file:
+        samples = file.create_dataset("samples", (0, 12), "f4", maxshape=(None, 12), chunks=True)
+        for header in sorted(source.glob("*.hea")):
+            record = wfdb.rdrecord(str(header.with_suffix("")))
+            signal = resample_poly(record.p_signal, 1, 2, axis=0, padtype="line")
+            samples.resize(len(samples) + len(signal), axis=0)
+            samples[-len(signal) :] = signal
+
+
 @dataclass(frozen=True)
 class BuildRate:
     """How fast a store is built.
 
     Attributes:
-        rates: records a second with one worker, with two, and of two builds of one worker each
-            that run at once, which is what the machine has to give: median over repeats.
-        faster: the two latter over one worker.
+        rates: records a second of the plain form, with one worker, with two, and of two builds of
+            one worker each that run at once, which is what the machine has to give: median over
+            repeats.
+        faster: all but one worker, over one worker.
+        over_plain: two workers over the plain form.
         records: how many were built.
     """
 
     rates: dict[str, float]
     faster: dict[str, Ratio]
+    over_plain: Ratio
     records: int
 
 
-ONE, TWO, AT_ONCE = "one worker", "two workers", "two builds at once"
+PLAIN, ONE, TWO = "plain form, one process", "one worker", "two workers"
+AT_ONCE = "two builds at once"
 
 
 def measure_build_rate(repeats: int, *, records: int) -> BuildRate:
@@ -107,6 +132,7 @@ def measure_build_rate(repeats: int, *, records: int) -> BuildRate:
             for part, source in sources.items():
                 for workers, name in ((1, ONE), (2, TWO)):
                     runs[f"{part} {name}"] = partial(build, source, folder / "store.h5", workers)
+                runs[f"{part} {PLAIN}"] = partial(plain_build, source, folder / "plain.h5")
                 outs = [folder / "a" / "store.h5", folder / "b" / "store.h5"]
                 at_once = partial(pool.map, build, [source] * 2, outs, [1] * 2)
                 runs[f"{part} {AT_ONCE}"] = partial(_exhaust, at_once)
@@ -114,11 +140,12 @@ def measure_build_rate(repeats: int, *, records: int) -> BuildRate:
     # Two builds at once build everything twice.
     seconds = {
         name: (taken[f"all {name}"] - taken[f"few {name}"]) / (2 if name == AT_ONCE else 1)
-        for name in (ONE, TWO, AT_ONCE)
+        for name in (PLAIN, ONE, TWO, AT_ONCE)
     }
     return BuildRate(
         {name: float(np.median((records - few) / values)) for name, values in seconds.items()},
-        {name: ratio(seconds[ONE], seconds[name]) for name in (TWO, AT_ONCE)},
+        {name: ratio(seconds[ONE], seconds[name]) for name in (PLAIN, TWO, AT_ONCE)},
+        ratio(seconds[PLAIN], seconds[TWO]),
         records,
     )
 

@@ -4,11 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from benchmarks.__main__ import Report, table
-from benchmarks.data_path import HELD, Waiting, build, write_recordings
+from benchmarks.data_path import HELD, Waiting, build, plain_build, write_recordings
 from benchmarks.memory import in_child
 from benchmarks.timing import Ratio, ratio, times
 from data_prep.records import read_record
@@ -53,6 +54,10 @@ def test_recordings_are_built_into_a_store(tmp_path: Path) -> None:
     with Store(tmp_path / "store.h5") as store:
         assert store.lengths.tolist() == (lengths // 2).tolist()
         assert store.first_labels.tolist() == [i % 9 for i in range(20)]
+        ours = np.concatenate([store.signal(i) for i in range(20)])
+    plain_build(folder, tmp_path / "plain.h5")
+    with h5py.File(tmp_path / "plain.h5") as plain:
+        np.testing.assert_allclose(ours, plain["samples"][:], rtol=0, atol=1e-6)
 
 
 def test_tables_are_markdown() -> None:
@@ -106,7 +111,7 @@ def test_everything_is_measured_and_written_down(tmp_path: Path) -> None:
     ):
         assert f"## {title}\n" in written
     goals = written.split("| met |\n")[1].split("\n\n")[0].splitlines()[1:]
-    assert len(goals) == 12
+    assert len(goals) == 13
     # All tables are printed as well.
     for line in written.split("## ", 1)[1].splitlines():
         assert not line.startswith("|") or line in run.stdout
