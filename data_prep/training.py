@@ -327,6 +327,7 @@ def train_fold(
         if state_of(folder) == "finished":
             print(f"fold {fold}: is finished; {folder}")
             return
+        keras.backend.clear_session()  # also forgets the policy
         keras.config.set_dtype_policy(settings.precision)
         try:
             _fit(
@@ -356,7 +357,6 @@ def _fit(
     compiled_model: Callable[[Contract], Any],
     options: dict[str, Any],
 ) -> None:
-    keras.backend.clear_session()
     keras.utils.set_random_seed(settings.seed)
     contract = contract_for(parts.train)
     with strategy.scope():

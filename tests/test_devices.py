@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import leave_graphs_as_traced
 from toy import toy_contract, write_toy_store
 
 from data_prep.backend import keras, tf
@@ -222,6 +223,7 @@ def compiled_mrm(contract: Contract | None, *, learning_rate: float, dropout: fl
 NETWORKS = {"mlbf": (compiled_mlbf, (256, 3, 3)), "mrm": (compiled_mrm, (64, 3, 3))}
 
 if __name__ == "__main__":
+    leave_graphs_as_traced()
     processor = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
         processor, [tf.config.LogicalDeviceConfiguration()] * 2

@@ -1,5 +1,6 @@
 """What must hold whatever the input: properties over inputs that hypothesis makes up."""
 
+import csv
 import math
 import tempfile
 from pathlib import Path
@@ -14,7 +15,15 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_
 
 from data_prep import scores
 from data_prep.errors import ECGError, StoreError
-from data_prep.labels import CPSC_CLASSES, CPSC_SNOMED, LEADS, cpsc_codes_to_labels, read_reference
+from data_prep.labels import (
+    CPSC_CLASSES,
+    CPSC_SNOMED,
+    LEADS,
+    PTBXL_TASKS,
+    cpsc_codes_to_labels,
+    read_ptbxl_tables,
+    read_reference,
+)
 from data_prep.records import read_record
 from data_prep.signals import crop_or_pad, fill_invalid, fit_standardisation, prepare, resample
 from data_prep.splits import require_patients_apart, stratified_folds
@@ -233,6 +242,56 @@ def test_codes_give_their_classes_once_each_in_order(codes: list[str]) -> None:
     names = [CPSC_SNOMED.get(code, code) for code in codes]
     expected = dict.fromkeys(name for name in names if name in CPSC_CLASSES)
     assert [CPSC_CLASSES[label] for label in labels] == list(expected)
+
+
+KINDS = ("diagnostic", "form", "rhythm")
+
+
+@settings(max_examples=25)
+@given(
+    statements=st.dictionaries(
+        st.text("ABCDE", min_size=1, max_size=3),
+        st.tuples(
+            st.sets(st.sampled_from(KINDS)),
+            st.sampled_from(["NORM", "MI", "STTC", "CD", "HYP"]),
+            st.sampled_from(["AMI", "IMI", "LVH"]),
+        ),
+        min_size=1,
+    ),
+    data=st.data(),
+)
+def test_any_statements_give_their_classes_in_every_task(
+    statements: dict[str, tuple[set[str], str, str]], data: st.DataObject
+) -> None:
+    """Of PTB-XL; a diagnostic one also its subclass and superclass, another none."""
+    carried = data.draw(st.dictionaries(st.sampled_from(sorted(statements)), st.floats(0, 100)))
+    with tempfile.TemporaryDirectory() as folder:
+        with open(Path(folder) / "scp_statements.csv", "w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["", *KINDS, "diagnostic_class", "diagnostic_subclass"])
+            for name, (kinds, superclass, subclass) in statements.items():
+                flags = ["1.0" if kind in kinds else "" for kind in KINDS]
+                diagnosis = [superclass, subclass] if "diagnostic" in kinds else ["", ""]
+                rows.writerow([name, *flags, *diagnosis])
+        with open(Path(folder) / "ptbxl_database.csv", "w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["patient_id", "scp_codes", "strat_fold", "filename_lr"])
+            rows.writerow(["17.0", str(carried), "3", "records100/00000/00001_lr"])
+        tables = read_ptbxl_tables(Path(folder))
+    (record,) = tables.records
+    assert (record.patient, record.fold, record.statements) == ("17", 3, tuple(carried))
+    diagnoses = [name for name in carried if "diagnostic" in statements[name][0]]
+    expected = {
+        "all": set(carried),
+        **{kind: {name for name in carried if kind in statements[name][0]} for kind in KINDS},
+        "superdiagnostic": {statements[name][1] for name in diagnoses},
+        "subdiagnostic": {statements[name][2] for name in diagnoses},
+    }
+    for task in PTBXL_TASKS:
+        labels = tables.labels(task, record.statements)
+        names = [tables.class_names[task][label] for label in labels]
+        assert set(names) == expected[task] and len(names) == len(expected[task])
+        assert sorted(labels) == list(labels)
 
 
 @settings(max_examples=25)

@@ -207,6 +207,36 @@ def test_it_goes_on_from_any_moment(
     assert assert_equal(folder, moments / "run" / "fold_1") > 200
 
 
+class Killed(BaseException):
+    """Stands for a kill between two steps."""
+
+
+@pytest.mark.slow
+def test_a_loss_scale_goes_on_too(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float16 the optimiser scales the loss, and counts the steps until it doubles the scale."""
+    half: dict[str, Any] = {"precision": "mixed_float16", "epochs": 4}
+    unbroken = train(store, tmp_path / "unbroken", **half)
+    with np.load(unbroken.with_suffix(".npz")) as arrays:
+        values = [arrays[name] for name in arrays.files if arrays[name].ndim == 0]
+    assert any(value >= 2**15 for value in values)  # the scale
+    step, steps = Progress.on_train_batch_end, []
+
+    def step_and_stop(self: Progress, batch: int, logs: Any = None) -> None:
+        step(self, batch, logs)
+        steps.append(batch)
+        if len(steps) == 8:
+            raise Killed
+
+    monkeypatch.setattr(Progress, "on_train_batch_end", step_and_stop)
+    with pytest.raises(Killed):
+        train(store, tmp_path / "killed", **half)
+    folder = train(store, tmp_path / "killed", resume=True, **half)
+    assert len(steps) == 6 + 2 + 6  # of the third epoch all again
+    assert_equal(folder, unbroken)
+
+
 # --- What is refused -----------------------------------------------------------------------------
 
 

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,14 @@ from make_records import sine_leads, write_cpsc, write_struct, write_wfdb
 from test_commands import ROOT, exit_of
 from toy import compiled_toy, toy_contract, write_toy_store
 
-from data_prep import build, checkpoint
+from data_prep import build, checkpoint, evaluate, prediction, synthetic
 from data_prep.backend import keras
 from data_prep.checkpoint import CHECKPOINT, Checkpoint, state_of
 from data_prep.contract import SignalContract
 from data_prep.errors import ModelFileError, OptionError, PredictionsError, RecordError, StoreError
 from data_prep.files import locked
 from data_prep.journal import Journal
+from data_prep.labels import CPSC_CLASSES
 from data_prep.model_files import load_model
 from data_prep.predictions import load_predictions
 from data_prep.records import read_record
@@ -200,11 +203,11 @@ def test_a_build_goes_on_and_gives_the_same_bytes(
     build.main(source=(source,), out=tmp_path / "whole" / "s.h5", workers=1)
     out, load, loaded = tmp_path / "s.h5", build._load, []
 
-    def counted(path: Path, fs: float) -> Any:
+    def counted(path: Path, form: Any) -> Any:
         loaded.append(path.name)
         if len(loaded) == 70 and not out.exists():
             raise Killed
-        return load(path, fs)
+        return load(path, form)
 
     monkeypatch.setattr(build, "_load", counted)
     with pytest.raises(Killed):
@@ -228,11 +231,11 @@ def test_what_was_read_counts_for_the_same_records_only(
     source = write_cpsc(tmp_path / "cpsc", 40, seconds=1)
     load, loaded = build._load, []
 
-    def stopping(path: Path, fs: float) -> Any:
+    def stopping(path: Path, form: Any) -> Any:
         loaded.append(path.name)
         if len(loaded) == 35:
             raise Killed
-        return load(path, fs)
+        return load(path, form)
 
     monkeypatch.setattr(build, "_load", stopping)
     with pytest.raises(Killed):
@@ -281,6 +284,69 @@ def test_memory_of_a_build_does_not_grow_with_the_signals(tmp_path: Path) -> Non
         peaks.append(int(run.stdout.splitlines()[-1]) / 1e3)
     assert (tmp_path / "s.h5").stat().st_size > 90e6
     assert peaks[1] - peaks[0] < 25, peaks
+
+
+# --- Files that are whole or not there -----------------------------------------------------------
+
+_written: set[str] | None = None
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if _written is not None and event == "open" and isinstance(arguments[0], (str, os.PathLike)):
+        if arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            _written.add(os.path.abspath(arguments[0]))
+
+
+sys.addaudithook(_watch)
+
+
+def test_no_file_is_written_under_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From records to a report: each is written elsewhere first, but what needs no such care.
+
+    (HDF5 opens its files by itself; that stores are written beside is another file's test.)
+    """
+    global _written
+    work = tmp_path / "work"
+    monkeypatch.setattr(sys.modules[__name__], "_written", set())
+    synthetic.main(out=work / "records", records=30, test_records=3, max_seconds=6.5, workers=1)
+    source = work / "records" / "train"
+    build.main(source=(source,), out=work / "s.h5", workers=1)
+    contract = toy_contract(class_names=CPSC_CLASSES, sampling_rate=250.0)
+    with Store(work / "s.h5") as store:
+        train_folds(
+            store,
+            out=work / "run",
+            folds=(1,),
+            test_fold=None,
+            task="cpsc2018",
+            settings=replace(SETTINGS, epochs=2),
+            contract_for=lambda train: contract,
+            compiled_model=compiled_toy,
+            options={},
+        )
+    prediction.predict(
+        partial(load_model, networks=("Toy",)),
+        models=(str(work / "run" / "fold_1" / "best.keras"),),
+        csv_file=None,
+        records=work / "records" / "test",
+        out=work / "answers",
+        batch_size=3,
+    )
+    evaluate.main(
+        predictions=(work / "answers" / "predictions.npz",),
+        reference=work / "records" / "test" / "REFERENCE.csv",
+        out=work / "report",
+        bootstrap=2,
+    )
+    written, _written = _written, None
+    there = {str(path) for path in work.rglob("*") if path.is_file()}
+    made_elsewhere = {name for name in written or () if name.startswith(str(work))}
+    for name in ("best.part.keras", "checkpoint.part.npz", "index.part.html", "answers.part.csv"):
+        assert any(path.endswith(name) for path in made_elsewhere), name
+    assert len(there) > 70
+    assert sorted(there & made_elsewhere) == []
 
 
 # --- Full disks ----------------------------------------------------------------------------------

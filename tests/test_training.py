@@ -575,6 +575,8 @@ def test_mixed_precision_ends_with_the_run(store: Store, tmp_path: Path, precisi
     np.testing.assert_allclose(kept.probabilities.sum(axis=1), 1, atol=1e-6)
     model = load_model(folder / "best.keras", networks=("Toy",))
     assert {weight.dtype for weight in model.network.weights} == {"float32"}
+    computed = {layer.compute_dtype for layer in model.network.layers}
+    assert precision.removeprefix("mixed_") in computed
 
 
 def test_progress_is_told_on_standard_error(
