@@ -37,6 +37,8 @@ def main(
     out: Path | None = None,
     dataset: Literal["auto", "cpsc2018", "ptb-xl"] = "auto",
     rate: float | None = None,
+    fs: float | None = None,
+    unit: Literal["mV", "uV", "V", "nV"] | None = None,
     reference: Path | None = None,
     leave_out: Path | None = None,
     seed: int = 0,
@@ -54,12 +56,15 @@ def main(
 
     Args:
         source: folders of records: of CPSC 2018 (WFDB or the original .mat files, with
-            REFERENCE.csv; without that file the headers' diagnoses count) or of PTB-XL as
-            published.
+            REFERENCE.csv; without that file the headers' diagnoses count), of PTB-XL as
+            published, or of any other format that mlbf-predict reads, with a REFERENCE.csv.
         out: the store to write, such as cpsc.h5.
         dataset: what the folders hold; auto is ptb-xl where there is a ptbxl_database.csv and
             cpsc2018 elsewhere.
         rate: sampling rate of the store in Hz; by default 250 for cpsc2018 and 100 for ptb-xl.
+        fs: sampling rate in Hz of recordings that state none, such as arrays.
+        unit: of recordings that state none, such as tables; by default they are taken for mV if
+            their values can be.
         reference: a CSV with the columns Recording, First_label, Second_label, Third_label, for
             cpsc2018; by default the REFERENCE.csv files in the source folders.
         leave_out: a CSV with a column Recording, such as a test set: these stay out of the store;
@@ -87,9 +92,11 @@ def main(
     if out is None:
         raise OptionError("no store is named; give --out, such as --out cpsc.h5.")
     kind = _dataset(source, dataset)
-    fs = _RATES[kind] if rate is None else rate
-    if not 10 <= fs <= 10_000:
-        raise OptionError(f"a rate of {fs:g} Hz makes no sense for an ECG; give 10 to 10000.")
+    form = _Form(_RATES[kind] if rate is None else rate, fs, unit)
+    if not 10 <= form.rate <= 10_000:
+        raise OptionError(
+            f"a rate of {form.rate:g} Hz makes no sense for an ECG; give 10 to 10000."
+        )
     if workers is not None and workers < 1:
         raise OptionError(f"{workers} workers cannot work; give at least 1.")
     if workers is not None and scheduler is not None:
@@ -97,7 +104,7 @@ def main(
     if kind == "ptb-xl":
         if reference is not None:
             raise OptionError("PTB-XL has its labels in its own tables; drop --reference.")
-        entries, class_names = _ptbxl_entries(source, fs)
+        entries, class_names = _ptbxl_entries(source, form.rate)
     else:
         entries = _cpsc_entries(source, reference)
         class_names = {CPSC_TASK: CPSC_CLASSES}
@@ -106,7 +113,9 @@ def main(
         "package": f"ecg-keras {_version()}",
         "source": [folder.resolve().name for folder in source],
         "options": {
-            "rate": fs,
+            "rate": form.rate,
+            "fs": fs,
+            "unit": unit,
             "reference": reference.name if reference else None,
             "leave_out": leave_out.name if leave_out else None,
             "seed": seed,
@@ -114,12 +123,12 @@ def main(
     }
     rejected: list[tuple[_Entry, str]] = []
     with (
-        _journal(out, entries, fs) as journal,
+        _journal(out, entries, form) as journal,
         StoreWriter(
-            out, dataset=kind, fs=fs, class_names=class_names, provenance=provenance
+            out, dataset=kind, fs=form.rate, class_names=class_names, provenance=provenance
         ) as writer,
     ):
-        for entry, refusal in _fill(writer, entries, fs, workers, scheduler, journal):
+        for entry, refusal in _fill(writer, entries, form, workers, scheduler, journal):
             if strict:
                 raise refusal
             rejected.append((entry, str(refusal)))
@@ -132,7 +141,7 @@ def main(
         if kind == "cpsc2018":
             writer.set_folds(stratified_folds(writer.labels(CPSC_TASK), seed=seed))
         num_records = len(writer)
-    print(f"{out}: {num_records} records at {fs:g} Hz.")
+    print(f"{out}: {num_records} records at {form.rate:g} Hz.")
     if rejected:
         print(
             f"{len(rejected)} of {len(entries)} records could not be used; their reasons are in"
@@ -166,6 +175,15 @@ class _Entry:
     patient: str = ""
     age: float = math.nan
     sex: str = ""
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How recordings are read: the store's rate, and what those have that state none."""
+
+    rate: float
+    fs: float | None = None
+    unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -298,7 +316,7 @@ def _without(entries: list[_Entry], leave_out: Path | None) -> list[_Entry]:
 def _fill(
     writer: "StoreWriter",
     entries: list[_Entry],
-    fs: float,
+    form: _Form,
     workers: int | None,
     scheduler: str | None,
     journal: "Journal",
@@ -307,7 +325,7 @@ def _fill(
     from data_prep.labels import cpsc_codes_to_labels
 
     taken: dict[str, Path] = {}
-    for entry, loaded in _loaded(entries, fs, workers, scheduler, journal):
+    for entry, loaded in _loaded(entries, form, workers, scheduler, journal):
         if entry.id in taken:
             yield (
                 entry,
@@ -326,7 +344,10 @@ def _fill(
             where = known if entry.labels is None else "the table of labels gives it none"
             yield (
                 entry,
-                LabelError(f"{entry.path} has no label of a known class: {where}; add one."),
+                LabelError(
+                    f"{entry.path} has no label of a known class: {where}; give it one in a"
+                    " REFERENCE.csv, or leave this recording out."
+                ),
             )
             continue
         classes = labels.get(CPSC_TASK, ())
@@ -345,12 +366,12 @@ def _fill(
 
 
 @contextmanager
-def _journal(out: Path, entries: list[_Entry], fs: float) -> Iterator["Journal"]:
+def _journal(out: Path, entries: list[_Entry], form: _Form) -> Iterator["Journal"]:
     """Open what a killed build has read; it stays only if this one is killed or interrupted too."""
     from data_prep.files import locked
     from data_prep.journal import Journal
 
-    known = hashlib.sha256(f"{_version()} {fs!r}".encode())
+    known = hashlib.sha256(f"{_version()} {form!r}".encode())
     for entry in entries:
         states = [_state(entry.path.with_suffix(e)) for e in (entry.path.suffix, ".mat", ".dat")]
         known.update(f"{entry.path.absolute()} {states}\n".encode())
@@ -379,7 +400,7 @@ def _state(file: Path) -> tuple[int, int] | None:
 
 def _loaded(
     entries: list[_Entry],
-    fs: float,
+    form: _Form,
     workers: int | None,
     scheduler: str | None,
     journal: "Journal",
@@ -397,9 +418,9 @@ def _loaded(
         return
     paths = [[entry.path for entry in chunk] for chunk in chunks]
     if scheduler:
-        read = _read_there(paths, fs, scheduler)
+        read = _read_there(paths, form, scheduler)
     else:
-        read = _read(paths, fs, workers or cpu_count())
+        read = _read(paths, form, workers or cpu_count())
     with tqdm(total=len(entries), initial=len(before), unit="record", desc="reading") as progress:
         for chunk, loaded in zip(chunks, read, strict=True):
             for one in loaded:
@@ -410,7 +431,7 @@ def _loaded(
             progress.update(len(chunk))
 
 
-def _read(chunks: list[list[Path]], fs: float, workers: int) -> Iterator[list[_Loaded]]:
+def _read(chunks: list[list[Path]], form: _Form, workers: int) -> Iterator[list[_Loaded]]:
     """Read chunk after chunk, a few ahead of the one that is given back.
 
     So no process waits for another or for the writing, and what has been read but not yet
@@ -420,14 +441,14 @@ def _read(chunks: list[list[Path]], fs: float, workers: int) -> Iterator[list[_L
 
     processes = min(workers, len(chunks))
     if processes == 1:
-        yield from (_load_chunk(chunk, fs) for chunk in chunks)
+        yield from (_load_chunk(chunk, form) for chunk in chunks)
         return
     pool = ProcessPoolExecutor(processes)
     try:
         with _interrupts_ignored():
-            ahead = deque([pool.submit(_load_chunk, chunks[0], fs)])
+            ahead = deque([pool.submit(_load_chunk, chunks[0], form)])
         for chunk in chunks[1:]:
-            ahead.append(pool.submit(_load_chunk, chunk, fs))
+            ahead.append(pool.submit(_load_chunk, chunk, form))
             if len(ahead) > 2 * processes:
                 yield ahead.popleft().result()
         while ahead:
@@ -436,7 +457,7 @@ def _read(chunks: list[list[Path]], fs: float, workers: int) -> Iterator[list[_L
         pool.shutdown(kill_workers=True)
 
 
-def _read_there(chunks: list[list[Path]], fs: float, scheduler: str) -> Iterator[list[_Loaded]]:
+def _read_there(chunks: list[list[Path]], form: _Form, scheduler: str) -> Iterator[list[_Loaded]]:
     """Let a cluster read chunk after chunk; what a lost worker had is read by another."""
     from data_prep.units import connect, require_workers
 
@@ -445,7 +466,7 @@ def _read_there(chunks: list[list[Path]], fs: float, scheduler: str) -> Iterator
         ahead: deque[tuple[list[Path], Any]] = deque()
         for chunk in chunks:
             sent = [_sent(path) for path in chunk]
-            ahead.append((chunk, client.submit(_load_sent, sent, fs, pure=False)))
+            ahead.append((chunk, client.submit(_load_sent, sent, form, pure=False)))
             if len(ahead) > 2 * sum(client.nthreads().values()):
                 yield _received(*ahead.popleft())
         while ahead:
@@ -476,13 +497,13 @@ def _sent(path: Path) -> tuple[Path, dict[str, bytes]]:
     return path, {file.name: file.read_bytes() for file in sorted(files) if file.is_file()}
 
 
-def _load_sent(sent: list[tuple[Path, dict[str, bytes]]], fs: float) -> list[_Loaded]:
+def _load_sent(sent: list[tuple[Path, dict[str, bytes]]], form: _Form) -> list[_Loaded]:
     loaded = []
     for path, files in sent:
         with TemporaryDirectory() as folder:
             for name, content in files.items():
                 (Path(folder) / name).write_bytes(content)
-            one = _load(Path(folder) / path.name, fs)
+            one = _load(Path(folder) / path.name, form)
         loaded.append(replace(one, refusal=one.refusal.replace(folder, str(path.parent))))
     return loaded
 
@@ -500,20 +521,20 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _load_chunk(paths: list[Path], fs: float) -> list[_Loaded]:
-    return [_load(path, fs) for path in paths]
+def _load_chunk(paths: list[Path], form: _Form) -> list[_Loaded]:
+    return [_load(path, form) for path in paths]
 
 
-def _load(path: Path, fs: float) -> _Loaded:
+def _load(path: Path, form: _Form) -> _Loaded:
     from data_prep.records import read_record
     from data_prep.signals import fill_invalid, resample
 
     try:
-        record = read_record(path)
+        record = read_record(path, fs=form.fs, unit=form.unit)
     except RecordError as error:
         return _Loaded(refusal=str(error))
     try:
-        signal = resample(fill_invalid(record.signal), fs=record.fs, target_fs=fs)
+        signal = resample(fill_invalid(record.signal), fs=record.fs, target_fs=form.rate)
     except RecordError as error:
         return _Loaded(refusal=f"{path}: {error}")
     return _Loaded(signal=signal, age=record.age, sex=record.sex, codes=record.codes)

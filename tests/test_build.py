@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cluster import cluster
+from format_files import write_edf, write_table
 from make_records import (
     sine_leads,
     write_cpsc,
@@ -64,6 +65,45 @@ def test_cpsc_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             record = read_record(source / store.ids[i])
             expected = resample(record.signal, fs=500, target_fs=250)
             np.testing.assert_array_equal(store.signal(i), expected)
+
+
+def test_recordings_of_other_formats_become_a_store(tmp_path: Path) -> None:
+    source, out = tmp_path / "mine", tmp_path / "mine.h5"
+    source.mkdir()
+    signals = {f"A{i}": sine_leads(1000, seed=i) for i in range(11)}
+    for name, of_record in signals.items():
+        write_table(source / f"{name}.csv", 1000 * of_record)
+    write_edf(source / "A11.edf", sine_leads(1000, seed=11), fs=250)
+    np.save(source / "A12.npy", sine_leads(1000, seed=12))
+    write_reference(source / "REFERENCE.csv", {f"A{i}": [i % 3 + 1] for i in range(13)})
+    with pytest.raises(StoreError, match="none of the 12 records is usable"):
+        (source / "A11.edf").rename(tmp_path / "A11.edf")
+        main(source=(source,), out=out, workers=1)
+    (tmp_path / "A11.edf").rename(source / "A11.edf")
+    assert "A0.csv does not state its sampling rate" in rejected(out)["A0"]
+    main(source=(source,), out=out, fs=500, unit="uV", workers=1)
+    reasons = rejected(out)
+    assert set(reasons) == {"A11", "A12"}  # one states another rate, one is not in microvolts
+    assert "states a rate of 250 Hz and not the 500 Hz given" in reasons["A11"]
+    assert "A12.npy holds no ECG in the unit it states" in reasons["A12"]
+    with Store(out) as store:
+        assert store.ids.tolist() == sorted(signals)
+        assert (store.provenance["options"]["fs"], store.provenance["options"]["unit"]) == (
+            500,
+            "uV",
+        )
+        for i, name in enumerate(store.ids):
+            expected = resample(signals[name].astype(np.float32), fs=500, target_fs=250)
+            np.testing.assert_allclose(store.signal(i), expected, atol=1e-5)
+
+
+def test_without_a_table_of_labels_a_format_without_diagnoses_is_refused(tmp_path: Path) -> None:
+    write_edf(tmp_path / "A1.edf", sine_leads(1000), fs=250)
+    with pytest.raises(StoreError):
+        main(source=(tmp_path,), out=tmp_path / "mine.h5", workers=1)
+    assert rejected(tmp_path / "mine.h5")["A1"].endswith(
+        "its diagnoses are not given; give it one in a REFERENCE.csv, or leave this recording out."
+    )
 
 
 def test_unusable_records_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
