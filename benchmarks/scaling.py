@@ -60,7 +60,7 @@ FULL = (
     Axis("MRM-Net", {LENGTH: (5, 10, 20), BATCH: (8, 16, 32)}, {}),
 )
 QUICK = (
-    Axis("MLBF-Net", {LENGTH: (1, 2), BATCH: (2,), LEADS: (2,)}, {"filters": 2}),
+    Axis("MLBF-Net", {LENGTH: (1,), BATCH: (2,), LEADS: (2,)}, {"filters": 2}),
     Axis("MRM-Net", {LENGTH: (2,), BATCH: (2,)}, {"low_channels": 4, "high_channels": 8}),
 )
 
