@@ -71,10 +71,17 @@ def _blocks(explanation: Explanation, warnings: Sequence[str]) -> Iterator[Block
         pixels_per_inch=_PAPER_PIXELS,
     )
 
+    if contract.fit == "stretch" and explanation.seconds < contract.input_length / (
+        contract.sampling_rate
+    ):
+        yield Notes(("The recording was stretched to fill the network's input.",))
+
     for relevance in explanation.relevances:
         yield Heading(f"Why {relevance.class_name}")
         yield from _why(explanation, relevance)
 
+    if not explanation.attention:  # networks without one, such as those MRM-Net is compared with
+        return
     yield Heading("Attention")
     yield Paragraph(
         "Attention tells what the network let pass, not which way that spoke. Removing what it"
@@ -92,10 +99,6 @@ def _blocks(explanation: Explanation, warnings: Sequence[str]) -> Iterator[Block
             " sorted, a line for each network. What a channel stands for was learned, so that it"
             " has no name.",
         )
-    if contract.fit == "stretch" and explanation.seconds < contract.input_length / (
-        contract.sampling_rate
-    ):
-        yield Notes(("The recording was stretched to fill the network's input.",))
 
 
 def _facts(explanation: Explanation) -> Iterator[tuple[str, str]]:

@@ -390,8 +390,9 @@ def predict(
             explanation = explained.explain(read_record(chosen[name], fs=fs, unit=unit))
             warnings = [doubt.text for doubt in doubts.get(name, ())]
             write_page(out / "explained" / f"{name}.html", explanation, warnings=warnings)
+    answered = len(predictions.ids)
     print(
-        f"{out}: {len(predictions.ids)} recordings answered by {len(ensemble)}"
+        f"{out}: {answered} recording{'s' if answered > 1 else ''} answered by {len(ensemble)}"
         f" model{'s' if len(ensemble) > 1 else ''} of {predictions.network}."
     )
     _print_doubts(doubts, out / "warnings.csv")

@@ -130,6 +130,14 @@ def test_a_network_of_several_answers_shows_thresholds_and_channels(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("unpainted")
+def test_a_network_without_attention_has_no_section_of_it(tmp_path: Path) -> None:
+    told = explanation(single_label=False)
+    _, page = written(tmp_path, replace(told, attention=(), channels={}))
+    assert "Why AF" in page.words and "stretched to fill" in page.words
+    assert "Attention" not in page.words and "Channel attention" not in page.pictures
+
+
+@pytest.mark.usefixtures("unpainted")
 def test_one_network_has_no_spread(tmp_path: Path) -> None:
     told = explanation()
     _, page = written(tmp_path, replace(told, members=told.members[:1]))
