@@ -29,6 +29,7 @@ from data_prep.labels import LEADS
 from data_prep.model_files import ECGModel
 from mrm_keras.baselines import BUILDERS
 from mrm_keras.baselines.ecg_bnn import BinaryConvolution, binarise, build_ecg_bnn
+from mrm_keras.explain import attention_network
 from mrm_keras.plain import ONNX_RULES, PLAIN
 
 LENGTH = 322  # every strided layer meets an odd length somewhere
@@ -120,6 +121,12 @@ def test_it_runs_without_keras(built: Built, form: str, tmp_path: Path) -> None:
         write_litert(path, tmp_path / "saved", {})
         run = run_litert(path)
     np.testing.assert_allclose(run(built.signals), built.answers, atol=5e-6)
+
+
+def test_it_is_explained_without_attention(built: Built) -> None:
+    found, attention = attention_network(built.model)(built.signals)
+    np.testing.assert_array_equal(found["diagnosis"], built.answers)
+    assert attention == {}
 
 
 def test_it_keeps_the_form_of_build_model(built: Built) -> None:

@@ -85,6 +85,27 @@ def test_python_on_the_pages_names_what_there_is() -> None:
                 assert hasattr(module, alias.name), (page, alias.name)
 
 
+def said() -> list[str]:
+    """Each text in the packages, … where it is filled in."""
+    texts = []
+    for package in ("data_prep", "mlbf_keras", "mrm_keras"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+                values = [p.value if isinstance(p, ast.Constant) else "…" for p in parts]
+                texts.append("".join(map(str, values)))
+    return texts
+
+
+def test_the_faults_are_told_in_the_words_of_the_commands() -> None:
+    quoted = re.findall(r"^\| \*(.+?)\*", (DOCS / "faults.md").read_text(), re.M)
+    assert len(quoted) > 8
+    texts = said()
+    for sentence in quoted:
+        words = [part.strip(" ,") for part in sentence.split("…")]
+        assert any(all(part in text for part in words) for text in texts), sentence
+
+
 MODULE = '''
 def one():
     """First."""
