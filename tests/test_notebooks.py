@@ -4,6 +4,7 @@ import ast
 import base64
 import io
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,14 @@ def code_cells(notebook: Any) -> list[Any]:
 
 
 def run(
-    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, own: str | None = None
+    name: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    own: str | None = None,
+    end: str = "",
 ) -> tuple[str, list[np.ndarray]]:
-    """Execute a notebook in ``folder``, its first variables set as ``own`` says.
+    """Execute a notebook in ``folder``, its first variables set as ``own`` says, and ``end`` after.
 
     Returns what it printed, and its figures.  Fails where a cell does, where a cell that is
     tagged as one with a figure shows none, and where another cell shows one.
@@ -44,6 +50,7 @@ def run(
             c for c in code_cells(notebook) if "parameters" in c.metadata.get("tags", [])
         )
         parameters.source = f"from pathlib import Path\n{own}"
+    notebook.cells.append(nbformat.v4.new_code_cell(end))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     # Nobody's own start-up files and settings.
     monkeypatch.setenv("IPYTHONDIR", str(folder / "ipython"))
@@ -117,7 +124,9 @@ def test_01_records_and_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.slow
 def test_02_train_and_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    printed, figures = run("02_train_and_watch", tmp_path, monkeypatch)
+    # Fewer epochs than a reader's.
+    own = "recordings, epochs = None, 2"
+    printed, figures = run("02_train_and_watch", tmp_path, monkeypatch, own=own)
     assert len(figures) == 3
     assert "mlbf_keras: takes (15000, 12), 419,157 weights" in printed
     assert "mrm_keras: takes (1000, 12)" in printed
@@ -137,9 +146,19 @@ def test_03_load_and_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert float(again) == pytest.approx(float(before), abs=0.02)
 
 
+@pytest.fixture(scope="module")
+def read_results(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[np.ndarray], Path]:
+    """What the notebook on results printed and drew, and the model that it trained."""
+    folder = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        end = "import shutil\nshutil.copy(model_file, 'best.keras');"
+        printed, figures = run("04_read_the_results", folder, patch, end=end)
+    return printed, figures, folder / "best.keras"
+
+
 @pytest.mark.slow
-def test_04_read_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    printed, figures = run("04_read_the_results", tmp_path, monkeypatch)
+def test_04_read_the_results(read_results: tuple[str, list[np.ndarray], Path]) -> None:
+    printed, figures, _ = read_results
     assert len(figures) == 5
     found = re.search(r"^ (\d\.\d{3}) .* Macro-AUC over classes$", printed, re.M)
     # A network that learned something: guessing is 0.5.
@@ -147,9 +166,23 @@ def test_04_read_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "\nindex.html\n" in printed
 
 
+def training_of(name: str) -> str:
+    """The call in a notebook that trains its network."""
+    calls = (re.search(r"mrm_train\(.*?\)\n", c.source, re.S) for c in code_cells(opened(name)))
+    (call,) = (found[0] for found in calls if found)
+    return textwrap.dedent(" " * 4 + call)
+
+
 @pytest.mark.slow
-def test_05_explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    printed, figures = run("05_explain", tmp_path, monkeypatch)
+def test_05_explain(
+    read_results: tuple[str, list[np.ndarray], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the model that the notebook before has trained, as this one would."""
+    assert training_of("05_explain") == training_of("04_read_the_results")
+    own = f"models, recording = {str(read_results[2])!r}, None"
+    printed, figures = run("05_explain", tmp_path, monkeypatch, own=own)
     assert len(figures) == 6
     rows = re.findall(r"^  (what is marked most|drawn at random) +(\S+)$", printed, re.M)
     marked, random = (float(number) for _, number in rows)
