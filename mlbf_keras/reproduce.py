@@ -99,8 +99,8 @@ def main(
         store, extra_store = _smoke_stores(out, extra=table == "generated")
     if bootstrap < 1:
         raise OptionError(f"--bootstrap must be at least 1, not {bootstrap}; 1000 is usual.")
-    from mlbf_keras.cross_validation import Protocol, choose_test_folds, merge_stores
     from mlbf_keras.results import Reproduction, fig3, table2, table6
+    from mlbf_keras.variants import Protocol, choose_test_folds, merge_stores
 
     if table == "table6":
         _write(out, table, table6())

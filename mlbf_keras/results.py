@@ -30,7 +30,6 @@ from data_prep.scores import class_f1, one_hot
 from data_prep.store import Store
 from data_prep.tables import Cell, ResultTable, Spread, as_text, published
 from data_prep.units import Unit, run_units
-from mlbf_keras.cross_validation import EXTRA_FOLD, Protocol, Variant, choose_test_folds
 from mlbf_keras.published import (
     NUM_PUBLIC_RECORDS,
     PUBLIC_FIRST_LABELS,
@@ -44,6 +43,7 @@ from mlbf_keras.published import (
     TABLE_VI_FUSED,
     TABLE_VI_TOTAL,
 )
+from mlbf_keras.variants import EXTRA_FOLD, Protocol, Variant, choose_test_folds
 
 if TYPE_CHECKING:
     from data_prep.model_files import ECGModel
@@ -452,7 +452,7 @@ class Reproduction:
         records = {None: "", False: "real-alone_", True: "with-generated_"}[extra]
         return Unit(
             name=f"{records}{variant.name}_test={test}_validation={validation_fold}",
-            work="mlbf_keras.cross_validation:train",
+            work="mlbf_keras.variants:train",
             options={
                 **asdict(variant),
                 **asdict(self.protocol),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from data_prep.tables import ResultTable
-    from mrm_keras.benchmark import Protocol, Selection, Variant
+    from mrm_keras.variants import Protocol, Selection, Variant
 
 TABLES = {
     "table1": "Table I: the layers of MRM-Net and their parameters",
@@ -127,8 +127,8 @@ def main(
         networks = SMOKE_NETWORKS if networks == ALL_NETWORKS else networks
     assert store is not None
     from data_prep.training import require_sensible
-    from mrm_keras.benchmark import Protocol
     from mrm_keras.results import Reproduction
+    from mrm_keras.variants import Protocol
 
     protocol = Protocol(
         input_length=_given(input_length, 320 if smoke else 1000),
@@ -187,7 +187,7 @@ _SELECTIONS: dict[str, "tuple[Selection, ...]"] = {
 
 def _variants(table: str, networks: tuple[Network, ...], *, smoke: bool) -> "dict[str, Variant]":
     """Name the rows of a table."""
-    from mrm_keras.benchmark import Variant
+    from mrm_keras.variants import Variant
 
     low, high = (4, 8) if smoke else (128, 256)
     ours = Variant(low_channels=low, high_channels=high)
@@ -220,7 +220,7 @@ def _grid(weights: tuple[float, ...], *, smoke: bool) -> "dict[tuple[float, ...]
     """All combinations of alpha, beta and gamma."""
     from itertools import product
 
-    from mrm_keras.benchmark import Variant
+    from mrm_keras.variants import Variant
 
     low, high = (4, 8) if smoke else (128, 256)
     values = dict.fromkeys(float(weight) for weight in weights)

@@ -31,7 +31,6 @@ from data_prep.scores import (
 from data_prep.store import Store
 from data_prep.tables import Cell, ResultTable, Spread, as_text, published
 from data_prep.units import Unit, run_units
-from mrm_keras.benchmark import Protocol, Selection, Variant
 from mrm_keras.published import (
     NUM_RECORDS,
     TABLE_I,
@@ -42,6 +41,7 @@ from mrm_keras.published import (
     TABLE_VII_SECONDS,
     TABLES_II_III,
 )
+from mrm_keras.variants import Protocol, Selection, Variant
 
 # The paper's metrics and macro-F1, by their right names.
 METRICS = {
@@ -376,7 +376,7 @@ class Reproduction:
         on_test = "_on-test" * (selection == "test")
         return Unit(
             name=f"{variant.name}_{task}_seed={seed}{on_test}",
-            work="mrm_keras.benchmark:train",
+            work="mrm_keras.variants:train",
             options={
                 **asdict(variant),
                 **asdict(self.protocol),

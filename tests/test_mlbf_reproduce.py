@@ -17,7 +17,7 @@ from data_prep.errors import OptionError, StoreError
 from data_prep.labels import CPSC_CLASSES
 from data_prep.predictions import Predictions, load_predictions, save_predictions
 from data_prep.store import Store, StoreWriter
-from mlbf_keras import cross_validation, load_model, results
+from mlbf_keras import load_model, results, variants
 from mlbf_keras.published import TABLE_II, TABLE_IV, TABLE_VI_BRANCH, TABLE_VI_FUSED
 from mlbf_keras.reproduce import TABLES, main
 
@@ -87,7 +87,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         made.append(options)
         pretended_train(store, folder, **options)
 
-    monkeypatch.setattr(cross_validation, "train", train)
+    monkeypatch.setattr(variants, "train", train)
     return made
 
 
@@ -255,7 +255,7 @@ class TestTable3:
             )
             toy_model(contract, seed=options["seed"]).save(folder / "best.keras")
 
-        monkeypatch.setattr(cross_validation, "train", train)
+        monkeypatch.setattr(variants, "train", train)
         truth = {f"B{i:04d}": [i % 9 + 1] for i in range(9)}
         for i, name in enumerate(truth):
             write_wfdb(tmp_path / "held", name, sine_leads(1000, seed=i))
@@ -299,7 +299,7 @@ def test_generated_records_only_train(
     common: dict[str, Any] = {"folds": ("1", "2"), "bootstrap": 20, "epochs": 8}
     main("generated", store=store, extra_store=extra, out=out, **common)
     with Store(store) as real, Store(extra) as added, Store(out / "merged.h5") as merged:
-        assert merged.folds.tolist() == [*real.folds, *[cross_validation.EXTRA_FOLD] * 60]
+        assert merged.folds.tolist() == [*real.folds, *[variants.EXTRA_FOLD] * 60]
         np.testing.assert_array_equal(merged.signal(125), added.signal(5))
         np.testing.assert_array_equal(
             merged.labels(), np.concatenate([real.labels(), added.labels()])
@@ -336,7 +336,7 @@ def test_parts_of_a_unit(
     """What is tested neither trains nor validates; generated records train or are left out."""
     from data_prep import training
 
-    merged = cross_validation.merge_stores(
+    merged = variants.merge_stores(
         store, write_store(tmp_path / "extra.h5", records=60, seed=1), tmp_path / "merged.h5"
     )
     parts: list[training.Parts] = []
@@ -352,13 +352,13 @@ def test_parts_of_a_unit(
         **{"epochs": 1, "batch_size": 8, "patience": 1, "precision": "float32", "seed": 0},
     }
     with pytest.raises(KeyboardInterrupt):
-        cross_validation.train(merged, tmp_path, **options)
+        variants.train(merged, tmp_path, **options)
     train, validation = parts[0].train, parts[0].validation
     assert (len(train), len(validation)) == sizes
     with Store(merged) as opened:
         assert set(opened.folds[validation]) == {2}
         assert not set(opened.folds[train]) & {2, test}
-        assert (cross_validation.EXTRA_FOLD in opened.folds[train]) == extra
+        assert (variants.EXTRA_FOLD in opened.folds[train]) == extra
 
 
 def test_table2(tmp_path: Path, store: Path) -> None:

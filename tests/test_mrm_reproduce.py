@@ -19,10 +19,10 @@ from data_prep.plots import plot_parallel_coordinates
 from data_prep.predictions import Predictions, load_predictions, save_predictions
 from data_prep.store import Store
 from data_prep.units import Unit
-from mrm_keras.benchmark import Variant
 from mrm_keras.published import TABLE_IV, TABLE_V, TABLE_VI, TABLE_VII, TABLES_II_III
 from mrm_keras.reproduce import ALL_NETWORKS, ALL_TASKS, TABLES, Name, main
 from mrm_keras.results import METRICS, printed_figures
+from mrm_keras.variants import Variant
 
 # --- Without training: units whose answers are made up -----------------------------------------
 

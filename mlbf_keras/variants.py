@@ -1,4 +1,4 @@
-"""Models of a cross-validation by 8:1:1, each a unit that any machine can train."""
+"""MLBF-Net and what its tables set beside it: each training a unit that any machine can do."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -1,4 +1,4 @@
-"""MRM-Net and the networks it is compared with, each training a unit that any machine can do."""
+"""MRM-Net and what its tables set beside it: each training a unit that any machine can do."""
 
 import json
 import math
