@@ -486,14 +486,18 @@ def _received(chunk: list[Path], future: Any) -> list[_Loaded]:
 
 
 def _sent(path: Path) -> tuple[Path, dict[str, bytes]]:
-    """A record's path and its files: those of its name, and those its header names."""
+    """A record's path and its files: those of its name, and those its header and segments name."""
     files = {path, *(path.with_suffix(ending) for ending in (".hea", ".mat", ".dat"))}
-    header = path.with_suffix(".hea")
-    if header.is_file():
-        lines = header.read_text(encoding="latin-1").splitlines()
-        names = {line.split()[0] for line in lines if line.split()}
-        beside = (name for name in names if Path(name).name == name and len(name) < 256)
-        files |= {path.with_name(name) for name in beside}
+    headers = [path.with_suffix(".hea")]
+    for header in headers:
+        if header.is_file():
+            lines = header.read_text(encoding="latin-1").splitlines()
+            names = {line.split()[0] for line in lines if line.split()}
+            beside = [name for name in names if Path(name).name == name and len(name) < 250]
+            files |= {path.with_name(name) for name in beside}
+            segments = {path.with_name(f"{name}.hea") for name in beside}
+            headers += sorted(segments.difference(headers))
+    files.update(headers)
     return path, {file.name: file.read_bytes() for file in sorted(files) if file.is_file()}
 
 

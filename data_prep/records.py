@@ -9,8 +9,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -318,12 +319,16 @@ class _Lead:
 
 @dataclass(frozen=True)
 class _Header:
-    """A WFDB header."""
+    """A WFDB header; ``fs`` and ``num_samples`` count frames.
+
+    One that joins segments has their names and lengths, and no leads of its own.
+    """
 
     fs: float
     num_samples: int | None
     leads: list[_Lead]
     info: dict[str, str]
+    segments: list[tuple[str, int]]
 
 
 _FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?")
@@ -340,14 +345,21 @@ def _parse_header(path: Path) -> _Header:
     info = {key.strip().casefold(): value.strip() for key, _, value in pairs}
     try:
         name, num_leads, rate, *rest = fields[0]
-        if "/" in name:
-            raise RecordError(f"{path} joins several segments; give the segments one by one.")
-        leads = [_parse_lead(line) for line in fields[1:]]
-        if len(leads) != int(num_leads):
-            raise ValueError(f"{len(leads)} signal lines, but {num_leads} are announced")
+        name, joins, num_segments = name.partition("/")
+        segments, leads = [], []
+        if joins:
+            segments = [(segment, _whole(length)) for segment, length in fields[1:]]
+            if min((length for _, length in segments), default=0) < 0:
+                raise ValueError("a segment has less than no samples")
+        else:
+            leads = [_parse_lead(line) for line in fields[1:]]
+        announced, found = int(num_segments or num_leads), len(segments or leads)
+        if found != announced:
+            what = "segments" if joins else "signal lines"
+            raise ValueError(f"{found} {what}, but {announced} are announced")
         fs = float(re.split("[/(]", rate)[0])
         # A length of 0 means that it is not known.
-        return _Header(fs, _whole(rest[0]) or None if rest else None, leads, info)
+        return _Header(fs, _whole(rest[0]) or None if rest else None, leads, info, segments)
     except (IndexError, ValueError) as error:
         raise RecordError(
             f"{path} is not a WFDB header ({error}); mend it or leave this recording out."
@@ -397,26 +409,99 @@ def _whole(text: str) -> int:
 
 def _read_wfdb(path: Path, unit: str | None) -> Record:
     header = _parse_header(path)
-    found = _choose_leads([lead.name for lead in header.leads], path)
-    chosen = [header.leads[i] for i in found.values()]
-    for lead in chosen:
-        _require_readable(lead, path)
-        _unit_of(lead.unit, unit, path)
-    _require_rate(header.fs, path)
-    num_samples = _num_samples(header, chosen, path)
-    samples = _read_samples(header, chosen, num_samples, path)
-    scale = [MILLIVOLTS[lead.unit.casefold()] for lead in chosen]
-    signal, derived = complete_leads(list(found), samples * scale)
+    read = _read_segments if header.segments else _read_signals
+    fs, leads, samples = read(header, path, unit)
+    signal, derived = complete_leads(leads, samples)
     return Record(
         id=path.stem,
         signal=_millivolts(signal),
-        fs=header.fs,
+        fs=fs,
         age=_age(header.info.get("age", "")),
         sex=_sex(header.info.get("sex", "")),
         codes=_codes(header.info.get("dx", "")),
         path=path,
         derived=derived,
     )
+
+
+def _read_signals(
+    header: _Header, path: Path, unit: str | None, *, whole: bool = True
+) -> tuple[float, list[str], np.ndarray]:
+    """Read what one header describes: rate in hertz, leads, millivolts ``(time, lead)``.
+
+    A part of a recording, not the whole, may be of any length.
+    """
+    found = _choose_leads([lead.name for lead in header.leads], path)
+    chosen = [header.leads[i] for i in found.values()]
+    for lead in chosen:
+        _require_readable(lead, path)
+        _unit_of(lead.unit, unit, path)
+    per_frame = {lead.samples_per_frame for lead in chosen}
+    if len(per_frame) > 1:
+        raise RecordError(
+            f"{path} has leads of different rates ({min(per_frame)} and {max(per_frame)} samples a"
+            " frame); bring them to one rate or leave this recording out."
+        )
+    fs = _require_rate(header.fs * max(per_frame), path)
+    num_samples = _num_samples(header, chosen, path)
+    if whole:
+        _require_duration(num_samples, header.fs, path)
+    samples = _read_samples(header, chosen, num_samples, path)
+    scale = [MILLIVOLTS[lead.unit.casefold()] for lead in chosen]
+    return fs, list(found), samples * scale
+
+
+def _read_segments(
+    header: _Header, path: Path, unit: str | None
+) -> tuple[float, list[str], np.ndarray]:
+    """Read the segments that a header joins, one after the other; a gap between them is NaN.
+
+    A segment of no length only names the signals of the others.
+    """
+    length = sum(length for _, length in header.segments)
+    # Its frames may come less often than the samples of an ECG do.
+    _require_duration(length, header.fs if header.fs > 0 else _require_rate(header.fs, path), path)
+    if length != (header.num_samples or length):
+        raise RecordError(
+            f"{path} states {header.num_samples} samples, but its segments have {length}; fetch it"
+            " again or leave this recording out."
+        )
+    rates, leads, parts = set[float](), list[str](), list[np.ndarray | int]()
+    for name, length in header.segments:
+        if name == "~":
+            parts.append(length)
+        elif length:
+            plain = Path(name).name == name and name.isprintable()
+            file = path.with_name(f"{name}.hea") if plain else path
+            if file == path or not file.is_file():
+                raise RecordError(
+                    f"{path} joins a segment {name!r}, of which there is no header beside it; put"
+                    " it there or leave this recording out."
+                )
+            segment = _parse_header(file)
+            if segment.segments or segment.num_samples not in (None, length):
+                raise RecordError(
+                    f"{file} is not the segment of {length} samples that {path} joins; fetch both"
+                    " again or leave this recording out."
+                )
+            segment = replace(segment, num_samples=length)
+            fs, found, samples = _read_signals(segment, file, unit, whole=False)
+            rates.add(fs)
+            leads = leads or found
+            if segment.fs != header.fs or len(rates) > 1 or set(found) != set(leads):
+                raise RecordError(
+                    f"{path} joins segments of other leads or rates than those of {file}; read"
+                    " them one by one."
+                )
+            parts.append(samples[:, [found.index(lead) for lead in leads]])
+    if not rates:
+        raise RecordError(f"{path} joins no segment that holds samples; leave this recording out.")
+    per_frame = round(fs / header.fs)
+    whole = [
+        np.full((part * per_frame, len(leads)), np.nan) if isinstance(part, int) else part
+        for part in parts
+    ]
+    return fs, leads, np.concatenate(whole)
 
 
 def _require_rate(fs: float, path: Path) -> float:
@@ -431,8 +516,8 @@ def _require_rate(fs: float, path: Path) -> float:
 def _require_readable(lead: _Lead, path: Path) -> None:
     if lead.format not in (*_SAMPLE_BYTES, *_FLAC_FORMATS):
         trouble = f"is stored in format {lead.format}, which is unknown"
-    elif lead.samples_per_frame != 1:
-        trouble = "has several samples a frame"
+    elif lead.samples_per_frame < 1:
+        trouble = "has no sample a frame"
     elif lead.gain <= 0 or not math.isfinite(lead.gain):
         trouble = f"has a gain of {lead.gain:g}, so that it is not calibrated"
     elif lead.unit.casefold() not in MILLIVOLTS:
@@ -448,7 +533,7 @@ def _require_readable(lead: _Lead, path: Path) -> None:
 
 
 def _num_samples(header: _Header, chosen: list[_Lead], path: Path) -> int:
-    """The samples of each lead, after a look at whether the files can hold so many."""
+    """The frames of each lead, after a look at whether the files can hold so many."""
     num_samples = header.num_samples
     for name in dict.fromkeys(lead.file for lead in chosen):
         file, lead = path.with_name(name), next(x for x in chosen if x.file == name)
@@ -467,15 +552,16 @@ def _num_samples(header: _Header, chosen: list[_Lead], path: Path) -> int:
                 " remove the header or bring its own file back."
             )
         # All that is in the file is decoded, and shifted, before leads are chosen.
-        skew = max(x.skew for x in header.leads if x.file == name)
-        if skew > _MOST_SKEW:
+        here = [x for x in header.leads if x.file == name]
+        skew, most = max(x.skew for x in here), max(x.samples_per_frame for x in here)
+        if max(skew, most) > _MOST_SKEW:
             raise RecordError(
-                f"{path} shifts a lead by {skew} samples, which is more than any recorder does;"
-                " mend the header or leave this recording out."
+                f"{path} shifts a lead by {skew} samples or has {most} in a frame, which is more"
+                " than any recorder does; mend the header or leave this recording out."
             )
         if lead.format in _FLAC_FORMATS:
             continue
-        frame = sum(x.samples_per_frame for x in header.leads if x.file == name)
+        frame = sum(x.samples_per_frame for x in here)
         present = int((size - lead.byte_offset) / (frame * _SAMPLE_BYTES[lead.format]) + 1e-9)
         if num_samples is None:
             num_samples = present
@@ -484,7 +570,7 @@ def _num_samples(header: _Header, chosen: list[_Lead], path: Path) -> int:
                 f"{file} is cut short: it holds {max(present, 0)} samples of the {num_samples}"
                 " that its header states; fetch it again or leave this recording out."
             )
-    return _require_duration(num_samples or 0, header.fs, path)
+    return num_samples or 0
 
 
 def _require_duration(num_samples: int, fs: float, path: Path) -> int:
@@ -548,13 +634,18 @@ def _read_with_wfdb(
             shutil.copyfile(path.with_name(name), Path(folder, f"{number}.dat"))
         try:
             places = [leads.index(lead) for lead in chosen]
-            read = wfdb.rdrecord(f"{folder}/record", channels=places, physical=False)
-            signal: np.ndarray = read.dac()
+            form: dict[str, Any] = {"channels": places, "physical": False}
+            if chosen[0].samples_per_frame == 1:
+                read = wfdb.rdrecord(f"{folder}/record", **form)
+                digits, signal = read.d_signal, read.dac()
+            else:
+                read = wfdb.rdrecord(f"{folder}/record", smooth_frames=False, **form)
+                digits, signal = np.stack(read.e_d_signal, 1), np.stack(read.dac(expanded=True), 1)
         except Exception as error:  # whatever wfdb trips over, this file is not readable
             raise RecordError(
                 f"{path} cannot be read ({error}); fetch it again or leave this recording out."
             ) from error
-    _require_checksums(read.d_signal, chosen, path)
+    _require_checksums(digits, chosen, path)
     return signal
 
 
