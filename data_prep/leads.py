@@ -47,8 +47,14 @@ def lead_of(name: str) -> str | None:
 
 def _bare(name: str) -> str:
     """What names a lead, in small letters, without the words around it."""
-    # Some devices have the Roman numerals of Unicode, or letters of full width.
-    plain = unicodedata.normalize("NFKC", name).casefold()
+    # Some devices have the Roman numerals of Unicode, or letters of full width; a raised figure is
+    # one with a bit fallen over.
+    plain = "".join(
+        x
+        if unicodedata.decomposition(x).startswith("<super>")
+        else unicodedata.normalize("NFKC", x)
+        for x in name
+    ).casefold()
     text = re.sub(r"\(.*?\)", "", plain).partition(",")[0].strip()
     return _BEFORE.sub("", text, count=1) if _BEFORE.match(text) else text
 

@@ -96,6 +96,7 @@ def assert_holds(record: Record, signal: np.ndarray, *, atol: float = 1e-6) -> N
         ("-aVR", None),
         ("I-AVB", None),
         ("V7", None),
+        ("V\N{SUPERSCRIPT THREE}", None),
         ("V1R", None),
         ("MDC_ECG_LEAD_V4R", None),
         ("V4r", None),
