@@ -34,6 +34,16 @@ def leave_graphs_as_traced() -> None:
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
+@pytest.fixture(scope="module")
+def graphs_as_in_use() -> Iterator[None]:
+    """Have TensorFlow optimise graphs after all: for what the networks are to equal."""
+    from data_prep.backend import tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+    yield
+    leave_graphs_as_traced()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def without_waiting_for_the_disk() -> Iterator[None]:
     """Losses of power are no test's matter but that of ``written_whole``."""

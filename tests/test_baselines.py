@@ -32,6 +32,8 @@ from mrm_keras.baselines.ecg_bnn import BinaryConvolution, binarise, build_ecg_b
 from mrm_keras.explain import attention_network
 from mrm_keras.plain import ONNX_RULES, PLAIN
 
+pytestmark = pytest.mark.usefixtures("graphs_as_in_use")
+
 LENGTH = 322  # every strided layer meets an odd length somewhere
 SMALL = ("fcn_wang", "resnet1d_wang", "ECG_BNN", "InceptionTime")
 NAMES = [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in BUILDERS]

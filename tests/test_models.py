@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,13 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 from make_records import sine_leads, write_wfdb
-from test_commands import ROOT, exit_of, run_python
+from test_commands import exit_of, run_python
 
 from data_prep.backend import keras
 from data_prep.contract import Contract
 from data_prep.errors import ModelFileError, OptionError
 from data_prep.labels import LEADS
 from data_prep.model_files import ECGModel, set_thresholds
+
+pytestmark = pytest.mark.usefixtures("graphs_as_in_use")
 
 PACKAGES = ("mlbf_keras", "mrm_keras")
 CLASSES = ("calm", "fast", "slow", "odd")
@@ -240,8 +241,6 @@ FRESH = """
 import sys
 from importlib import import_module
 import numpy as np
-from conftest import leave_graphs_as_traced
-leave_graphs_as_traced()  # as in the other process, for the last bit of the answers
 package, path, folder = sys.argv[1:]
 model = import_module(package).load_model(path)
 np.save(folder + "/answers.npy", model.predict(np.load(folder + "/signals.npy")))
@@ -255,8 +254,7 @@ def test_a_fresh_process_gives_the_same_answers(network: Network, tmp_path: Path
     np.save(tmp_path / "signals.npy", network.signals)
     write_wfdb(tmp_path, "E1", sine_leads(2000))
     arguments = (network.package.__name__, str(network.path), str(tmp_path))
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    run = run_python("-c", FRESH, *arguments, PYTHONPATH=path)
+    run = run_python("-c", FRESH, *arguments)
     assert run.returncode == 0, run.stderr
     np.testing.assert_array_equal(np.load(tmp_path / "answers.npy"), network.answers["diagnosis"])
     contract, answer = run.stdout.splitlines()

@@ -20,6 +20,8 @@ from mrm_keras.layers import (
     SpatialAttention,
 )
 
+pytestmark = pytest.mark.usefixtures("graphs_as_in_use")
+
 BATCH, TIME, CHANNELS = 3, 22, 8
 
 

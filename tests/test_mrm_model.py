@@ -21,7 +21,10 @@ FUSIONS = ("mutual", "add", "concat", "low", "high")
 SMALL: dict[str, Any] = {"input_length": 60, "low_channels": 4, "high_channels": 8}
 
 # Keras' writer of .keras files hands TensorFlow's arrays to NumPy in a way NumPy 2 warns about.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("graphs_as_in_use"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 
 @pytest.fixture(autouse=True)
