@@ -52,7 +52,8 @@ def test_a_row_follows_from_its_predictions(table: Path, row: dict[str, str]) ->
             )
         figure, digits = float(row["AUC"]), 4
     else:
-        answers = load_predictions(table.parent / "predictions" / table.stem / f"{name}.npz")
+        stem = name.replace("λ = ", "lambda=").replace(" ", "-")
+        answers = load_predictions(table.parent / "predictions" / table.stem / f"{stem}.npz")
         called = answers.probabilities.argmax(axis=1)
         truth = answers.first_labels
         scores = [f1_score(truth, called, average="macro", labels=range(9), zero_division=0)]
