@@ -10,12 +10,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from data_prep.document import Estimate
 from data_prep.files import written_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -191,3 +194,18 @@ def write_table(out: Path, name: str, table: ResultTable) -> Path:
         with written_whole(out / f"{name}{ending}") as part:
             part.write_text(text, encoding="utf-8")
     return out / f"{name}.md"
+
+
+def write_figure(path: Path, figure: "Figure") -> Path:
+    """Write a figure as PNG, whole or not at all.
+
+    Args:
+        path: of the file.
+        figure: of Matplotlib.
+
+    Returns:
+        ``path``.
+    """
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=160)
+    return path

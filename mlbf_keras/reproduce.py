@@ -10,8 +10,6 @@ from data_prep.commands import run_command
 from data_prep.errors import OptionError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from data_prep.tables import ResultTable
 
 TABLES = {
@@ -99,6 +97,7 @@ def main(
         store, extra_store = _smoke_stores(out, extra=table == "generated")
     if bootstrap < 1:
         raise OptionError(f"--bootstrap must be at least 1, not {bootstrap}; 1000 is usual.")
+    from data_prep.tables import write_figure
     from mlbf_keras.results import Reproduction, fig3, table2, table6
     from mlbf_keras.variants import Protocol, choose_test_folds, merge_stores
 
@@ -111,7 +110,7 @@ def main(
     if store is None:
         raise OptionError(f"{table} needs --store; build one with ecg-build, or try --smoke.")
     if table == "fig3":
-        _save(out / "fig3.png", fig3(store, record))
+        print(write_figure(out / "fig3.png", fig3(store, record)))
         return
     from data_prep.training import require_sensible
 
@@ -138,7 +137,7 @@ def main(
         scheduler=scheduler,
     )
     if table == "fig4":
-        _save(out / "fig4.png", reproduction.fig4())
+        print(write_figure(out / "fig4.png", reproduction.fig4()))
         return
     if table == "table3":
         made = reproduction.table3(held_out, held_out_records)
@@ -163,14 +162,6 @@ def _write(out: Path, name: str, table: "ResultTable") -> None:
 
     path = write_table(out, name, table)
     print(as_markdown(table))
-    print(path)
-
-
-def _save(path: Path, figure: "Figure") -> None:
-    from data_prep.files import written_whole
-
-    with written_whole(path) as part:
-        figure.savefig(part, dpi=160)
     print(path)
 
 

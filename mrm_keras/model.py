@@ -1,17 +1,52 @@
 """MRM-Net: two resolutions that learn from each other (arXiv 2406.16928)."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep.backend import keras
 from data_prep.contract import Contract, SignalContract
 from data_prep.errors import OptionError
 from data_prep.labels import CPSC_CLASSES, LEADS
+from data_prep.signals import fit_standardisation
 from mrm_keras.layers import EPSILON, AttentionFusion, BaseBlock, ConvBlock, MutualLearning
 from mrm_keras.layers import torch_uniform as uniform
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from data_prep.store import Store
+
 NETWORK = "MRM-Net"
 SAMPLING_RATE = 100.0
+
+
+def fitted_contract(
+    store: "Store", train: "np.ndarray", *, network: str = "MRM-Net", task: str, input_length: int
+) -> Contract:
+    """Return the contract of a network that is to be trained, standardised by its training records.
+
+    Args:
+        store: of all records.
+        train: positions of those that train.
+        network: name of the network.
+        task: a task of the store.
+        input_length: in samples at 100 Hz; recordings are stretched to it.
+
+    Raises:
+        RecordError: where the training records have no samples, or all are equal.
+    """
+    mean, std = fit_standardisation(store.signal(i) for i in train)
+    return Contract(
+        network=network,
+        task=task,
+        class_names=store.class_names(task),
+        sampling_rate=SAMPLING_RATE,
+        input_length=input_length,
+        fit="stretch",
+        single_label=False,
+        mean=mean,
+        std=std,
+    )
 
 
 def build_model(

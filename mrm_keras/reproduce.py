@@ -9,8 +9,6 @@ from data_prep.commands import run_command
 from data_prep.errors import OptionError, StoreError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from data_prep.tables import ResultTable
     from mrm_keras.variants import Protocol, Selection, Variant
 
@@ -126,6 +124,7 @@ def main(
         tasks = tasks or (SMOKE_TASKS if table == "table2_3" else ())
         networks = SMOKE_NETWORKS if networks == ALL_NETWORKS else networks
     assert store is not None
+    from data_prep.tables import write_figure
     from data_prep.training import require_sensible
     from mrm_keras.results import Reproduction
     from mrm_keras.variants import Protocol
@@ -160,7 +159,7 @@ def main(
             else reproduction.fig6(_grid(weights[:2] if smoke else weights, smoke=smoke))
         )
         _write(out, table, made, smoke=smoke)
-        _write_figure(out / f"{table}.png", figure)
+        print(write_figure(out / f"{table}.png", figure))
         return
     variants = _variants(table, networks, smoke=smoke)
     if table == "table5":
@@ -175,7 +174,7 @@ def main(
     curves = reproduction.learning_curves(variants)
     for task, made in tables.items():
         _write(out, f"{table}_{task}", made, smoke=smoke)
-        _write_figure(out / f"{table}_{task}_curves.png", curves[task])
+        print(write_figure(out / f"{table}_{task}_curves.png", curves[task]))
 
 
 _SELECTIONS: dict[str, "tuple[Selection, ...]"] = {
@@ -297,14 +296,6 @@ def _write(out: Path, name: str, table: "ResultTable", *, smoke: bool) -> None:
         table = replace(table, notes=(*table.notes, "A trial in small: the figures mean nothing."))
     path = write_table(out, name, table)
     print(as_markdown(table))
-    print(path)
-
-
-def _write_figure(path: Path, figure: "Figure") -> None:
-    from data_prep.files import written_whole
-
-    with written_whole(path) as part:
-        figure.savefig(part, dpi=160)
     print(path)
 
 

@@ -1,5 +1,6 @@
 """Command: from a store to trained MRM-Nets, one a fold."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,27 +72,12 @@ def main(
     """
     options = dict(locals())
     from data_prep.contract import Contract
-    from data_prep.signals import fit_standardisation
     from data_prep.store import Store
     from data_prep.training import Settings, choose_folds, train_folds
-    from mrm_keras.model import SAMPLING_RATE, build_model, compile_model
+    from mrm_keras.model import build_model, compile_model, fitted_contract
 
     with Store(store) as opened:
         task = opened.resolve_task(task)
-
-        def contract_for(train: Any) -> Contract:
-            mean, std = fit_standardisation(opened.signal(i) for i in train)
-            return Contract(
-                network="MRM-Net",
-                task=task,
-                class_names=opened.class_names(task),
-                sampling_rate=SAMPLING_RATE,
-                input_length=input_length,
-                fit="stretch",
-                single_label=False,
-                mean=mean,
-                std=std,
-            )
 
         def compiled_model(contract: Contract) -> Any:
             model = build_model(
@@ -125,7 +111,7 @@ def main(
                 precision=precision,
                 tensorboard=tensorboard,
             ),
-            contract_for=contract_for,
+            contract_for=partial(fitted_contract, opened, task=task, input_length=input_length),
             compiled_model=compiled_model,
             options=options,
             resume=resume,

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,24 +127,9 @@ def train(
     from data_prep.contract import Contract
     from data_prep.prediction import predict_store
     from data_prep.predictions import save_predictions
-    from data_prep.signals import fit_standardisation
     from data_prep.training import Parts, Settings, train_fold
     from mrm_keras.baselines import BUILDERS
-    from mrm_keras.model import SAMPLING_RATE, build_model, compile_model, load_model
-
-    def contract_for(train: Any) -> Contract:
-        mean, std = fit_standardisation(opened.signal(i) for i in train)
-        return Contract(
-            network=network,
-            task=task,
-            class_names=opened.class_names(task),
-            sampling_rate=SAMPLING_RATE,
-            input_length=input_length,
-            fit="stretch",
-            single_label=False,
-            mean=mean,
-            std=std,
-        )
+    from mrm_keras.model import build_model, compile_model, fitted_contract, load_model
 
     def compiled_model(contract: Contract) -> Any:
         sizes: dict[str, Any] = {
@@ -194,7 +180,9 @@ def train(
                 precision=precision,
                 tensorboard=False,
             ),
-            contract_for=contract_for,
+            contract_for=partial(
+                fitted_contract, opened, network=network, task=task, input_length=input_length
+            ),
             compiled_model=compiled_model,
             options=options,
             resume=True,
