@@ -13,6 +13,7 @@ from data_prep.errors import LabelError
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
+CPSC_TASK = "cpsc2018"
 CPSC_CLASSES = ("Normal", "AF", "I-AVB", "LBBB", "RBBB", "PAC", "PVC", "STD", "STE")
 """The classes of the China Physiological Signal Challenge 2018, in its order 1 to 9."""
 

@@ -27,6 +27,7 @@ from data_prep.files import written_whole
 from data_prep.labels import CPSC_CLASSES, CPSC_SNOMED, LEADS
 
 RATE = 500.0
+_MARK = "#Hx: Synthetic"
 MIN_SECONDS = 6.0
 MAX_SECONDS = 600.0
 
@@ -319,6 +320,19 @@ def main(
             recordings = [name for name, _ in rows[records:]]
             path.write_text("\n".join(["Recording", *recordings]) + "\n")
     print(f"{records} training and {test_records} test records, synthetic, are in {out}")
+
+
+def is_generated(path: Path) -> bool:
+    """Say whether a recording was written by ``ecg-synthetic``; its header says so.
+
+    Args:
+        path: of the recording, with any ending.
+    """
+    try:
+        header = path.with_suffix(".hea").read_text(encoding="latin-1")
+    except OSError:
+        return False
+    return _MARK in header.splitlines()
 
 
 def command() -> None:
@@ -674,7 +688,7 @@ def _write_record(path: Path, record: SyntheticRecord) -> None:
         f"#Sex: {record.sex.capitalize()}",
         f"#Dx: {','.join(codes[CPSC_CLASSES[label]] for label in record.labels)}",
         "#Rx: Unknown",
-        "#Hx: Synthetic",
+        _MARK,
         "#Sx: Unknown",
     ]
     path.with_suffix(".hea").write_text("\n".join(lines) + "\n")

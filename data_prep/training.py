@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,8 @@ from data_prep.checkpoint import (
 from data_prep.contract import Contract
 from data_prep.errors import OptionError, StoreError
 from data_prep.files import locked, written_whole
-from data_prep.model_files import set_thresholds
+from data_prep.model_files import set_origin, set_thresholds
+from data_prep.origin import Origin
 from data_prep.plots import plot_learning_curves, read_history
 from data_prep.predictions import Predictions, save_predictions
 from data_prep.provenance import provenance
@@ -386,7 +388,9 @@ def _fit(
         "records": digest_of_records(store, parts.train, parts.validation, task=contract.task),
     }
     _write_down(folder, run)
-    best = KeepBest(store, validation, folder=folder / NEW_BEST, monitor=settings.monitor)
+    best = KeepBest(
+        store, validation, trained=parts.train, folder=folder / NEW_BEST, monitor=settings.monitor
+    )
     stopping = keras.callbacks.EarlyStopping(best.key, mode="max", patience=settings.patience)
     checkpoint = Checkpoint(folder, counters={"best": best, "stopping": stopping})
     # Keras' own count of epochs would begin anew in a training that goes on.
@@ -479,13 +483,14 @@ class KeepBest(keras.callbacks.Callback):
     """Scores the validation records after each epoch and keeps the best model.
 
     Adds ``val_loss``, ``val_macro_f1`` and ``val_macro_auc`` to the epoch's logs.  The model is
-    written as soon as it is the best, with thresholds found on these validation records, beside
-    its answers to them.  The validation loss is that of the heads alone: losses that layers add
-    belong to training.
+    written as soon as it is the best, with thresholds found on these validation records and the
+    names of the records that trained and chose it, beside its answers to them.  The validation
+    loss is that of the heads alone: losses that layers add belong to training.
 
     Args:
         store: whose records they are.
         validation: their batches, in the records' order.
+        trained: indices of the records that train.
         folder: where ``best.keras`` and ``validation.npz`` go.
         monitor: the score that decides.
 
@@ -496,7 +501,13 @@ class KeepBest(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, store: Store, validation: StoreBatches, *, folder: Path, monitor: Monitor
+        self,
+        store: Store,
+        validation: StoreBatches,
+        *,
+        trained: np.ndarray,
+        folder: Path,
+        monitor: Monitor,
     ) -> None:
         super().__init__()
         self.validation = validation
@@ -507,6 +518,16 @@ class KeepBest(keras.callbacks.Callback):
         self.ids = store.ids[validation.records]
         self.labels = store.labels(validation.contract.task)[validation.records]
         self.first_labels = known_first_labels(self.labels, store.first_labels[validation.records])
+        made_with = provenance()
+        self.origin = Origin(
+            dataset=store.dataset,
+            trained=tuple(store.ids[trained].tolist()),
+            chose=tuple(self.ids.tolist()),
+            store=store.provenance,
+            version=str(made_with["ecg-keras"]),
+            commit=str(made_with["commit"]),
+            monitor=self.key,
+        )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Score, and keep what is better than before."""
@@ -526,7 +547,14 @@ class KeepBest(keras.callbacks.Callback):
         if not logs[self.key] > self.score:
             return
         thresholds = best_thresholds(self.labels, probabilities)
+        origin = replace(
+            self.origin,
+            date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            epoch=epoch + 1,
+            score=logs[self.key],
+        )
         set_thresholds(self.model, thresholds)
+        set_origin(self.model, origin)
         with written_whole(self.folder / "best.keras") as part:
             self.model.save(part)
         contract = self.validation.contract
@@ -543,6 +571,9 @@ class KeepBest(keras.callbacks.Callback):
                 task=contract.task,
                 labels=self.labels,
                 first_labels=self.first_labels,
+                seen=origin.seen(self.ids, origin.dataset),
+                dataset=origin.dataset,
+                models=(origin.facts("best.keras"),),
             ),
         )
         self.score, self.epoch = logs[self.key], epoch

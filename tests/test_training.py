@@ -303,6 +303,9 @@ def test_fitting_stops_when_patience_ends(
     assert len(read_history(folder / "history.csv")["epoch"]) == epochs
 
 
+TRAINED = np.arange(2, 60, 10)
+
+
 @pytest.mark.parametrize("monitor", ["macro-f1", "macro-auc"])
 def test_the_best_epoch_is_kept_and_not_the_last(
     store: Store, tmp_path: Path, monitor: Monitor
@@ -313,7 +316,7 @@ def test_the_best_epoch_is_kept_and_not_the_last(
     contract = toy_contract()
     batches = StoreBatches(store, np.arange(1, 60, 10), contract=contract, heads=("diagnosis",))
     model = compiled_toy(contract)
-    best = KeepBest(store, batches, folder=tmp_path, monitor=monitor)
+    best = KeepBest(store, batches, trained=TRAINED, folder=tmp_path, monitor=monitor)
     best.set_model(model)
     dense, logs = model.get_layer("diagnosis"), []
     for epoch, columns in enumerate([[1, 2, 0], [0, 1, 2], [2, 0, 1], [0, 1, 2]]):
@@ -341,7 +344,7 @@ def test_the_monitor_decides(store: Store, tmp_path: Path) -> None:
     chosen = {}
     monitors: tuple[Monitor, ...] = ("macro-f1", "macro-auc")
     for monitor in monitors:
-        best = KeepBest(store, batches, folder=tmp_path, monitor=monitor)
+        best = KeepBest(store, batches, trained=TRAINED, folder=tmp_path, monitor=monitor)
         model = compiled_toy(contract)
         best.set_model(model)
         for epoch, weights in enumerate(epochs):
@@ -487,7 +490,7 @@ def test_what_was_complete_survives_a_full_disk(
     contract = toy_contract()
     batches = StoreBatches(store, np.arange(0, 60, 10), contract=contract, heads=("diagnosis",))
     model = compiled_toy(contract)
-    best = KeepBest(store, batches, folder=tmp_path, monitor="macro-f1")
+    best = KeepBest(store, batches, trained=TRAINED, folder=tmp_path, monitor="macro-f1")
     best.set_model(model)
     weights = np.zeros((12, 3), np.float32)
     model.get_layer("diagnosis").set_weights([weights, np.zeros(3, np.float32)])
