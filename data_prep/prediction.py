@@ -257,8 +257,8 @@ def _without_padding(signal: np.ndarray) -> np.ndarray:
 
 def predict_store(
     model: ECGModel, store: Store, records: np.ndarray, *, batch_size: int
-) -> Predictions:
-    """Let a model answer for records of a store.
+) -> dict[str, Predictions]:
+    """Let every head of a model answer for records of a store.
 
     Args:
         model: opened, with its contract.
@@ -267,7 +267,8 @@ def predict_store(
         batch_size: records at a time.
 
     Returns:
-        Answers in the order of ``records``, with the model's thresholds and the store's labels.
+        For each head of the network, ``"diagnosis"`` first, its answers in the order of
+        ``records``, with the model's thresholds and the store's labels and patients.
 
     Raises:
         StoreError: where the store's rate or classes are not the model's, or labels are missing.
@@ -279,27 +280,32 @@ def predict_store(
             " that it was trained on, or one built likewise."
         )
     order = np.argsort(store.lengths[records], kind="stable")
+    heads = tuple(model.network.output)
     batches = StoreBatches(
-        store, records[order], contract=contract, heads=("diagnosis",), batch_size=batch_size
+        store, records[order], contract=contract, heads=heads, batch_size=batch_size
     )
-    probabilities = np.empty((len(records), len(contract.class_names)), np.float32)
-    probabilities[order] = model.network.predict(batches, verbose=0)["diagnosis"]
+    answers = model.network.predict(batches, verbose=0)
+    back = np.argsort(order)
     labels = store.labels(contract.task)[records]
-    return Predictions(
-        ids=store.ids[records],
-        class_names=contract.class_names,
-        probabilities=probabilities,
-        members=probabilities[None],
-        thresholds=np.array(contract.thresholds),
-        single_label=contract.single_label,
-        network=contract.network,
-        task=contract.task,
-        labels=labels,
-        first_labels=known_first_labels(labels, store.first_labels[records]),
-        seen=model.seen(store.ids[records], store.dataset),
-        dataset=store.dataset,
-        models=(model.facts,),
-    )
+    return {
+        head: Predictions(
+            ids=store.ids[records],
+            class_names=contract.class_names,
+            probabilities=answers[head][back],
+            members=answers[head][back][None],
+            thresholds=np.array(contract.thresholds),
+            single_label=contract.single_label,
+            network=contract.network,
+            task=contract.task,
+            labels=labels,
+            first_labels=known_first_labels(labels, store.first_labels[records]),
+            patients=store.patients[records],
+            seen=model.seen(store.ids[records], store.dataset),
+            dataset=store.dataset,
+            models=(model.facts,),
+        )
+        for head in heads
+    }
 
 
 def fold_of_store(store: Store, *, task: str, fold: int) -> np.ndarray:
@@ -443,7 +449,10 @@ def predict(
             rows = fold_of_store(opened, task=ensemble[0].contract.task, fold=fold)
             index = {str(opened.ids[row]): int(row) for row in rows}
             predictions = averaged(
-                [predict_store(m, opened, rows, batch_size=batch_size) for m in ensemble]
+                [
+                    predict_store(model, opened, rows, batch_size=batch_size)["diagnosis"]
+                    for model in ensemble
+                ]
             )
 
             def read(name: str) -> Record:

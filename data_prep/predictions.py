@@ -42,6 +42,7 @@ class Predictions:
         labels: ``(N, C)`` uint8 of 0 and 1, or None where they are not known.
         first_labels: ``(N,)`` int16, 0-based class that stands first among a record's labels
             (CPSC 2018's ``First_label``), -1 where unknown; or None.
+        patients: ``(N,)`` str, whom each record is of, empty where unknown; or None.
         seen: ``(N,)`` int8, what the models had to do with each record: 0 nothing, 1 it chose the
             epoch and thresholds of one, 2 it trained one, -1 unknown; None if all are unknown.
         dataset: that the records are known to be of, such as ``"ptb-xl"``; empty for files, of
@@ -62,6 +63,7 @@ class Predictions:
     task: str
     labels: np.ndarray | None = None
     first_labels: np.ndarray | None = None
+    patients: np.ndarray | None = None
     seen: np.ndarray | None = None
     dataset: str = ""
     models: tuple[ModelFacts, ...] = ()
@@ -75,6 +77,7 @@ class Predictions:
             ("thresholds", np.float32),
             ("labels", np.uint8),
             ("first_labels", np.int16),
+            ("patients", np.str_),
             ("seen", np.int8),
         ):
             if getattr(self, name) is not None:
@@ -89,6 +92,7 @@ class Predictions:
             "thresholds": (classes,),
             "labels": (records, classes),
             "first_labels": (records,),
+            "patients": (records,),
             "seen": (records,),
         }
         for name, shape in expected.items():
@@ -226,6 +230,7 @@ def pooled(parts: Sequence[Predictions]) -> Predictions:
         thresholds=np.mean([part.thresholds for part in parts], axis=0),
         labels=_joined([part.labels for part in parts]),
         first_labels=_joined([part.first_labels for part in parts]),
+        patients=_joined([part.patients for part in parts]),
         seen=_joined([part.seen for part in parts]),
         dataset=first.dataset if len({part.dataset for part in parts}) == 1 else "",
         models=_all_models(parts),
@@ -358,6 +363,7 @@ def load_predictions(path: Path) -> Predictions:
             task=str(found["task"]),
             labels=found.get("labels"),
             first_labels=found.get("first_labels"),
+            patients=found.get("patients"),
             seen=found.get("seen"),
             dataset=str(found.get("dataset", "")),
             models=tuple(ModelFacts.from_json(str(text)) for text in found.get("models", ())),

@@ -752,6 +752,7 @@ def _rows(predictions: Predictions, rows: np.ndarray) -> Predictions:
         members=predictions.members[:, rows],
         labels=None if labels is None else labels[rows],
         first_labels=None if first_labels is None else first_labels[rows],
+        patients=None if predictions.patients is None else predictions.patients[rows],
         seen=None if predictions.seen is None else predictions.seen[rows],
     )
 

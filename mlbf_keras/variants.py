@@ -143,7 +143,7 @@ def train(
             model = load_model(folder / "best.keras")
             answers = predict_store(
                 model, opened, usable[folds == test_fold], batch_size=batch_size
-            )
+            )["diagnosis"]
             save_predictions(folder / "test.npz", answers)
 
 
