@@ -359,8 +359,9 @@ def write_answers(
     ``predictions.npz`` holds everything; ``probabilities.csv`` has a column a class;
     ``answers.csv`` (``Recording,Result``) names the classes found, the most probable first, with
     spaces between them.  For CPSC 2018, whose challenge wants one number from 1 to 9, and for
-    networks of one answer it has the number of the first of them.  ``rejected.csv`` lists the recordings that could not be used,
-    and ``warnings.csv`` what is doubtful about the others, a line each.
+    networks of one answer it has the number of the first of them.  ``rejected.csv`` lists the
+    recordings that could not be used, and ``warnings.csv`` what is doubtful about the others, a
+    line each.
 
     Args:
         out: a folder; it is created, and files of these names in it are replaced.

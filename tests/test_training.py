@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from data_prep.batches import StoreBatches
 from data_prep.contract import Contract
 from data_prep.errors import OptionError, StoreError
 from data_prep.model_files import load_model
+from data_prep.origin import CHOSE
 from data_prep.plots import read_history
 from data_prep.predictions import load_predictions
 from data_prep.scores import best_thresholds
@@ -59,6 +61,7 @@ SETTINGS = Settings(
 LABELS = {3: (0, 1), 8: (2, 0), 14: (2, 1), 25: (1, 2), 38: ()}
 # In fold 1 most have the first class too, which moves its threshold.
 LABELS |= {10: (1, 0), 20: (2, 0), 50: (2, 0)}
+FOLDS = range(1, 11)
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +244,24 @@ def test_the_kept_model_gives_the_kept_answers(run: Path, store: Store) -> None:
     np.testing.assert_array_equal(kept.members[0], kept.probabilities)
     assert (kept.network, kept.task, kept.class_names) == ("Toy", "cpsc2018", CLASSES)
     assert (model.contract.mean, model.contract.std) == (0.05, 0.5)
+
+
+def test_the_kept_model_names_the_records_that_made_it(run: Path, store: Store) -> None:
+    origin = load_model(run / "best.keras", networks=("Toy",)).origin
+    assert origin is not None
+    names = {fold: store.ids[store.labels().any(axis=1) & (store.folds == fold)] for fold in FOLDS}
+    assert set(origin.chose) == set(names[1])
+    assert set(origin.trained) == {name for fold in range(2, 10) for name in names[fold]}
+    history = read_history(run / "history.csv")
+    assert origin.epoch == history["val_macro_f1"].argmax() + 1
+    assert origin.score == history["val_macro_f1"].max() and origin.monitor == "val_macro_f1"
+    assert (origin.dataset, origin.store) == ("cpsc2018", store.provenance)
+    made_with = json.loads((run / "args.json").read_text())["made with"]
+    assert (origin.version, origin.commit) == (made_with["ecg-keras"], made_with["commit"])
+    assert datetime.fromisoformat(origin.date).tzinfo is not None
+    kept = load_predictions(run / "validation.npz")
+    assert kept.seen is not None and (kept.seen == CHOSE).all()
+    assert kept.models == (origin.facts("best.keras"),) and kept.dataset == "cpsc2018"
 
 
 def test_thresholds_are_found_on_validation_records_only(run: Path, store: Store) -> None:
