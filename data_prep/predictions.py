@@ -10,6 +10,7 @@ import numpy as np
 
 from data_prep.errors import PredictionsError
 from data_prep.files import require_text, written_whole
+from data_prep.scores import patient_groups
 
 _REQUIRED = (
     "ids",
@@ -114,6 +115,11 @@ class Predictions:
                     f"the {kind} {unique[times > 1][0]} comes more than once; name each once and"
                     " predict again."
                 )
+
+    @property
+    def groups(self) -> np.ndarray:
+        """``(N,)`` int64, what a bootstrap draws together: the records of one patient."""
+        return patient_groups(self.patients, len(self.ids))
 
     @property
     def answers(self) -> np.ndarray:
