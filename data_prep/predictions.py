@@ -13,6 +13,7 @@ from data_prep.errors import PredictionsError
 from data_prep.files import require_text, written_whole
 from data_prep.labels import CPSC_TASK
 from data_prep.origin import UNKNOWN, ModelFacts, overlap, seen_by_any
+from data_prep.scores import patient_groups
 
 _REQUIRED = (
     "ids",
@@ -129,6 +130,11 @@ class Predictions:
                     f"the {kind} {unique[times > 1][0]} comes more than once; name each once and"
                     " predict again."
                 )
+
+    @property
+    def groups(self) -> np.ndarray:
+        """``(N,)`` int64, what a bootstrap draws together: the records of one patient."""
+        return patient_groups(self.patients, len(self.ids))
 
     @property
     def answers(self) -> np.ndarray:

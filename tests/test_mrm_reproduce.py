@@ -138,6 +138,7 @@ def test_several_seeds_give_a_spread_over_them(tmp_path: Path, units: list[Unit]
     assert [unit.options["seed"] for unit in units] == [3, 5] * 3
     rows = rows_of(tmp_path / "table5_form.csv")
     assert list(rows) == ["addition", "concatenation", "MRM-Net"]
+    assert "Addition and concatenation are our reading" in (tmp_path / "table5_form.md").read_text()
     by_seed = [
         roc_auc_score(answers.labels, answers.probabilities, average="macro")
         for seed in (3, 5)
@@ -236,6 +237,8 @@ def test_table7_has_widths_and_times(tmp_path: Path, units: list[Unit]) -> None:
     assert (first["published, RTX 3080"], first["parameters"]) == ("50", "1064")
     assert "AUC − that of 128 and 256 channels [95 %]" in first
     assert first["accuracy, published (other data)"] == ""
+    main("table7", store=store, out=tmp_path, seeds=(0,), epochs=4, bootstrap=5, widths=(64, 128))
+    assert list(rows_of(tmp_path / "table7_all.csv")) == list(TABLE_VII["all"])[:2]
 
 
 def test_fig5_counts_answers_by_true_class(tmp_path: Path, units: list[Unit]) -> None:
@@ -249,6 +252,7 @@ def test_fig5_counts_answers_by_true_class(tmp_path: Path, units: list[Unit]) ->
         row = rows[answers.class_names[truth]]  # of each class there is one record
         assert (float(row[answers.class_names[answer]]), row["records"]) == (1.0, "1")
     assert (tmp_path / "fig5.png").stat().st_size > 10_000
+    assert "STE and a class" in (tmp_path / "fig5.md").read_text()
 
 
 def test_fig6_tries_every_combination(tmp_path: Path, units: list[Unit]) -> None:
@@ -263,6 +267,10 @@ def test_fig6_tries_every_combination(tmp_path: Path, units: list[Unit]) -> None
     with (tmp_path / "fig6.csv").open() as file:
         areas = [float(row["AUC"]) for row in csv.DictReader(file)]
     assert areas == sorted(areas, reverse=True)
+    text = (tmp_path / "fig6.md").read_text()
+    assert "do better than 1" in text and "not of the paper's CPSC 2018" not in text
+    main("fig6", store=smoke_store(tmp_path), out=tmp_path, smoke=True, weights=(0.1,))
+    assert "of all, not of the paper's CPSC 2018" in (tmp_path / "fig6.md").read_text()
     assert (tmp_path / "fig6.png").stat().st_size > 10_000
 
 
