@@ -52,7 +52,7 @@ class Unit:
         name: of its folder; letters, digits and any of ``._=-``.
         work: ``"module:function"``, called as ``function(store, folder, **options)`` with the
             store's path and the folder to write into: empty, or, on this machine, with what an
-            interrupted call for this very unit left there, to go on from.
+            interrupted or failed call for this very unit left there, to go on from.
         options: values that JSON can hold; the seed is one of them.
     """
 
@@ -66,9 +66,11 @@ def run_units(
 ) -> list[Path]:
     """Do all units that are not done yet, and find the folders of all.
 
-    A unit that fails is tried once more, and the others go on.  Each finished unit's folder gets
-    ``unit.json``: its work and options, the store's checksum, when and in how many seconds it was
-    done, the versions and the machine.
+    Prints first how many are done already and how many are to be done.  A unit that fails is
+    tried once more, on this machine with the checkpoint it left, and the others go on; a second
+    failure removes the checkpoint too.  Each finished unit's folder gets ``unit.json``: its work
+    and options, the store's checksum, when and in how many seconds it was done, the versions and
+    the machine.
 
     Args:
         units: in any number, each with a name of its own.
@@ -106,8 +108,9 @@ def run_units(
             for unit, folder in zip(units, folders, strict=True)
             if not _is_done(unit, folder, checksum)
         ]
-        if len(todo) < len(units):
-            print(f"{len(units) - len(todo)} of {len(units)} units are done already.")
+        done = len(units) - len(todo)
+        trainings = "training" if len(units) == 1 else "trainings"
+        print(f"{len(units)} {trainings}: {done} done already, {len(todo)} to be done.", flush=True)
         run = _Run(out / "units", Path(store), checksum, len(todo))
         if todo:
             _do(todo, run, scheduler)
@@ -284,9 +287,8 @@ def _do_here(todo: list[Unit], run: _Run) -> None:
                 run.finished(unit, part)
                 break
             again = run.failed(unit, account)
-            _empty(part)
         else:
-            part.rmdir()
+            shutil.rmtree(part)
 
 
 def _is_begun(unit: Unit, part: Path, checksum: str) -> bool:
