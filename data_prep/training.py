@@ -323,6 +323,7 @@ def train_fold(
     contract_for: Callable[[np.ndarray], Contract],
     compiled_model: Callable[[Contract], Any],
     options: dict[str, Any],
+    callbacks: Sequence[Any] = (),
     resume: bool = False,
 ) -> None:
     """Train one model, on all GPUs there are.
@@ -337,6 +338,7 @@ def train_fold(
         contract_for: gives the contract, knowing the training records.
         compiled_model: builds and compiles the network for a contract.
         options: to be written down.
+        callbacks: further callbacks of Keras, called before the checkpoint is written.
         resume: go on with a half-finished training, and leave a finished one as it is.
 
     Raises:
@@ -366,6 +368,7 @@ def train_fold(
                 contract_for=contract_for,
                 compiled_model=compiled_model,
                 options=options,
+                callbacks=callbacks,
             )
         finally:
             keras.config.set_dtype_policy("float32")
@@ -382,6 +385,7 @@ def _fit(
     contract_for: Callable[[np.ndarray], Contract],
     compiled_model: Callable[[Contract], Any],
     options: dict[str, Any],
+    callbacks: Sequence[Any],
 ) -> None:
     keras.utils.set_random_seed(settings.seed)
     contract = contract_for(parts.train)
@@ -424,12 +428,12 @@ def _fit(
     checkpoint = Checkpoint(folder, counters=choose.counters)
     # Keras' own count of epochs would begin anew in a training that goes on.
     in_order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: train.start_epoch(e))
-    callbacks = [in_order, RequireNumbers(store, train, fold=fold), choose]
+    in_turn = [in_order, RequireNumbers(store, train, fold=fold), choose, *callbacks]
     if settings.tensorboard:
-        callbacks.append(keras.callbacks.TensorBoard(str(folder / "tensorboard")))
+        in_turn.append(keras.callbacks.TensorBoard(str(folder / "tensorboard")))
     done, steps = checkpoint.epoch * len(train), settings.epochs * len(train)
     with tqdm(total=steps, initial=done, desc=f"fold {fold}", unit="step", file=sys.stderr) as bar:
-        callbacks += [Progress(bar, show=best.key), checkpoint]
+        in_turn += [Progress(bar, show=best.key), checkpoint]
         if not checkpoint.complete:
             # The batches mix the records themselves; Keras would draw their order once more.
             model.fit(
@@ -437,7 +441,7 @@ def _fit(
                 epochs=settings.epochs,
                 initial_epoch=checkpoint.epoch,
                 shuffle=False,
-                callbacks=callbacks,
+                callbacks=in_turn,
                 verbose=0,
             )
     if any(each.epoch is None for each in bests.values()):

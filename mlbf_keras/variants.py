@@ -153,7 +153,7 @@ def train(
         for made, fold in tested.items():
             model = load_model(made / "best.keras")
             answers = predict_store(model, opened, usable[folds == fold], batch_size=batch_size)
-            save_predictions(made / "test.npz", answers)
+            save_predictions(made / "test.npz", answers["diagnosis"])
 
 
 def merge_stores(store: Path, extra: Path, out: Path) -> Path:
