@@ -292,7 +292,7 @@ class Reproduction:
                 "In the header: the records of each class in the private test set, and by first"
                 " label in what is scored here.",
                 "The average is macro-F1, as the paper defines it in section IV-B, with the first"
-                " label as the truth. The challenge score takes any label of a record for right.",
+                " label as the truth. The challenge score counts any label of a record as right.",
                 f"The private test set of {sum(PRIVATE_TEST_SET):,} records was never published:"
                 " figures from here and figures on it are on other data. What anyone can reproduce"
                 " is a figure on the public records.",
@@ -398,7 +398,7 @@ class Reproduction:
             ]
 
         def theirs(name: str, figures: Sequence[tuple[float, float]]) -> list[tuple[Cell, ...]]:
-            return [(f"{name}, not printed which", *(None,) * 3, Spread(*of)) for of in figures]
+            return [(f"{name}, value not stated", *(None,) * 3, Spread(*of)) for of in figures]
 
         return ResultTable(
             title="Table V. Single loss, and the weight λ of the leads' losses, average F1"
@@ -411,10 +411,10 @@ class Reproduction:
             rows=(
                 *ours(lambda variant: not variant.auxiliary_heads),
                 *ours(lambda variant: variant.auxiliary_heads and variant.loss_weight < 1),
-                *theirs("a λ below 1", TABLE_V_BELOW_1),
+                *theirs("λ below 1", TABLE_V_BELOW_1),
                 *ours(lambda variant: variant.loss_weight == 1),
                 *ours(lambda variant: variant.loss_weight > 1),
-                *theirs("a λ above 1", TABLE_V_ABOVE_1),
+                *theirs("λ above 1", TABLE_V_ABOVE_1),
             ),
             scored=self._scored_on(answers[single]),
             notes=(
@@ -661,8 +661,8 @@ class Reproduction:
         options = made.get("stores", [made])[0].get("options", {})
         return {
             "stratified": (
-                "The folds are stratified by class; the paper's are random, as those of ecg-build"
-                " --folds random.",
+                "The folds are stratified by class; the paper's are random (ecg-build --folds"
+                " random).",
             ),
             "random": ("The folds are random, as the paper's.",),
         }.get(options.get("folds"), ())

@@ -327,7 +327,7 @@ def test_a_killed_worker_costs_nothing_but_time(
     # A second command finds all done, and asks no cluster.
     assert run_units(wanted, store=store, out=tmp_path / "out", scheduler="tcp://none") == folders
 
-    # Failures travel back with their reason, and are tried once more.
+    # Failures travel back with their reason, and are tried once more with what they left.
     (tmp_path / "fail_9").write_text("2")
     with pytest.raises(UnitError, match=r"failed \(n=9\).*number 9 cannot be done"):
         run_units(
@@ -337,6 +337,7 @@ def test_a_killed_worker_costs_nothing_but_time(
             scheduler=scheduler,
         )
     assert "Traceback" in (tmp_path / "out" / "units" / "n=9.log").read_text()
+    assert (tmp_path / "went_on_9").exists()
     assert (tmp_path / "out" / "units" / "n=10").is_dir()
 
 
