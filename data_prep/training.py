@@ -72,7 +72,7 @@ class Settings:
 
 _ABOVE_0 = (
     *("epochs", "batch_size", "learning_rate", "input_length", "filters", "gru_units"),
-    *("low_channels", "high_channels", "temperature"),
+    *("low_channels", "high_channels", "temperature", "widths"),
 )
 _NOT_BELOW_0 = ("patience", "seed", "loss_weight", "alpha", "beta", "gamma")
 

@@ -70,6 +70,7 @@ def main(
     validation_fold: int = 9,
     test_fold: int = 10,
     paper_protocol: Literal["no", "yes", "both"] = "no",
+    widths: tuple[int, ...] = (64, 128, 256),
     weights: tuple[float, ...] = (0.01, 0.1, 1),
     bootstrap: int = 1000,
     scheduler: str | None = None,
@@ -106,6 +107,7 @@ def main(
         paper_protocol: yes lets the scored records choose the epoch (the greater of both heads'
             sums of AUC and F1 per record), as the published code does, and every caption says so;
             both shows both protocols side by side, from the same trainings.
+        widths: table7: channels of the low branch; the high one has twice as many.
         weights: fig6: the values that alpha, beta and gamma take.
         bootstrap: how often records are resampled for 95 % intervals.
         scheduler: address of a Dask scheduler, such as tcp://host:8786, whose workers train one
@@ -119,8 +121,10 @@ def main(
         raise OptionError(f"name what to reproduce: {', '.join(TABLES)}; --list explains them.")
     if bootstrap < 1:
         raise OptionError(f"--bootstrap must be at least 1, not {bootstrap}; 1000 is usual.")
-    if not (seeds and networks and weights):
-        raise OptionError("--seeds, --networks and --weights need at least one value each.")
+    if not (seeds and networks and widths and weights):
+        raise OptionError(
+            "--seeds, --networks, --widths and --weights need at least one value each."
+        )
     if table == "table1":
         from mrm_keras.results import table1
 
@@ -150,6 +154,8 @@ def main(
     )
     for value in (*seeds, *weights):
         require_sensible({**vars(protocol), "seed": value, "alpha": value})
+    for width in widths:
+        require_sensible({"widths": width})
     protocol = _with_folds_of(store, protocol, paper_protocol)
     reproduction = Reproduction(
         store=store,
@@ -163,14 +169,14 @@ def main(
     )
     if table in ("fig5", "fig6"):
         made, figure = (
-            reproduction.fig5(_variants("table6", networks, smoke=smoke)["MRM-Net"])
+            reproduction.fig5(_variants("table6", networks, widths, smoke=smoke)["MRM-Net"])
             if table == "fig5"
             else reproduction.fig6(_grid(weights[:2] if smoke else weights, smoke=smoke))
         )
         _write(out, table, made, smoke=smoke)
         print(write_figure(out / f"{table}.png", figure))
         return
-    variants = _variants(table, networks, smoke=smoke)
+    variants = _variants(table, networks, widths, smoke=smoke)
     if table == "table5":
         tables = reproduction.table5(variants)
     elif table == "table6":
@@ -193,7 +199,9 @@ _SELECTIONS: dict[str, "tuple[Selection, ...]"] = {
 }
 
 
-def _variants(table: str, networks: tuple[Network, ...], *, smoke: bool) -> "dict[str, Variant]":
+def _variants(
+    table: str, networks: tuple[Network, ...], widths: tuple[int, ...], *, smoke: bool
+) -> "dict[str, Variant]":
     """Name the rows of a table."""
     from mrm_keras.variants import Variant
 
@@ -212,11 +220,12 @@ def _variants(table: str, networks: tuple[Network, ...], *, smoke: bool) -> "dic
             "MRM-Net": ours,
         }
     if table == "table7":
+        widths = tuple(width // 32 for width in widths) if smoke else widths
         return {
-            f"{scale * low} and {scale * high} channels".replace(".0", ""): Variant(
-                low_channels=int(scale * low), high_channels=int(scale * high)
+            f"{width} and {2 * width} channels": Variant(
+                low_channels=width, high_channels=2 * width
             )
-            for scale in (0.5, 1.0, 2.0)
+            for width in dict.fromkeys(widths)
         }
     return {
         name: ours if name == "MRM-Net" else Variant(network=name)

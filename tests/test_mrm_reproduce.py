@@ -236,6 +236,8 @@ def test_table7_has_widths_and_times(tmp_path: Path, units: list[Unit]) -> None:
     assert (first["published, RTX 3080"], first["parameters"]) == ("50", "1064")
     assert "AUC − that of 128 and 256 channels [95 %]" in first
     assert first["accuracy, published (other data)"] == ""
+    main("table7", store=store, out=tmp_path, seeds=(0,), epochs=4, bootstrap=5, widths=(64, 128))
+    assert list(rows_of(tmp_path / "table7_all.csv")) == list(TABLE_VII["all"])[:2]
 
 
 def test_fig5_counts_answers_by_true_class(tmp_path: Path, units: list[Unit]) -> None:
