@@ -266,7 +266,8 @@ def chosen(folder: Path) -> dict[str, bytes]:
     """What a validation part chose: weights, thresholds and answers."""
     best = keras.saving.load_model(folder / "best.keras", compile=False)
     numbers = {v.path: np.asarray(v) for v in best.weights}
-    numbers |= vars(load_predictions(folder / "validation.npz"))
+    answers = load_predictions(folder / "validation.npz")
+    numbers |= {name: getattr(answers, name) for name in ("ids", "probabilities", "thresholds")}
     return {name: np.asarray(value).tobytes() for name, value in numbers.items()}
 
 
