@@ -212,8 +212,8 @@ def train(
             training["epoch_on_test"], best = best_on_test(model, folder, answer)
             for head, answers in best.items():
                 save_predictions(folder / scored_file(head, "test"), answers)
-            shutil.rmtree(folder / EPOCHS)
         (folder / "training.json").write_text(json.dumps(training) + "\n", encoding="utf-8")
+        shutil.rmtree(folder / EPOCHS, ignore_errors=True)
 
 
 def scored_file(head: str, selection: Selection) -> str:
