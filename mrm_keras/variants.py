@@ -214,8 +214,8 @@ def train(
             for head, answers in best.items():
                 answers = replace(answers, seen=np.full(len(scored), CHOSE, np.int8))
                 save_predictions(folder / scored_file(head, "test"), answers)
-            shutil.rmtree(folder / EPOCHS)
         (folder / "training.json").write_text(json.dumps(training) + "\n", encoding="utf-8")
+        shutil.rmtree(folder / EPOCHS, ignore_errors=True)
 
 
 def scored_file(head: str, selection: Selection) -> str:
