@@ -14,11 +14,11 @@ import pytest
 from make_records import sine_leads, write_wfdb
 from test_export import PACKAGES, small_contract, small_model
 
-from data_prep.backend import keras
 from data_prep.labels import CPSC_CLASSES
-from data_prep.model_files import prepare_record
-from data_prep.predictions import found_classes, load_predictions, names_by_probability
 from data_prep.records import read_record
+from ecg_keras.evaluation.predictions import found_classes, load_predictions, names_by_probability
+from ecg_keras.model.backend import keras
+from ecg_keras.model.model_files import prepare_record
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from toy import toy_contract, toy_model
 
 from data_prep.errors import ModelFileError
-from data_prep.model_files import load_model, set_origin
-from data_prep.origin import (
+from ecg_keras.model.model_files import load_model, set_origin
+from ecg_keras.model.origin import (
     CHOSE,
     TRAINED,
     UNKNOWN,

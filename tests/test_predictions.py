@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from data_prep.errors import PredictionsError
-from data_prep.origin import ModelFacts
-from data_prep.predictions import (
+from ecg_keras.evaluation.predictions import (
     Predictions,
     averaged,
     load_predictions,
     pooled,
     save_predictions,
 )
+from ecg_keras.model.origin import ModelFacts
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import onnxruntime
 
-from data_prep.predictions import found_classes
 from data_prep.records import read_record
 from data_prep.signals import prepare
+from ecg_keras.evaluation.predictions import found_classes
 
 network = onnxruntime.InferenceSession("exported/model.onnx")
 properties = network.get_modelmeta().custom_metadata_map

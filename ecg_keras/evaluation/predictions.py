@@ -12,8 +12,8 @@ import numpy as np
 from data_prep.errors import PredictionsError
 from data_prep.files import require_text, written_whole
 from data_prep.labels import CPSC_TASK
-from data_prep.origin import UNKNOWN, ModelFacts, overlap, seen_by_any
-from data_prep.scores import patient_groups
+from ecg_keras.evaluation.scores import patient_groups
+from ecg_keras.model.origin import UNKNOWN, ModelFacts, overlap, seen_by_any
 
 _REQUIRED = (
     "ids",

@@ -13,7 +13,7 @@ from data_prep.commands import run_command
 from data_prep.errors import OptionError, PredictionsError
 
 if TYPE_CHECKING:
-    from data_prep.predictions import Predictions
+    from ecg_keras.evaluation.predictions import Predictions
 
 
 def main(
@@ -45,8 +45,8 @@ def main(
         bootstrap: how often the records are resampled for the 95 % intervals.
         seed: of the resampling.
     """
-    from data_prep.predictions import load_predictions
-    from data_prep.report import (
+    from ecg_keras.evaluation.predictions import load_predictions
+    from ecg_keras.evaluation.report import (
         learning_curves,
         notices,
         score_predictions,

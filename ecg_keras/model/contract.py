@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_prep.backend import keras
 from data_prep.errors import OptionError
 from data_prep.labels import LEADS
-from data_prep.origin import Origin
-from data_prep.predictions import found_classes
+from ecg_keras.evaluation.predictions import found_classes
+from ecg_keras.model.backend import keras
+from ecg_keras.model.origin import Origin
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Contract:
         return self.sampling_rate, self.input_length, self.fit, self.leads
 
     def found(self, probabilities: np.ndarray) -> np.ndarray:
-        """Decide which classes are found; see :func:`data_prep.predictions.found_classes`.
+        """Decide which classes are found; see :func:`ecg_keras.evaluation.predictions.found_classes`.
 
         Args:
             probabilities: ``(..., C)``, in the order of the class names.

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.backend import keras
-from data_prep.contract import Contract, SignalContract
 from data_prep.errors import ModelFileError, OptionError, RecordError
-from data_prep.origin import UNKNOWN, ModelFacts, Origin
 from data_prep.plausibility import check
-from data_prep.predictions import names_by_probability
 from data_prep.records import Record, read_record, record_of_array
 from data_prep.signals import prepare
+from ecg_keras.evaluation.predictions import names_by_probability
+from ecg_keras.model.backend import keras
+from ecg_keras.model.contract import Contract, SignalContract
+from ecg_keras.model.origin import UNKNOWN, ModelFacts, Origin
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ECGModel:
         return ModelFacts(file) if self.origin is None else self.origin.facts(file)
 
     def seen(self, names: Sequence[str], dataset: str = "") -> np.ndarray:
-        """Say which records this model has seen; see :meth:`data_prep.origin.Origin.seen`.
+        """Say which records this model has seen; see :meth:`ecg_keras.model.origin.Origin.seen`.
 
         Returns:
             int8 ``(N,)``, -1 for all if its file does not say.
