@@ -11,9 +11,9 @@ import numpy as np
 
 from benchmarks import mlbf_plain, mrm_plain
 from benchmarks.timing import Result, once, ratio, times
-from data_prep.backend import keras
-from data_prep.batches import WINDOW, StoreBatches
 from data_prep.store import Store, StoreWriter
+from ecg_keras.model.backend import keras
+from ecg_keras.training.batches import WINDOW, StoreBatches
 from mlbf_keras import model as mlbf
 from mrm_keras import model as mrm
 

@@ -8,7 +8,7 @@ no number; it replaces some five hundred variables by forty and twenty-four recu
 from collections.abc import Callable
 from typing import Any
 
-from data_prep.backend import keras, tf
+from ecg_keras.model.backend import keras, tf
 
 ops = keras.ops
 

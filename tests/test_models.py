@@ -1,6 +1,5 @@
 """What both networks' packages promise alike: who knows one knows the other."""
 
-import ast
 import inspect
 import sys
 from collections.abc import Iterator
@@ -15,11 +14,11 @@ import pytest
 from make_records import sine_leads, write_wfdb
 from test_commands import exit_of, run_python
 
-from data_prep.backend import keras
-from data_prep.contract import Contract
 from data_prep.errors import ModelFileError, OptionError
 from data_prep.labels import LEADS
-from data_prep.model_files import ECGModel, set_thresholds
+from ecg_keras.model.backend import keras
+from ecg_keras.model.contract import Contract
+from ecg_keras.model.model_files import ECGModel, set_thresholds
 
 pytestmark = pytest.mark.usefixtures("graphs_as_in_use")
 
@@ -143,24 +142,6 @@ def test_both_train_commands_share_their_options() -> None:
     assert differing == {"folds", "test_fold", "input_length", "epochs"}
     assert (ours["learning_rate"].default, ours["batch_size"].default) == (1e-3, 64)
     assert ours["patience"].default == 50
-
-
-def imports_of(package: str) -> set[str]:
-    folder = Path(import_module(package).__file__ or "").parent
-    names = set()
-    for path in folder.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                names.add(node.module or "")
-    return {name.partition(".")[0] for name in names}
-
-
-def test_the_direction_of_flow() -> None:
-    assert not imports_of("data_prep") & set(PACKAGES)
-    assert "mrm_keras" not in imports_of("mlbf_keras")
-    assert "mlbf_keras" not in imports_of("mrm_keras")
 
 
 # --- Answers -----------------------------------------------------------------------------------

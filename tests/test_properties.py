@@ -13,7 +13,6 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from make_records import write_reference, write_struct, write_wfdb
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
 
-from data_prep import scores
 from data_prep.errors import ECGError, StoreError
 from data_prep.labels import (
     CPSC_CLASSES,
@@ -21,6 +20,7 @@ from data_prep.labels import (
     LEADS,
     PTBXL_TASKS,
     cpsc_codes_to_labels,
+    one_hot,
     read_ptbxl_tables,
     read_reference,
 )
@@ -28,6 +28,7 @@ from data_prep.records import read_record
 from data_prep.signals import crop_or_pad, fill_invalid, fit_standardisation, prepare, resample
 from data_prep.splits import require_patients_apart, stratified_folds
 from data_prep.store import Store, StoreWriter
+from ecg_keras.evaluation import scores
 
 settings.register_profile(
     "project",
@@ -419,7 +420,7 @@ def test_no_threshold_is_better_than_the_best(drawn: tuple[np.ndarray, np.ndarra
 def test_the_challenge_score_is_its_definition(pairs: list[tuple[int, int]]) -> None:
     truth, answered = (np.array(side) for side in zip(*pairs, strict=True))
     matrix = confusion_matrix(truth, answered, labels=range(9))
-    score = scores.cpsc_score(scores.one_hot(truth, 9), truth, answered)
+    score = scores.cpsc_score(one_hot(truth, 9), truth, answered)
     either = matrix.sum(axis=0) + matrix.sum(axis=1)
     expected = [2 * matrix[i, i] / either[i] if either[i] else np.nan for i in range(9)]
     np.testing.assert_allclose(score.f1, expected)

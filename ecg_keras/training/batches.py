@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_prep.backend import keras
-from data_prep.contract import Contract
 from data_prep.errors import StoreError
-from data_prep.scores import known_first_labels, one_hot
+from data_prep.labels import known_first_labels, one_hot
 from data_prep.signals import prepare
 from data_prep.store import Store
+from ecg_keras.model.backend import keras
+from ecg_keras.model.contract import Contract
 
 # Records of similar length share a batch, chosen within a window of this many batches, so that
 # the short ones do not wait for the long ones and every epoch still mixes the records anew.
