@@ -281,3 +281,36 @@ def _read_table(path: Path, columns: list[str]) -> list[tuple[int, dict[str, str
     if not rows:
         raise LabelError(f"{path} holds no line but its first; give a table with records.")
     return rows
+
+
+def one_hot(classes: np.ndarray, num_classes: int) -> np.ndarray:
+    """Turn classes ``(N,)``, 0-based, into a matrix ``(N, num_classes)`` uint8 of 0 and 1.
+
+    Raises:
+        LabelError: if a class is outside 0..num_classes - 1, as an unknown one (-1) is.
+    """
+    classes = np.asarray(classes)
+    outside = (classes < 0) | (classes >= num_classes)
+    if outside.any():
+        raise LabelError(
+            f"{outside.sum()} records have no class between 0 and {num_classes - 1} (the first of"
+            f" them has {classes[outside][0]}); give the first label of every record."
+        )
+    return (classes[:, None] == np.arange(num_classes)).astype(np.uint8)
+
+
+def known_first_labels(labels: np.ndarray, first_labels: np.ndarray | None) -> np.ndarray | None:
+    """Fill in the first label of each record that has just one; None if any stays unknown.
+
+    Args:
+        labels: ``(N, C)`` of 0 and 1.
+        first_labels: ``(N,)`` 0-based, -1 where unknown; None if all are.
+
+    Returns:
+        ``(N,)`` int64, 0-based; or None.
+    """
+    labels = np.asarray(labels)
+    known = np.full(len(labels), -1) if first_labels is None else np.array(first_labels, np.int64)
+    lone = (known < 0) & (labels.sum(axis=1) == 1)
+    known[lone] = labels[lone].argmax(axis=1)
+    return None if (known < 0).any() else known

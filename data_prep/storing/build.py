@@ -9,10 +9,9 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from data_prep.storing.journal import Journal
 
 _CHUNK = 32  # records that are handed to a process at a time
-_SENT = 8  # records that are sent to a worker of a cluster at a time
 _RATES = {"cpsc2018": 250.0, "ptb-xl": 100.0}
 
 
@@ -75,7 +73,7 @@ def main(
         seed: of the dealing into folds.
         workers: processes that read records; by default one a core.
         scheduler: address of a Dask scheduler, such as tcp://host:8786, whose workers read the
-            records instead; they are sent the files, so that only this machine needs the folders.
+            recordings instead, from the same paths as here (a shared disk).
         strict: stop at the first record that cannot be used instead of leaving it out.
         check: instead of building, say which layout this folder has and what is missing or extra
             in it.
@@ -428,8 +426,7 @@ def _loaded(
     before, rest = entries[: journal.count], entries[journal.count :]
     for entry, (told, samples) in zip(before, journal.entries(), strict=True):
         yield entry, _Loaded(signal=samples, **{**told, "codes": tuple(told["codes"])})
-    size = _SENT if scheduler else _CHUNK
-    chunks = [rest[start : start + size] for start in range(0, len(rest), size)]
+    chunks = [rest[start : start + _CHUNK] for start in range(0, len(rest), _CHUNK)]
     if not chunks:
         return
     paths = [[entry.path for entry in chunk] for chunk in chunks]
@@ -475,14 +472,14 @@ def _read(chunks: list[list[Path]], form: _Form, workers: int) -> Iterator[list[
 
 def _read_there(chunks: list[list[Path]], form: _Form, scheduler: str) -> Iterator[list[_Loaded]]:
     """Let a cluster read chunk after chunk; what a lost worker had is read by another."""
-    from ecg_keras.papers.jobs import connect, require_workers
+    from data_prep.cluster import connect, require_workers
 
     with connect(scheduler) as client:
         require_workers(client)
         ahead: deque[tuple[list[Path], Any]] = deque()
         for chunk in chunks:
-            sent = [_sent(path) for path in chunk]
-            ahead.append((chunk, client.submit(_load_sent, sent, form, pure=False)))
+            absolute = [path.absolute() for path in chunk]
+            ahead.append((chunk, client.submit(_load_chunk, absolute, form, pure=False)))
             if len(ahead) > 2 * sum(client.nthreads().values()):
                 yield _received(*ahead.popleft())
         while ahead:
@@ -499,33 +496,6 @@ def _received(chunk: list[Path], future: Any) -> list[_Loaded]:
             f"the workers that read {chunk[0]} and the records behind it died; give them more"
             " memory, or build without --scheduler."
         ) from None
-
-
-def _sent(path: Path) -> tuple[Path, dict[str, bytes]]:
-    """A record's path and its files: those of its name, and those its header and segments name."""
-    files = {path, *(path.with_suffix(ending) for ending in (".hea", ".mat", ".dat"))}
-    headers = [path.with_suffix(".hea")]
-    for header in headers:
-        if header.is_file():
-            lines = header.read_text(encoding="latin-1").splitlines()
-            names = {line.split()[0] for line in lines if line.split()}
-            beside = [name for name in names if Path(name).name == name and len(name) < 250]
-            files |= {path.with_name(name) for name in beside}
-            segments = {path.with_name(f"{name}.hea") for name in beside}
-            headers += sorted(segments.difference(headers))
-    files.update(headers)
-    return path, {file.name: file.read_bytes() for file in sorted(files) if file.is_file()}
-
-
-def _load_sent(sent: list[tuple[Path, dict[str, bytes]]], form: _Form) -> list[_Loaded]:
-    loaded = []
-    for path, files in sent:
-        with TemporaryDirectory() as folder:
-            for name, content in files.items():
-                (Path(folder) / name).write_bytes(content)
-            one = _load(Path(folder) / path.name, form)
-        loaded.append(replace(one, refusal=one.refusal.replace(folder, str(path.parent))))
-    return loaded
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The report on predictions: scored, then written as JSON, CSV, Markdown and one HTML page.
 
-What it says is put together here; how that looks is the matter of :mod:`ecg_keras.evaluation.document`.
+What it says is put together here, how that looks in :mod:`ecg_keras.evaluation.document`.
 """
 
 import csv
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from data_prep.errors import PredictionsError
 from data_prep.files import written_whole
-from data_prep.labels import CPSC_CLASSES
+from data_prep.labels import CPSC_CLASSES, known_first_labels, one_hot
 from ecg_keras.evaluation import plots, scores
 from ecg_keras.evaluation.document import (
     Block,
@@ -193,14 +193,14 @@ def score_predictions(
         )
     kept = _rows(predictions, np.flatnonzero(labelled))
     assert kept.labels is not None
-    first_labels = scores.known_first_labels(kept.labels, kept.first_labels)
+    first_labels = known_first_labels(kept.labels, kept.first_labels)
 
     called = kept.probabilities >= kept.thresholds
     truth = kept.labels
     if kept.single_label:
         called = kept.found
         if first_labels is not None:
-            truth = scores.one_hot(first_labels, len(kept.class_names))
+            truth = one_hot(first_labels, len(kept.class_names))
 
     values = _scores_of(kept, first_labels)
     with _progress(f"resampling {name}", resamples) as step:

@@ -67,7 +67,7 @@ class Contract:
         return self.sampling_rate, self.input_length, self.fit, self.leads
 
     def found(self, probabilities: np.ndarray) -> np.ndarray:
-        """Decide which classes are found; see :func:`ecg_keras.evaluation.predictions.found_classes`.
+        """Decide which classes are found; see :func:`found_classes` of the predictions.
 
         Args:
             probabilities: ``(..., C)``, in the order of the class names.

@@ -16,13 +16,12 @@ from tqdm import tqdm
 
 from data_prep.errors import ModelFileError, OptionError, RecordError, StoreError
 from data_prep.files import written_whole
-from data_prep.labels import CPSC_TASK, read_recordings
+from data_prep.labels import CPSC_TASK, known_first_labels, read_recordings
 from data_prep.plausibility import Doubt, check
 from data_prep.records import Record, find_records, read_record
 from data_prep.signals import crop_or_pad
 from data_prep.store import Store
 from ecg_keras.evaluation.predictions import Predictions, averaged, save_predictions
-from ecg_keras.evaluation.scores import known_first_labels
 from ecg_keras.explanation.methods import Explanation
 from ecg_keras.explanation.pages import write_page
 from ecg_keras.model.contract import Contract

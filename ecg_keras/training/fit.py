@@ -14,17 +14,12 @@ from tqdm import tqdm
 
 from data_prep.errors import OptionError, StoreError
 from data_prep.files import locked, written_whole
+from data_prep.labels import known_first_labels
 from data_prep.provenance import provenance
 from data_prep.store import Store
 from ecg_keras.evaluation.plots import plot_learning_curves, read_history
 from ecg_keras.evaluation.predictions import Predictions, save_predictions
-from ecg_keras.evaluation.scores import (
-    best_thresholds,
-    known_first_labels,
-    macro_auc,
-    macro_f1,
-    single_label_macro_f1,
-)
+from ecg_keras.evaluation.scores import best_thresholds, macro_auc, macro_f1, single_label_macro_f1
 from ecg_keras.model.backend import keras, tf
 from ecg_keras.model.contract import Contract
 from ecg_keras.model.model_files import set_origin, set_thresholds
