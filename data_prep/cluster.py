@@ -25,7 +25,7 @@ def connect(scheduler: str) -> Any:
         A ``distributed.Client``, to be closed.
 
     Raises:
-        OptionError: where Dask is not installed or the scheduler does not answer.
+        OptionError: if Dask is not installed or the scheduler does not answer.
     """
     if not has_dask():
         raise OptionError(
@@ -49,7 +49,7 @@ def require_workers(client: Any) -> None:
         client: from :func:`connect`.
 
     Raises:
-        OptionError: where none comes.
+        OptionError: if none comes.
     """
     try:
         client.wait_for_workers(1, timeout=WITHOUT_WORKERS)
@@ -70,7 +70,7 @@ def workers_of(client: Any) -> dict[str, dict[str, Any]]:
         What each is asked to set aside for a unit: its resources by its address.
 
     Raises:
-        UnitError: where the scheduler is gone.
+        UnitError: if the scheduler is gone.
     """
     try:
         # What the client knows itself is seconds old; here a worker that died is missing at once.

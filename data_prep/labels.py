@@ -61,7 +61,7 @@ def read_recordings(path: Path) -> tuple[str, ...]:
         The names, in the file's order.
 
     Raises:
-        LabelError: where the file is missing, is no CSV, lacks the column or names nothing.
+        LabelError: if the file is missing, is no CSV, lacks the column or names nothing.
     """
     names = tuple(row["Recording"] for _, row in _read_table(path, ["Recording"]))
     if not all(names):
@@ -83,7 +83,7 @@ def read_reference(path: Path) -> dict[str, tuple[int, ...]]:
         0-based class indices (of :data:`CPSC_CLASSES`) of each recording, First_label first.
 
     Raises:
-        LabelError: naming the file and line, where the table cannot be understood.
+        LabelError: naming the file and line, if the table cannot be understood.
     """
     reference: dict[str, tuple[int, ...]] = {}
     for line, row in _read_table(path, ["Recording", "First_label"]):
@@ -132,11 +132,11 @@ class PTBXLRecord:
 
     Attributes:
         patient: the patient's number.
-        age: in years; NaN where unknown or, as PTB-XL does beyond 89 years, masked by 300.
-        sex: ``"male"``, ``"female"`` or, where unknown, ``""``.
+        age: in years; NaN if unknown or, as PTB-XL does beyond 89 years, masked by 300.
+        sex: ``"male"``, ``"female"`` or, if unknown, ``""``.
         statements: SCP-ECG statements, whatever their likelihood.
         fold: the published fold, 1 to 10.
-        filename_lr: of the 100 Hz record, relative to the folder; ``""`` where not given.
+        filename_lr: of the 100 Hz record, relative to the folder; ``""`` if not given.
         filename_hr: of the 500 Hz record, likewise.
     """
 
@@ -192,7 +192,7 @@ def read_ptbxl_tables(folder: Path) -> PTBXLTables:
         The classes of all six tasks, and all records.
 
     Raises:
-        LabelError: naming the file and line, where a table cannot be understood or a record
+        LabelError: naming the file and line, if a table cannot be understood or a record
             carries a statement that ``scp_statements.csv`` does not know.
     """
     classes = _read_statements(folder / "scp_statements.csv")
@@ -279,7 +279,7 @@ def _read_table(path: Path, columns: list[str]) -> list[tuple[int, dict[str, str
                 " its first line must name the columns, separated by commas."
             )
     if not rows:
-        raise LabelError(f"{path} holds no line but its first; give a table with records.")
+        raise LabelError(f"{path} has a header line only; give a table with records.")
     return rows
 
 
@@ -304,7 +304,7 @@ def known_first_labels(labels: np.ndarray, first_labels: np.ndarray | None) -> n
 
     Args:
         labels: ``(N, C)`` of 0 and 1.
-        first_labels: ``(N,)`` 0-based, -1 where unknown; None if all are.
+        first_labels: ``(N,)`` 0-based, -1 if unknown; None if all are.
 
     Returns:
         ``(N,)`` int64, 0-based; or None.

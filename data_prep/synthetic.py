@@ -1,8 +1,8 @@
 """A small physiological generator of labelled 12-lead records.
 
-It is for demos and tests and is no substitute for patients: networks trained on its records have
-learnt its textbook signs and nothing about people, and no figure obtained on them says how well a
-network does on real recordings.
+It is for demos and tests and is no substitute for patients: networks trained on its records learn
+its textbook signs and nothing about people, and no score on them says how well a network does on
+real recordings.
 
 The heart is one moving dipole.  Its P, QRS, ST and T waves are Gaussian bumps with directions in
 the body, its potentials at nine electrodes come from the lead vectors of Dower's transform (Dower
@@ -154,7 +154,7 @@ class SyntheticRecord:
         beat_onsets: ``(beats,)``, start of each QRS complex, seconds from the first sample.
         beat_kinds: ``(beats,)``, ``"N"`` conducted in the record's usual way, ``"A"`` premature
             atrial, ``"V"`` premature ventricular.
-        pr_intervals: ``(beats,)``, from the start of P to that of QRS, seconds; NaN where there
+        pr_intervals: ``(beats,)``, from the start of P to that of QRS, seconds; NaN if there
             is no P.
         qrs_widths: ``(beats,)``, seconds.
         st_shift: ``(12,)``, millivolts by which ST departs from the baseline in each lead, beyond
@@ -294,7 +294,7 @@ def main(
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         what = "is not empty" if out.is_dir() else "is a file"
-        raise OptionError(f"{out} {what}; give a folder that is empty or does not exist yet.")
+        raise OptionError(f"{out} {what}; give an empty or new folder.")
 
     out.mkdir(parents=True, exist_ok=True)
     parts = {"train": records, "test": test_records}

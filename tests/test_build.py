@@ -322,7 +322,7 @@ def test_nothing_usable(tmp_path: Path) -> None:
     assert os.listdir(out.parent) == ["rejected.csv"]
     assert "holds no ECG" in rejected(out)["A1"]
 
-    with pytest.raises(StoreError, match="5 usable records cannot be dealt into 10 folds"):
+    with pytest.raises(StoreError, match="5 usable records cannot be divided into 10 folds"):
         main(source=(write_cpsc(tmp_path / "few", 5),), out=out, workers=1)
     (tmp_path / "empty").mkdir()
     with pytest.raises(RecordError, match="no recordings in .*empty"):

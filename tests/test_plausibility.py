@@ -167,7 +167,7 @@ def test_swapped_arms_of_generated_records(seed: int) -> None:
 @pytest.mark.parametrize(
     ("right", "left", "foot", "words"),
     [
-        ("N", "L", "F", "lead II alone among I, II and III is all but flat"),
+        ("N", "L", "F", "lead II alone among I, II and III is almost flat"),
         ("R", "N", "F", "lead III alone among"),
         ("N", "F", "R", "lead I alone among"),
     ],

@@ -50,8 +50,8 @@ def main(
 
     Records that cannot be used are left out and listed with their reasons in rejected.csv beside
     the store.  Nothing is left under the store's name unless all went well.  A build that was
-    killed goes on where it was when the same command is run again: what it had read stands in a
-    file of the store's name that ends in .journal.
+    killed is resumed when the same command is run again: what it had read is kept in a file named
+    after the store that ends in .journal.
 
     Args:
         source: folders of records: of CPSC 2018 (WFDB or the original .mat files, with
@@ -79,9 +79,9 @@ def main(
             in it.
 
     Raises:
-        ECGError: where the options, the tables or, with strict, a record cannot be used, or no
+        ECGError: if the options, the tables or, with strict, a record cannot be used, or no
             record can.
-        OSError: with ``errno.ENOSPC`` where the disk is full.
+        OSError: with ``errno.ENOSPC`` if the disk is full.
     """
     from data_prep.labels import CPSC_CLASSES
     from data_prep.splits import random_folds, stratified_folds
@@ -102,7 +102,7 @@ def main(
     if workers is not None and workers < 1:
         raise OptionError(f"{workers} workers cannot work; give at least 1.")
     if workers is not None and scheduler is not None:
-        raise OptionError("--workers are of this machine; drop it, or --scheduler.")
+        raise OptionError("--workers applies to this machine only; drop it or --scheduler.")
     if kind == "ptb-xl":
         if reference is not None:
             raise OptionError("PTB-XL has its labels in its own tables; drop --reference.")
@@ -171,7 +171,7 @@ def _print_check(folder: Path) -> None:
     if report.missing:
         raise RecordError(
             f"{folder} lacks {len(report.missing)} of its files, the first {report.missing[0]};"
-            " fetch them (ecg-download goes on where it stopped), or build without them."
+            " fetch them (ecg-download resumes where it stopped), or build without them."
         )
 
 
@@ -193,7 +193,7 @@ class _Entry:
 
 @dataclass(frozen=True)
 class _Form:
-    """How recordings are read: the store's rate, and what those have that state none."""
+    """How recordings are read: the store's rate, and the rate and unit of files that state none."""
 
     rate: float
     fs: float | None = None
@@ -202,7 +202,7 @@ class _Form:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What a worker hands back: a signal at the store's rate, or why there is none."""
+    """What a worker returns: a signal at the store's rate, or why there is none."""
 
     refusal: str = ""
     signal: "np.ndarray | None" = None
@@ -381,7 +381,7 @@ def _fill(
 
 @contextmanager
 def _journal(out: Path, entries: list[_Entry], form: _Form) -> Iterator["Journal"]:
-    """Open what a killed build has read; it stays only if this one is killed or interrupted too."""
+    """Open what a killed build has read; it is kept only if this build is interrupted too."""
     from data_prep.files import locked
     from data_prep.storing.journal import Journal
 
@@ -404,7 +404,7 @@ def _journal(out: Path, entries: list[_Entry], form: _Form) -> Iterator["Journal
 
 
 def _state(file: Path) -> tuple[int, int] | None:
-    """What changes with a file's content; None where there is none."""
+    """What changes with a file's content; None if there is none."""
     try:
         state = os.stat(file)
     except OSError:
@@ -419,7 +419,7 @@ def _loaded(
     scheduler: str | None,
     journal: "Journal",
 ) -> Iterator[tuple[_Entry, _Loaded]]:
-    """Read the records over several processes and give them back in order."""
+    """Read the records in several processes and return them in order."""
     from joblib import cpu_count
     from tqdm import tqdm
 
@@ -445,7 +445,7 @@ def _loaded(
 
 
 def _read(chunks: list[list[Path]], form: _Form, workers: int) -> Iterator[list[_Loaded]]:
-    """Read chunk after chunk, a few ahead of the one that is given back.
+    """Read chunk after chunk, a few ahead of the one that is returned.
 
     So no process waits for another or for the writing, and what has been read but not yet
     written stays little.
@@ -471,7 +471,7 @@ def _read(chunks: list[list[Path]], form: _Form, workers: int) -> Iterator[list[
 
 
 def _read_there(chunks: list[list[Path]], form: _Form, scheduler: str) -> Iterator[list[_Loaded]]:
-    """Let a cluster read chunk after chunk; what a lost worker had is read by another."""
+    """Let a cluster read chunk after chunk; the chunk of a lost worker is read by another."""
     from data_prep.cluster import connect, require_workers
 
     with connect(scheduler) as client:
@@ -493,14 +493,14 @@ def _received(chunk: list[Path], future: Any) -> list[_Loaded]:
         return future.result()
     except KilledWorker:
         raise RecordError(
-            f"the workers that read {chunk[0]} and the records behind it died; give them more"
+            f"the workers that read {chunk[0]} and the records after it died; give them more"
             " memory, or build without --scheduler."
         ) from None
 
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """Processes started in this block never see Ctrl-C: it is ours to end them, in silence."""
+    """Processes started in this block never see Ctrl-C: the parent ends them quietly."""
     if current_thread() is not main_thread():
         yield
         return
