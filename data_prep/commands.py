@@ -6,11 +6,15 @@ import os
 import sys
 from collections.abc import Callable
 
+from data_prep import __version__
 from data_prep.errors import ECGError
+from data_prep.provenance import version_of
 
 
 def run_command(main: Callable[..., None]) -> None:
     """Run ``main`` with the options of the command line, and exit.
+
+    ``--version`` prints the versions of this package, Keras and TensorFlow instead.
 
     Args:
         main: the typed function of a command; its docstring becomes the help text.
@@ -21,6 +25,10 @@ def run_command(main: Callable[..., None]) -> None:
     """
     import tyro
 
+    if "--version" in sys.argv[1:]:
+        others = ", ".join(f"{name} {version_of(name)}" for name in ("keras", "tensorflow"))
+        print(f"{os.path.basename(sys.argv[0])} {__version__} ({others})")
+        return
     try:
         tyro.cli(main)
     except ECGError as error:

@@ -6,27 +6,25 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from data_prep import __version__
+
 PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn")
-
-
-def package_version() -> str:
-    """Return the version of this package, ``"unknown"`` if it is not installed."""
-    return _version("ecg-keras")
 
 
 def provenance() -> dict[str, str | int]:
     """Return versions, commit and machine, to be written beside a result."""
     return {
-        "ecg-keras": package_version(),
+        "ecg-keras": __version__,
         "commit": _commit(),
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: version_of(name) for name in PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
         "cores": os.cpu_count() or 0,
     }
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """Return the version of a package without importing it, ``"unknown"`` if not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

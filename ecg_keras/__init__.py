@@ -2,3 +2,5 @@
 
 The public face of ECG-Keras; see ``load_model``, ``read_record`` and ``ecg_figure``.
 """
+
+from data_prep import __version__ as __version__

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from data_prep import __version__ as __version__
+
 __all__ = ["build_model", "compile_model", "load_model"]
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,20 @@ def test_options_reach_main(monkeypatch: pytest.MonkeyPatch) -> None:
     assert exit_of(main, monkeypatch) == 2  # --out is required
     assert exit_of(main, monkeypatch, "--out", "x", "--speed", "3") == 2
     assert exit_of(main, monkeypatch, "--out", "x", "--seed", "many") == 2
+
+
+def test_version_is_printed_without_tensorflow() -> None:
+    code = "import runpy, sys; sys.argv = ['/usr/bin/mrm-train', '--version', '--out', 'x']\n"
+    code += "runpy.run_module('mrm_keras.train', run_name='__main__', alter_sys=False)\n"
+    run = run_python("-c", f"{code}sys.exit('tensorflow' in sys.modules)")
+    keras, tensorflow = version("keras"), version("tensorflow")
+    expected = f"mrm-train {data_prep.__version__} (keras {keras}, tensorflow {tensorflow})\n"
+    assert (run.returncode, run.stdout, run.stderr) == (0, expected, "")
+
+
+def test_all_packages_state_one_version() -> None:
+    for package in ("data_prep", "ecg_keras", "mlbf_keras", "mrm_keras"):
+        assert import_module(package).__version__ == version("ecg-keras")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

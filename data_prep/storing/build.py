@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any, Literal
 
+from data_prep import __version__
 from data_prep.commands import run_command
 from data_prep.errors import ECGError, LabelError, OptionError, RecordError, StoreError
 from data_prep.labels import CPSC_TASK
@@ -114,7 +114,7 @@ def main(
         class_names = {CPSC_TASK: CPSC_CLASSES}
     entries = _without(entries, leave_out)
     provenance: dict[str, Any] = {
-        "package": f"ecg-keras {_version()}",
+        "package": f"ecg-keras {__version__}",
         "source": [folder.resolve().name for folder in source],
         "options": {
             "rate": form.rate,
@@ -385,7 +385,7 @@ def _journal(out: Path, entries: list[_Entry], form: _Form) -> Iterator["Journal
     from data_prep.files import locked
     from data_prep.storing.journal import Journal
 
-    known = hashlib.sha256(f"{_version()} {form!r}".encode())
+    known = hashlib.sha256(f"{__version__} {form!r}".encode())
     for entry in entries:
         states = [_state(entry.path.with_suffix(e)) for e in (entry.path.suffix, ".mat", ".dat")]
         known.update(f"{entry.path.absolute()} {states}\n".encode())
@@ -537,13 +537,6 @@ def _write_rejected(path: Path, rejected: list[tuple[_Entry, str]]) -> None:
         rows = csv.writer(file)
         rows.writerow(["record", "file", "reason"])
         rows.writerows([entry.id, entry.path, reason] for entry, reason in rejected)
-
-
-def _version() -> str:
-    try:
-        return version("ecg-keras")
-    except PackageNotFoundError:
-        return "from a checkout"
 
 
 def command() -> None:
