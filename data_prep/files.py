@@ -4,7 +4,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -62,57 +62,45 @@ def _bring_to_disk(path: Path) -> None:
 def locked(path: Path, *, doing: str) -> Iterator[None]:
     """Keep other processes from making the same file or folder.
 
-    The lock is the kernel's, on a hidden file beside ``path``: it ends with the process, however
-    that ends, so that a lock file which a killed process left behind means nothing.
+    The lock belongs to the operating system and ends with its process, even if that is killed.
+    The hidden file ``.NAME.lock`` beside ``path``, which a killed process leaves behind, locks
+    nothing.  On file systems without locks, as on some network drives, nothing is locked.
 
     Args:
         path: what is being made; its folder is created.
-        doing: how that is called in the sentence to the other process, such as ``"trained"``.
+        doing: what the other process is told is being done, such as ``"trained"``.
 
     Raises:
-        OptionError: where another process holds the lock.
+        OptionError: if another process holds the lock.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows: two writers are not told of each other there
-        yield
-        return
+    from filelock import FileLock, Timeout
+
     is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock")
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
-            os.close(descriptor)
-            raise OptionError(
-                f"{path} is being {doing} by {holder}; wait until that ends, or choose another"
-                " --out."
-            ) from None
-        except OSError:
-            break  # a file system without locks, as some network drives are
-        # Its last holder removes the file; what we locked may be a file that has no name any more.
-        if _is_named(descriptor, lock):
-            break
-        os.close(descriptor)
+    file = path.with_name(f".{path.name}.lock")
+    lock = FileLock(file, blocking=False, fallback_to_soft=False)
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        lock.acquire()
+    except Timeout:
+        holder = "another process"
+        with suppress(OSError):
+            holder = file.read_text(errors="replace") or holder
+        raise OptionError(
+            f"{path} is being {doing} by {holder}; wait until that ends, or choose another --out."
+        ) from None
+    except OSError as error:
+        if error.filename:  # the file cannot be made; without a name, it cannot be locked
+            raise
+    try:
+        with suppress(OSError):  # Windows lets nobody write to a locked file
+            file.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
-        lock.unlink(missing_ok=True)
-        os.close(descriptor)
+        with suppress(OSError):  # on Windows, releasing removes it
+            file.unlink()
+        lock.release()
         if is_new and not any(path.parent.iterdir()):
             path.parent.rmdir()
-
-
-def _is_named(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def require_text(array: np.ndarray) -> None:

@@ -1,11 +1,13 @@
 import errno
+import fcntl
 import os
 import resource
 from pathlib import Path
 
 import pytest
 
-from data_prep.files import written_whole
+from data_prep.errors import OptionError
+from data_prep.files import locked, written_whole
 
 
 def test_a_complete_file_takes_its_name_in_a_new_folder(tmp_path: Path) -> None:
@@ -77,3 +79,31 @@ def test_a_file_larger_than_the_shell_allows_is_named(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
     assert path.read_text() == "before" and os.listdir(tmp_path) == ["a.csv"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(tmp_path / "run" / "fold_1", doing="trained"):
+        (tmp_path / "run" / "fold_1").mkdir()
+    assert os.listdir(tmp_path / "run") == ["fold_1"]
+
+
+def test_a_lock_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".s.h5.lock").mkdir()
+    with pytest.raises(OSError) as caught, locked(tmp_path / "s.h5", doing="built"):
+        raise AssertionError("it was locked")
+    assert str(caught.value.filename).endswith(".s.h5.lock")
+
+
+def test_a_lock_that_names_nobody_still_holds(tmp_path: Path) -> None:
+    with locked(tmp_path / "s.h5", doing="built"):
+        (tmp_path / ".s.h5.lock").write_text("")
+        with pytest.raises(OptionError, match=r"s\.h5 .* another process"):
+            with locked(tmp_path / "s.h5", doing="built"):
+                pass
