@@ -11,11 +11,11 @@ help:
 	@echo "make docs    build the documentation, build/site/index.html"
 	@echo "make bench   measure the speed of both networks and of the data path"
 
-# The environment is made anew when the dependencies change.
-.venv/done: setup.cfg pyproject.toml
+# The environment, with the versions of the published numbers; made anew when they change.
+.venv/done: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: .venv/done
@@ -40,6 +40,7 @@ lint: .venv/done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 # A file at a time on each core.
 test: lint

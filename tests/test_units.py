@@ -239,12 +239,12 @@ class TestRefusals:
         assert "is being filled by process" in seen[0]
 
     def test_no_dask(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "_has_dask", lambda: False)
+        monkeypatch.setattr("data_prep.cluster.has_dask", lambda: False)
         with pytest.raises(OptionError, match=r"pip install 'ecg-keras\[cluster\]'"):
             connect("tcp://localhost:8786")
 
     def test_no_scheduler(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "_ANSWER", 0.5)
+        monkeypatch.setattr("data_prep.cluster._ANSWER", 0.5)
         with pytest.raises(OptionError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
             connect("tcp://127.0.0.1:9")
 
