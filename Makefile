@@ -1,4 +1,4 @@
-# Two commands matter: `make demo` and `make test`.  Both need Python 3.10 or later and nothing else.
+# Two commands matter: `make demo` and `make test`.  Both need Python 3.11 or later and nothing else.
 PYTHON ?= python3
 BIN = .venv/bin
 DEMO = runs/demo

@@ -335,7 +335,13 @@ def _local_cluster(gpus: list[str]) -> Any:
 
 
 def _do_there(todo: list[Unit], run: _Run, client: Any) -> None:
-    """Hand the units out, one to each worker, and take their folders back."""
+    """Hand the units out, one to each worker, and take their folders back.
+
+    Dask's own means were tried (2026.8).  ``retries=`` hands no checkpoint to the second attempt.
+    If Dask itself moves the units of a worker that died, it counts a loss for each that was waiting
+    there, and it never starts those that wait for a resource which a running worker announces
+    later, such as the store.  ``scatter`` and ``upload_file`` hold the whole store in memory.
+    """
     waiting = deque(todo)
     running: dict[Any, tuple[Unit, str]] = {}
     losses: Counter[str] = Counter()
