@@ -160,7 +160,7 @@ def test_swapped_arms_of_generated_records(seed: int) -> None:
     signal = synthetic_record((0,), seconds=10, seed=seed, fs=FS).signal.astype(np.float64)
     swapped = rewired(signal, right="L", left="R", foot="F")
     np.testing.assert_allclose(swapped[:, 0], -signal[:, 0], atol=1e-6)
-    assert "arms' electrodes are swapped" in text_of(swapped, "limb electrodes swapped")
+    assert "arm electrodes were swapped" in text_of(swapped, "limb electrodes swapped")
     assert kinds_of(swapped) == ["limb electrodes swapped"]
 
 
