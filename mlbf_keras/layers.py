@@ -15,6 +15,7 @@ from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
 from data_prep.backend import keras, tf
 from data_prep.errors import OptionError
+from data_prep.provenance import FORMS
 
 ops = keras.ops
 
@@ -25,6 +26,7 @@ LEAKY_SLOPE = 0.3  # Keras' default when the paper was written; the paper gives 
 # times.  On two cores four, six and eight took the same time, and each more costs seconds before
 # the first step.
 SLICES = 4
+FORMS["MLBF-Net's convolutions"] = f"each batch in {SLICES} slices of similar length"
 
 
 def stacked(make: Callable[[], Any], stack_dims: int) -> Callable[..., Any]:
