@@ -33,7 +33,8 @@ def build_plain_model(
     """
     signal = keras.Input((input_length, num_leads), name="signal")
     x = signal
-    for i, (size, filters) in enumerate(((11, 32), (7, 64), (5, 128), (3, 128)), start=1):
+    widths = (max(1, low_channels // 4), max(1, low_channels // 2), low_channels, low_channels)
+    for i, (size, filters) in enumerate(zip((11, 7, 5, 3), widths, strict=True), start=1):
         x = conv_norm(x, filters, (size,), name=f"trunk_{i}")
         x = layers.ReLU()(x)
         # Padded with zeros instead of minus infinity: the same for what ReLU made.

@@ -41,6 +41,7 @@ def main(
     unit: Literal["mV", "uV", "V", "nV"] | None = None,
     reference: Path | None = None,
     leave_out: Path | None = None,
+    folds: Literal["stratified", "random"] = "stratified",
     seed: int = 0,
     workers: int | None = None,
     scheduler: str | None = None,
@@ -69,7 +70,9 @@ def main(
             cpsc2018; by default the REFERENCE.csv files in the source folders.
         leave_out: a CSV with a column Recording, such as a test set: these stay out of the store;
             by default none do.
-        seed: of the ten stratified folds of cpsc2018 (ptb-xl has its published ones).
+        folds: how the records of cpsc2018 are dealt into ten folds: stratified by all their
+            labels, or random as in MLBF-Net's paper; ptb-xl has its published folds.
+        seed: of the dealing into folds.
         workers: processes that read records; by default one a core.
         scheduler: address of a Dask scheduler, such as tcp://host:8786, whose workers read the
             records instead; they are sent the files, so that only this machine needs the folders.
@@ -83,7 +86,7 @@ def main(
         OSError: with ``errno.ENOSPC`` where the disk is full.
     """
     from data_prep.labels import CPSC_CLASSES
-    from data_prep.splits import stratified_folds
+    from data_prep.splits import random_folds, stratified_folds
     from data_prep.store import StoreWriter
 
     if check is not None:
@@ -104,6 +107,8 @@ def main(
     if kind == "ptb-xl":
         if reference is not None:
             raise OptionError("PTB-XL has its labels in its own tables; drop --reference.")
+        if folds != "stratified":
+            raise OptionError("PTB-XL has its published folds; drop --folds.")
         entries, class_names = _ptbxl_entries(source, form.rate)
     else:
         entries = _cpsc_entries(source, reference)
@@ -118,6 +123,7 @@ def main(
             "unit": unit,
             "reference": reference.name if reference else None,
             "leave_out": leave_out.name if leave_out else None,
+            "folds": "published" if kind == "ptb-xl" else folds,
             "seed": seed,
         },
     }
@@ -139,7 +145,12 @@ def main(
                 f" the reasons in {out.with_name('rejected.csv')}."
             )
         if kind == "cpsc2018":
-            writer.set_folds(stratified_folds(writer.labels(CPSC_TASK), seed=seed))
+            labels = writer.labels(CPSC_TASK)
+            writer.set_folds(
+                random_folds(len(labels), seed=seed)
+                if folds == "random"
+                else stratified_folds(labels, seed=seed)
+            )
         num_records = len(writer)
     print(f"{out}: {num_records} records at {form.rate:g} Hz.")
     if rejected:

@@ -235,8 +235,10 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _move_new_best(self) -> None:
         for name in ("best.keras", "validation.npz"):
-            if (self.folder / NEW_BEST / name).exists():  # or a killed process has moved it
-                os.replace(self.folder / NEW_BEST / name, self.folder / name)
+            for new in (self.folder / NEW_BEST).rglob(name):  # or a killed process has moved it
+                kept = self.folder / new.relative_to(self.folder / NEW_BEST)
+                kept.parent.mkdir(exist_ok=True)
+                os.replace(new, kept)
         shutil.rmtree(self.folder / NEW_BEST)
 
     def finish(self) -> None:

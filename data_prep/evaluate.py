@@ -133,6 +133,7 @@ def label_predictions(
                 predictions,
                 labels=np.asarray(opened.labels(task))[chosen],
                 first_labels=np.asarray(opened.first_labels)[chosen],
+                patients=opened.patients[chosen],
             )
 
     if predictions.labels is None:

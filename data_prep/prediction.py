@@ -253,8 +253,8 @@ def _without_padding(signal: np.ndarray) -> np.ndarray:
 
 def predict_store(
     model: ECGModel, store: Store, records: np.ndarray, *, batch_size: int
-) -> Predictions:
-    """Let a model answer for records of a store.
+) -> dict[str, Predictions]:
+    """Let every head of a model answer for records of a store.
 
     Args:
         model: opened, with its contract.
@@ -263,31 +263,37 @@ def predict_store(
         batch_size: records at a time.
 
     Returns:
-        Answers in the order of ``records``, with the model's thresholds and the store's labels.
+        For each head of the network, ``"diagnosis"`` first, its answers in the order of
+        ``records``, with the model's thresholds and the store's labels and patients.
 
     Raises:
         StoreError: where the store's rate is not the model's, or labels are missing.
     """
     contract = model.contract
     order = np.argsort(store.lengths[records], kind="stable")
+    heads = tuple(model.network.output)
     batches = StoreBatches(
-        store, records[order], contract=contract, heads=("diagnosis",), batch_size=batch_size
+        store, records[order], contract=contract, heads=heads, batch_size=batch_size
     )
-    probabilities = np.empty((len(records), len(contract.class_names)), np.float32)
-    probabilities[order] = model.network.predict(batches, verbose=0)["diagnosis"]
+    answers = model.network.predict(batches, verbose=0)
+    back = np.argsort(order)
     labels = store.labels(contract.task)[records]
-    return Predictions(
-        ids=store.ids[records],
-        class_names=contract.class_names,
-        probabilities=probabilities,
-        members=probabilities[None],
-        thresholds=np.array(contract.thresholds),
-        single_label=contract.single_label,
-        network=contract.network,
-        task=contract.task,
-        labels=labels,
-        first_labels=known_first_labels(labels, store.first_labels[records]),
-    )
+    return {
+        head: Predictions(
+            ids=store.ids[records],
+            class_names=contract.class_names,
+            probabilities=answers[head][back],
+            members=answers[head][back][None],
+            thresholds=np.array(contract.thresholds),
+            single_label=contract.single_label,
+            network=contract.network,
+            task=contract.task,
+            labels=labels,
+            first_labels=known_first_labels(labels, store.first_labels[records]),
+            patients=store.patients[records],
+        )
+        for head in heads
+    }
 
 
 def write_answers(

@@ -10,6 +10,7 @@ import numpy as np
 
 from data_prep.errors import PredictionsError
 from data_prep.files import require_text, written_whole
+from data_prep.scores import patient_groups
 
 _REQUIRED = (
     "ids",
@@ -39,6 +40,7 @@ class Predictions:
         labels: ``(N, C)`` uint8 of 0 and 1, or None where they are not known.
         first_labels: ``(N,)`` int16, 0-based class that stands first among a record's labels
             (CPSC 2018's ``First_label``), -1 where unknown; or None.
+        patients: ``(N,)`` str, whom each record is of, empty where unknown; or None.
 
     Raises:
         PredictionsError: if shapes disagree, an id comes twice, or a number is out of range.
@@ -54,6 +56,7 @@ class Predictions:
     task: str
     labels: np.ndarray | None = None
     first_labels: np.ndarray | None = None
+    patients: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Bring every field to its type and refuse what does not fit together."""
@@ -64,6 +67,7 @@ class Predictions:
             ("thresholds", np.float32),
             ("labels", np.uint8),
             ("first_labels", np.int16),
+            ("patients", np.str_),
         ):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, np.asarray(getattr(self, name), dtype))
@@ -77,6 +81,7 @@ class Predictions:
             "thresholds": (classes,),
             "labels": (records, classes),
             "first_labels": (records,),
+            "patients": (records,),
         }
         for name, shape in expected.items():
             array = getattr(self, name)
@@ -112,6 +117,11 @@ class Predictions:
                 )
 
     @property
+    def groups(self) -> np.ndarray:
+        """``(N,)`` int64, what a bootstrap draws together: the records of one patient."""
+        return patient_groups(self.patients, len(self.ids))
+
+    @property
     def answers(self) -> np.ndarray:
         """``(N,)`` int64, the 0-based class of the largest probability of each record."""
         return self.probabilities.argmax(axis=1)
@@ -144,6 +154,7 @@ def pooled(parts: Sequence[Predictions]) -> Predictions:
         thresholds=np.mean([part.thresholds for part in parts], axis=0),
         labels=_joined([part.labels for part in parts]),
         first_labels=_joined([part.first_labels for part in parts]),
+        patients=_joined([part.patients for part in parts]),
     )
 
 
@@ -258,6 +269,7 @@ def load_predictions(path: Path) -> Predictions:
             task=str(found["task"]),
             labels=found.get("labels"),
             first_labels=found.get("first_labels"),
+            patients=found.get("patients"),
         )
     except PredictionsError as error:
         raise PredictionsError(f"{path}: {error}") from None

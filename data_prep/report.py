@@ -196,7 +196,7 @@ def score_predictions(
     with _progress(f"resampling {name}", resamples) as step:
         intervals = scores.bootstrap_intervals(
             lambda counts: step(_scores_of(kept, first_labels, counts), len(counts)),
-            num_records=len(kept.ids),
+            groups=kept.groups,
             resamples=resamples,
             seed=seed,
         )
@@ -256,7 +256,7 @@ def compare(base: Result, other: Result, *, resamples: int, seed: int) -> Differ
         intervals = scores.paired_bootstrap(
             lambda counts: step(first.scores_of(counts), len(counts)),
             lambda counts: step(second.scores_of(counts), len(counts)),
-            num_records=len(first.labels),
+            groups=first.predictions.groups,
             resamples=resamples,
             seed=seed,
         )
@@ -378,12 +378,19 @@ def _blocks(
         Heading("What the scores are"),
         Definitions(tuple(SCORES[key] for key in used) + _CLASS_COLUMNS),
         Paragraph(
-            f"Intervals are 95 % percentile intervals of {resamples:,} bootstrap resamples of the"
-            f" records (seed {seed}). They tell how much the scores would vary with other records"
-            " of the same kind, not with another training of the network."
+            f"Intervals are 95 % percentile intervals of {resamples:,} bootstrap resamples of"
+            f" {_resampled(results)} (seed {seed}). They show how much the scores would vary with"
+            " other records of the same kind, not with another training of the network."
         ),
     ]
     return blocks
+
+
+def _resampled(results: Sequence[Result]) -> str:
+    """What the bootstrap draws, in words."""
+    drawn = {scores.drawn_by(result.predictions.groups) for result in results}
+    whole = "the patients, each with all records" if "patients" in drawn else "the records"
+    return f"{whole} (the records, if no patients are known)" if len(drawn) > 1 else whole
 
 
 def _section(result: Result, *, alone: bool) -> list[Block]:
@@ -676,6 +683,7 @@ def _scores_of(
 
 def _rows(predictions: Predictions, rows: np.ndarray) -> Predictions:
     labels, first_labels = predictions.labels, predictions.first_labels
+    patients = predictions.patients
     return replace(
         predictions,
         ids=predictions.ids[rows],
@@ -683,6 +691,7 @@ def _rows(predictions: Predictions, rows: np.ndarray) -> Predictions:
         members=predictions.members[:, rows],
         labels=None if labels is None else labels[rows],
         first_labels=None if first_labels is None else first_labels[rows],
+        patients=None if patients is None else patients[rows],
     )
 
 

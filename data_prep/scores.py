@@ -402,28 +402,53 @@ def all_scores(
     return scores
 
 
+def patient_groups(patients: np.ndarray | None, num_records: int) -> np.ndarray:
+    """Group records by patient for a bootstrap.
+
+    Args:
+        patients: ``(N,)`` str, empty where unknown; None if all are.
+        num_records: N.
+
+    Returns:
+        ``(N,)`` int64, equal for records of the same patient; a record of an unknown patient is a
+        group of its own.
+    """
+    groups = np.arange(num_records)
+    if patients is not None:
+        _, first, patient = np.unique(patients, return_index=True, return_inverse=True)
+        groups = np.where(patients == "", groups, first[patient])
+    return groups
+
+
+def drawn_by(groups: np.ndarray) -> str:
+    """What a bootstrap over these groups draws: ``"patients"`` or ``"records"``."""
+    return "patients" if len(np.unique(groups)) < len(groups) else "records"
+
+
 def bootstrap_intervals(
     scores: Callable[[np.ndarray], dict[str, np.ndarray]],
     *,
-    num_records: int,
+    groups: np.ndarray,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """95 % percentile intervals of scores, by drawing records with replacement.
+    """95 % percentile intervals of scores, by drawing groups of records with replacement.
 
-    The same seed and number of records draw the same records, whatever is scored.
+    Several records of one patient are not independent, so that records drawn one by one give
+    intervals that are too narrow; drawing patients, each with all its records, does not.  The
+    same seed and groups draw the same records, whatever is scored.
 
     Args:
         scores: takes counts ``(R, N)`` and gives arrays ``(R,)`` or ``(R, C)`` by name.
-        num_records: N.
-        resamples: how many times N records are drawn.
+        groups: ``(N,)``, what each record is drawn with; see :func:`patient_groups`.
+        resamples: how many times as many groups as there are are drawn.
         seed: of the draws.
 
     Returns:
         For each name ``(2,)`` or ``(C, 2)``: the 2.5th and the 97.5th percentile over the
         resamples in which the score exists; NaN where it exists in none.
     """
-    drawn = [scores(counts) for counts in _resample(num_records, resamples, seed)]
+    drawn = [scores(counts) for counts in _resample(groups, resamples, seed)]
     return {name: _percentiles(np.concatenate([part[name] for part in drawn])) for name in drawn[0]}
 
 
@@ -431,7 +456,7 @@ def paired_bootstrap(
     scores: Callable[[np.ndarray], dict[str, np.ndarray]],
     others: Callable[[np.ndarray], dict[str, np.ndarray]],
     *,
-    num_records: int,
+    groups: np.ndarray,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
@@ -441,8 +466,8 @@ def paired_bootstrap(
         scores: takes counts ``(R, N)`` and gives arrays by name, as for
             :func:`bootstrap_intervals`.
         others: the same for another network on the same records in the same order.
-        num_records: N.
-        resamples: how many times N records are drawn.
+        groups: as for :func:`bootstrap_intervals`.
+        resamples: likewise.
         seed: of the draws.
 
     Returns:
@@ -453,7 +478,7 @@ def paired_bootstrap(
         first, second = scores(counts), others(counts)
         return {name: second[name] - first[name] for name in first if name in second}
 
-    return bootstrap_intervals(difference, num_records=num_records, resamples=resamples, seed=seed)
+    return bootstrap_intervals(difference, groups=groups, resamples=resamples, seed=seed)
 
 
 # --- Over counts (R, N) ----------------------------------------------------------------------
@@ -463,16 +488,18 @@ def _once(labels: np.ndarray) -> np.ndarray:
     return np.ones((1, len(labels)))
 
 
-def _resample(num_records: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def _resample(groups: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Yield counts ``(R, N)`` in pieces small enough for the processor's cache."""
     random = np.random.default_rng(seed)
-    piece = max(1, min(128, 500_000 // num_records))
+    group_of_record = np.unique(groups, return_inverse=True)[1]
+    num_groups = group_of_record.max() + 1
+    piece = max(1, min(128, 500_000 // len(groups)))
     for start in range(0, resamples, piece):
         rows = min(piece, resamples - start)
-        drawn = random.integers(num_records, size=(rows, num_records))
-        drawn += np.arange(rows)[:, None] * num_records
-        counts = np.bincount(drawn.ravel(), minlength=rows * num_records)
-        yield counts.reshape(rows, num_records).astype(np.float64)
+        drawn = random.integers(num_groups, size=(rows, num_groups))
+        drawn += np.arange(rows)[:, None] * num_groups
+        counts = np.bincount(drawn.ravel(), minlength=rows * num_groups)
+        yield counts.reshape(rows, num_groups)[:, group_of_record].astype(np.float64)
 
 
 def _class_f1(labels: np.ndarray, predicted: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Folds: stratified over several labels at once, and never with one patient in two of them."""
+"""Folds: stratified over several labels or random, and never with one patient in two of them."""
 
 import numpy as np
 
@@ -24,11 +24,7 @@ def stratified_folds(labels: np.ndarray, *, seed: int, num_folds: int = 10) -> n
     """
     from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 
-    if len(labels) < num_folds:
-        raise StoreError(
-            f"{len(labels)} usable records cannot be dealt into {num_folds} folds; give at least"
-            f" {num_folds} records."
-        )
+    _require_records(len(labels), num_folds)
     if labels.shape[1] == 1:  # the dealer knows several classes only
         labels = np.hstack([labels, 1 - labels])
     dealer = MultilabelStratifiedKFold(n_splits=num_folds, shuffle=True, random_state=seed)
@@ -36,6 +32,35 @@ def stratified_folds(labels: np.ndarray, *, seed: int, num_folds: int = 10) -> n
     for fold, (_, held_out) in enumerate(dealer.split(labels, labels), start=1):
         folds[held_out] = fold
     return folds
+
+
+def random_folds(num_records: int, *, seed: int, num_folds: int = 10) -> np.ndarray:
+    """Deal records into folds of equal size at random, whatever their labels.
+
+    As MLBF-Net's paper does (sections IV-D and V-A).
+
+    Args:
+        num_records: how many records; folds differ in size by one record at most.
+        seed: of the dealing; the same seed and number give the same folds.
+        num_folds: how many folds, 2 or more.
+
+    Returns:
+        int16 ``(records,)``, 1 to ``num_folds``.
+
+    Raises:
+        StoreError: if there are fewer records than folds.
+    """
+    _require_records(num_records, num_folds)
+    even = np.arange(num_records, dtype=np.int16) % num_folds + 1
+    return np.random.default_rng(seed).permutation(even)
+
+
+def _require_records(num_records: int, num_folds: int) -> None:
+    if num_records < num_folds:
+        raise StoreError(
+            f"{num_records} usable records cannot be dealt into {num_folds} folds; give at least"
+            f" {num_folds} records."
+        )
 
 
 def require_patients_apart(folds: np.ndarray, patients: np.ndarray) -> None:

@@ -36,8 +36,12 @@ from data_prep.scores import (
     single_label_macro_f1,
 )
 from data_prep.store import Store
+from data_prep.tables import Spread, as_text
 
 Monitor = Literal["macro-f1", "macro-auc"]
+
+# Where a training keeps what the second validation part chose, see :class:`Parts`.
+SECOND = "second"
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 
 
@@ -68,7 +72,7 @@ class Settings:
 
 _ABOVE_0 = (
     *("epochs", "batch_size", "learning_rate", "input_length", "filters", "gru_units"),
-    *("low_channels", "high_channels", "temperature"),
+    *("low_channels", "high_channels", "temperature", "widths"),
 )
 _NOT_BELOW_0 = ("patience", "seed", "loss_weight", "alpha", "beta", "gamma")
 
@@ -106,10 +110,13 @@ class Parts:
     Attributes:
         train: indices of the training records.
         validation: indices of the validation records.
+        second: indices of records that choose an epoch and thresholds of their own in the same
+            fit, which ends when both have chosen; None for none.
     """
 
     train: np.ndarray
     validation: np.ndarray
+    second: np.ndarray | None = None
 
 
 def choose_folds(store: Store, folds: tuple[str, ...], test_fold: int | None) -> tuple[int, ...]:
@@ -246,6 +253,9 @@ def train_folds(
 ) -> None:
     """Train one model for each fold, each into a folder of its own, on all GPUs there are.
 
+    Of several folds the mean and SD of the best validation scores are printed at the end, those
+    that were finished before included.
+
     A folder ``OUT/fold_k`` gets ``best.keras`` (the best epoch, with its thresholds),
     ``validation.npz`` (its answers to the validation records), ``history.csv``,
     ``learning_curves.png`` and ``args.json``; until it is finished also ``checkpoint.npz``.
@@ -286,6 +296,21 @@ def train_folds(
             options=options,
             resume=resume,
         )
+    if len(folders) > 1:
+        print(_mean_of_folds(folders, settings.monitor))
+
+
+def _mean_of_folds(folders: Sequence[Path], monitor: Monitor) -> str:
+    """Give mean and SD of the best validation score of finished trainings."""
+    key = _key(monitor)
+    best = [np.nanmax(read_history(folder / "history.csv")[key]) for folder in folders]
+    spread = Spread.of(best)
+    return f"{len(folders)} folds: best {key} {as_text(spread, digits=4)} (mean ± SD)"
+
+
+def _key(monitor: Monitor) -> str:
+    """Name a score as the logs of an epoch do."""
+    return "val_" + monitor.replace("-", "_")
 
 
 def train_fold(
@@ -298,6 +323,7 @@ def train_fold(
     contract_for: Callable[[np.ndarray], Contract],
     compiled_model: Callable[[Contract], Any],
     options: dict[str, Any],
+    callbacks: Sequence[Any] = (),
     resume: bool = False,
 ) -> None:
     """Train one model, on all GPUs there are.
@@ -306,11 +332,13 @@ def train_fold(
         store: an open store.
         folder: gets the files that :func:`train_folds` tells of.
         fold: its number, to be shown and written down.
-        parts: which records train and which validate.
+        parts: which records train and which validate; what ``parts.second`` chooses goes into
+            the folder ``second`` in this one, and is what a fit that it validates alone gives.
         settings: how to fit; the seed is this fold's own.
         contract_for: gives the contract, knowing the training records.
         compiled_model: builds and compiles the network for a contract.
         options: to be written down.
+        callbacks: further callbacks of Keras, called before the checkpoint is written.
         resume: go on with a half-finished training, and leave a finished one as it is.
 
     Raises:
@@ -340,6 +368,7 @@ def train_fold(
                 contract_for=contract_for,
                 compiled_model=compiled_model,
                 options=options,
+                callbacks=callbacks,
             )
         finally:
             keras.config.set_dtype_policy("float32")
@@ -356,15 +385,19 @@ def _fit(
     contract_for: Callable[[np.ndarray], Contract],
     compiled_model: Callable[[Contract], Any],
     options: dict[str, Any],
+    callbacks: Sequence[Any],
 ) -> None:
     keras.utils.set_random_seed(settings.seed)
     contract = contract_for(parts.train)
     with strategy.scope():
         model = compiled_model(contract)
     heads = tuple(model.output)
+    validating = {"": parts.validation}
+    if parts.second is not None:
+        validating[SECOND] = parts.second
     # Records of similar length in a batch: their answers do not depend on it, only the time does.
-    by_length = parts.validation[np.argsort(store.lengths[parts.validation], kind="stable")]
-    train, validation = (
+    by_length = [r[np.argsort(store.lengths[r], kind="stable")] for r in validating.values()]
+    train, *validations = (
         StoreBatches(
             store,
             records,
@@ -375,28 +408,32 @@ def _fit(
             seed=settings.seed,
             devices=strategy.num_replicas_in_sync,
         )
-        for records, shuffle in ((parts.train, True), (by_length, False))
+        for records, shuffle in ((parts.train, True), *((r, False) for r in by_length))
     )
     print(f"fold {fold}: trains on {describe(train)};")
-    print(f"        validates on {describe(validation)}.")
+    print(f"        validates on {' and on '.join(map(describe, validations))}.")
     run = {
         "options": options,
         "fold": fold,
         "settings": asdict(settings),
-        "records": digest_of_records(store, parts.train, parts.validation, task=contract.task),
+        "records": digest_of_records(store, parts.train, *validating.values(), task=contract.task),
     }
     _write_down(folder, run)
-    best = KeepBest(store, validation, folder=folder / NEW_BEST, monitor=settings.monitor)
-    stopping = keras.callbacks.EarlyStopping(best.key, mode="max", patience=settings.patience)
-    checkpoint = Checkpoint(folder, counters={"best": best, "stopping": stopping})
+    bests = {
+        name: KeepBest(store, batches, folder=folder / NEW_BEST / name, monitor=settings.monitor)
+        for name, batches in zip(validating, validations, strict=True)
+    }
+    best = bests[""]
+    choose = ChooseEpochs(bests, patience=settings.patience)
+    checkpoint = Checkpoint(folder, counters=choose.counters)
     # Keras' own count of epochs would begin anew in a training that goes on.
     in_order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: train.start_epoch(e))
-    callbacks = [in_order, RequireNumbers(store, train, fold=fold), best, stopping]
+    in_turn = [in_order, RequireNumbers(store, train, fold=fold), choose, *callbacks]
     if settings.tensorboard:
-        callbacks.append(keras.callbacks.TensorBoard(str(folder / "tensorboard")))
+        in_turn.append(keras.callbacks.TensorBoard(str(folder / "tensorboard")))
     done, steps = checkpoint.epoch * len(train), settings.epochs * len(train)
     with tqdm(total=steps, initial=done, desc=f"fold {fold}", unit="step", file=sys.stderr) as bar:
-        callbacks += [Progress(bar, show=best.key), checkpoint]
+        in_turn += [Progress(bar, show=best.key), checkpoint]
         if not checkpoint.complete:
             # The batches mix the records themselves; Keras would draw their order once more.
             model.fit(
@@ -404,10 +441,10 @@ def _fit(
                 epochs=settings.epochs,
                 initial_epoch=checkpoint.epoch,
                 shuffle=False,
-                callbacks=callbacks,
+                callbacks=in_turn,
                 verbose=0,
             )
-    if best.epoch is None:
+    if any(each.epoch is None for each in bests.values()):
         raise StoreError(
             f"no epoch of fold {fold} gave a validation score that is a number, so {folder} holds"
             " no model; look for strange signals in the store, or lower the learning rate."
@@ -416,7 +453,12 @@ def _fit(
     with written_whole(folder / "learning_curves.png") as part:
         plot_learning_curves(curves).savefig(part, dpi=150)
     checkpoint.finish()
-    print(f"fold {fold}: best {best.key} {best.score:.4f} in epoch {best.epoch + 1}; {folder}")
+    for name, each in bests.items():
+        assert each.epoch is not None
+        print(
+            f"fold {fold}: best {each.key} {each.score:.4f} in epoch {each.epoch + 1};"
+            f" {folder / name}"
+        )
 
 
 def _write_down(folder: Path, run: dict[str, Any]) -> None:
@@ -501,7 +543,7 @@ class KeepBest(keras.callbacks.Callback):
         super().__init__()
         self.validation = validation
         self.folder = folder
-        self.key = "val_" + monitor.replace("-", "_")
+        self.key = _key(monitor)
         self.score = -np.inf
         self.epoch: int | None = None
         self.ids = store.ids[validation.records]
@@ -555,6 +597,57 @@ class KeepBest(keras.callbacks.Callback):
         else:
             f1 = macro_f1(self.labels, probabilities >= 0.5)
         return f1, macro_auc(self.labels, probabilities)
+
+
+class ChooseEpochs(keras.callbacks.Callback):
+    """Lets each validation part choose its epoch, and ends a fit when all have chosen.
+
+    A part whose patience has ended chooses no more, so that it keeps what a fit that it validates
+    alone would have kept.  Its scores are NaN in the logs from then on.  The logs of the parts
+    behind the first carry the part's name before theirs: ``second_val_loss``.
+
+    Args:
+        bests: what keeps each part's best epoch, by the part's name.
+        patience: epochs without a better score after which a part has chosen.
+
+    Attributes:
+        counters: the callbacks that count for the parts, as :class:`Checkpoint` takes them.
+    """
+
+    def __init__(self, bests: Mapping[str, KeepBest], *, patience: int) -> None:
+        super().__init__()
+        self.bests = dict(bests)
+        self.stoppings = {
+            name: keras.callbacks.EarlyStopping(best.key, mode="max", patience=patience)
+            for name, best in self.bests.items()
+        }
+        self.counters: dict[str, Any] = {}
+        for name, best in self.bests.items():
+            prefix = name and f"{name} "
+            self.counters |= {f"{prefix}best": best, f"{prefix}stopping": self.stoppings[name]}
+
+    def set_model(self, model: Any) -> None:
+        """Hand the model on."""
+        super().set_model(model)
+        for callback in self.counters.values():
+            callback.set_model(model)
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """Begin to count."""
+        for callback in self.counters.values():
+            callback.on_train_begin(logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Score, keep and count for each part that has not chosen yet."""
+        assert logs is not None
+        for name, best in self.bests.items():
+            of_part = dict.fromkeys(("val_loss", "val_macro_f1", "val_macro_auc"), np.nan)
+            if not self.stoppings[name].stopped_epoch:
+                best.on_epoch_end(epoch, of_part)
+                self.stoppings[name].on_epoch_end(epoch, of_part)
+            prefix = name and f"{name}_"
+            logs.update({f"{prefix}{key}": value for key, value in of_part.items()})
+        self.model.stop_training = all(each.stopped_epoch for each in self.stoppings.values())
 
 
 class Progress(keras.callbacks.Callback):

@@ -51,8 +51,8 @@ class Unit:
     Attributes:
         name: of its folder; letters, digits and any of ``._=-``.
         work: ``"module:function"``, called as ``function(store, folder, **options)`` with the
-            store's path and the folder to write into: empty, or, on this machine, with what an
-            interrupted call for this very unit left there, to go on from.
+            store's path and the folder to write into: empty, or with what a failed call for this
+            very unit left there, on this machine also an interrupted one, to go on from.
         options: values that JSON can hold; the seed is one of them.
     """
 
@@ -66,9 +66,11 @@ def run_units(
 ) -> list[Path]:
     """Do all units that are not done yet, and find the folders of all.
 
-    A unit that fails is tried once more, and the others go on.  Each finished unit's folder gets
-    ``unit.json``: its work and options, the store's checksum, when and in how many seconds it was
-    done, the versions and the machine.
+    Prints first how many are done already and how many are to be done.  A unit that fails is
+    tried once more with the checkpoint it left, and the others go on; a second failure removes
+    the checkpoint too.  Each finished unit's folder gets ``unit.json``: its work
+    and options, the store's checksum, when and in how many seconds it was done, the versions and
+    the machine.
 
     Args:
         units: in any number, each with a name of its own.
@@ -106,8 +108,9 @@ def run_units(
             for unit, folder in zip(units, folders, strict=True)
             if not _is_done(unit, folder, checksum)
         ]
-        if len(todo) < len(units):
-            print(f"{len(units) - len(todo)} of {len(units)} units are done already.")
+        done = len(units) - len(todo)
+        trainings = "training" if len(units) == 1 else "trainings"
+        print(f"{len(units)} {trainings}: {done} done already, {len(todo)} to be done.", flush=True)
         run = _Run(out / "units", Path(store), checksum, len(todo))
         if todo:
             _do(todo, run, scheduler)
@@ -180,6 +183,7 @@ class _Run:
         self.done = 0
         self.attempts: Counter[str] = Counter()
         self.failures: dict[str, str] = {}
+        self.begun: dict[str, bytes] = {}  # packed folders of units that failed on a worker
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
@@ -284,9 +288,8 @@ def _do_here(todo: list[Unit], run: _Run) -> None:
                 run.finished(unit, part)
                 break
             again = run.failed(unit, account)
-            _empty(part)
         else:
-            part.rmdir()
+            shutil.rmtree(part)
 
 
 def _is_begun(unit: Unit, part: Path, checksum: str) -> bool:
@@ -449,10 +452,12 @@ def _do_there(todo: list[Unit], run: _Run, client: Any) -> None:
                 print(f"{worker} cannot be used: {refusal}", file=sys.stderr)
                 continue
             unit = waiting.popleft()
+            begun = run.begun.pop(unit.name, None)
             future = client.submit(
                 _compute_packed,
                 unit,
                 run.checksum,
+                begun and client.scatter(begun, workers=[worker], hash=False),
                 workers=[worker],
                 resources=resources,
                 pure=False,
@@ -498,10 +503,12 @@ def _take(unit: Unit, outcome: tuple[str, bytes], run: _Run) -> bool:
     """Unpack a unit's folder, or say whether it is to be tried again."""
     account, packed = outcome
     if account:
-        return run.failed(unit, account)
+        again = run.failed(unit, account)
+        if again and packed:
+            run.begun[unit.name] = packed
+        return again
     part = _empty(run.folder / f"{unit.name}.part")
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        archive.extractall(part, filter="data")
+    _unpack(packed, part)
     run.finished(unit, part)
     return False
 
@@ -547,16 +554,27 @@ def _complete(checksum: str, dask_worker: Any) -> None:
     os.replace(part, path)
 
 
-def _compute_packed(unit: Unit, checksum: str) -> tuple[str, bytes]:
-    """Do a unit on a worker; return why it failed, and its folder as a tar file."""
+def _compute_packed(unit: Unit, checksum: str, begun: bytes | None) -> tuple[str, bytes]:
+    """Do a unit on a worker; return why it failed, and its folder as a tar file.
+
+    Args:
+        unit: to be done.
+        checksum: of the store.
+        begun: the folder of an attempt that failed, packed likewise.
+    """
     from distributed import get_worker
 
     worker = get_worker()
     with TemporaryDirectory(dir=worker.local_directory) as folder, _one_at_a_time:
+        if begun:
+            _unpack(begun, Path(folder))
         account = _compute(unit, _store_of(worker, checksum), checksum, Path(folder))
-        if account:
-            return account, b""
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as archive:
             archive.add(folder, arcname=".")
-    return "", packed.getvalue()
+    return account, packed.getvalue()
+
+
+def _unpack(packed: bytes, folder: Path) -> None:
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(folder, filter="data")

@@ -6,8 +6,11 @@ NUM_PUBLIC_RECORDS = 6877
 TABLE_II = (918, 1098, 704, 207, 1695, 556, 672, 825, 202)
 PUBLIC_FIRST_LABELS = (918, 1098, 704, 207, 1695, 574, 653, 826, 202)
 
+# The private test set of Table III, which was never published: records of each class.
+PRIVATE_TEST_SET = (394, 466, 295, 97, 756, 250, 276, 340, 80)
+
 # Table III: work, year, architecture, F1 of the nine classes and their average, on the private
-# test set of CPSC 2018 (2,954 records).  Empty where the work does not report it.
+# test set of CPSC 2018.  Empty where the work does not report it.
 TABLE_III = (
     ("[28]", "2018", "CNN+LSTM")
     + ("0.753", "0.900", "0.809", "0.874", "0.922", "0.638", "0.832", "0.762", "0.462", "0.772"),
@@ -42,17 +45,16 @@ TABLE_IV = {
     ),
 }
 
-# Table V: mean and SD of the average F1.  The text confirms the single loss and lambda = 1; which
-# lambda between 0 and 10 the other rows, given here in the table's order, belong to is not certain.
+# Table V: mean and SD of the average F1, in the table's order: the single loss, three values of
+# lambda below 1, lambda = 1, three above it.  Section V-A confirms the single loss and lambda = 1,
+# and says that lambda went from 0 to 10; which six values the others are is not printed.
 TABLE_V_SINGLE_LOSS = (0.828, 0.021)
-TABLE_V = {1.0: (0.852, 0.021)}
-TABLE_V_OTHERS = ("0.837 ± 0.020", "0.844 ± 0.017", "0.849 ± 0.017") + (
-    "0.843 ± 0.014",
-    "0.848 ± 0.023",
-    "0.847 ± 0.023",
-)
+TABLE_V_BELOW_1 = ((0.837, 0.020), (0.844, 0.017), (0.849, 0.017))
+TABLE_V_1 = (0.852, 0.021)
+TABLE_V_ABOVE_1 = ((0.843, 0.014), (0.848, 0.023), (0.847, 0.023))
 
-# Table VI: parameters of the parts of one branch, then of the network; section V-C's total.
+# Table VI: parameters of the parts of one branch, then of the network; section V-C's total.  Its
+# rows count only the matrix W of each attention, and batch norm with its moving statistics.
 TABLE_VI_BRANCH = {
     "Conv 3, stride 1 (first of blocks 1 to 4)": 1380,
     "Conv 3, stride 1 (second of blocks 1 to 4)": 1776,

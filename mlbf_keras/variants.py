@@ -61,6 +61,7 @@ def train(
     loss_weight: float,
     test_fold: int | None,
     validation_fold: int,
+    both_ways: bool,
     extra: bool,
     input_length: int,
     epochs: int,
@@ -72,7 +73,9 @@ def train(
     """Train one model and let it answer for its test fold: a unit of every table.
 
     Writes what ``mlbf-train`` writes for a fold, and ``test.npz`` with the answers of the best
-    epoch to the test fold, at thresholds found on the validation fold.
+    epoch to the test fold, at thresholds found on the validation fold.  Trained both ways, it also
+    writes into the folder ``second`` what a training with the two folds exchanged would give: both
+    see the same training records, so that with one seed they differ only in the epoch they keep.
 
     Args:
         store: the store's path.
@@ -82,6 +85,7 @@ def train(
         loss_weight: lambda of those losses.
         test_fold: in no part; None for no test.
         validation_fold: chooses epoch and thresholds.
+        both_ways: also choose by the test fold, and answer for the validation fold.
         extra: train also on the records of :data:`EXTRA_FOLD`.
         input_length: samples.
         epochs: at most this many.
@@ -94,7 +98,7 @@ def train(
     from data_prep.contract import Contract
     from data_prep.prediction import predict_store
     from data_prep.predictions import save_predictions
-    from data_prep.training import Parts, Settings, train_fold
+    from data_prep.training import SECOND, Parts, Settings, train_fold
     from mlbf_keras.model import (
         build_branchnet,
         build_model,
@@ -123,7 +127,11 @@ def train(
             opened,
             folder=folder,
             fold=validation_fold,
-            parts=Parts(usable[trains], usable[folds == validation_fold]),
+            parts=Parts(
+                usable[trains],
+                usable[folds == validation_fold],
+                usable[folds == test_fold] if both_ways else None,
+            ),
             settings=Settings(
                 epochs=epochs,
                 batch_size=batch_size,
@@ -139,12 +147,13 @@ def train(
             options=options,
             resume=True,
         )
-        if test_fold is not None:
-            model = load_model(folder / "best.keras")
-            answers = predict_store(
-                model, opened, usable[folds == test_fold], batch_size=batch_size
-            )
-            save_predictions(folder / "test.npz", answers)
+        tested = {} if test_fold is None else {folder: test_fold}
+        if both_ways:
+            tested[folder / SECOND] = validation_fold
+        for made, fold in tested.items():
+            model = load_model(made / "best.keras")
+            answers = predict_store(model, opened, usable[folds == fold], batch_size=batch_size)
+            save_predictions(made / "test.npz", answers["diagnosis"])
 
 
 def merge_stores(store: Path, extra: Path, out: Path) -> Path:

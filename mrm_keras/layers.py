@@ -351,40 +351,51 @@ class MutualLearning(keras.layers.Layer):
     both sides.  The features pass unchanged.  T^2 keeps the gradients' size independent of T;
     the paper gives neither T nor the reduction, these are the ones its authors trained with.
 
-    Flattening is in the order (time, channel), so that two steps of the low branch meet the one
-    step of the high branch which covers the same time.
-
     Args:
         weight: alpha, beta or gamma of eq. 7.
         temperature: T.
+        flatten: which numbers of the two features meet. ``"channel"`` flattens channel by channel,
+            as the paper has it (Z1 in R^(C x 2N), Z2 in R^(2C x N)): channel c of the low branch
+            meets channels 2c and 2c + 1 of the high one. ``"time"`` flattens step by step, so that
+            two steps of the low branch meet the one step of the high branch which covers the same
+            time; it is another loss.
 
     Call arguments:
-        features: the pair a, b, each ``(batch, ...)`` with the same number of elements.
+        features: the pair a, b, ``(batch, time, channel)`` or ``(batch, class)``, with the same
+            number of elements.
         training: whether to add the loss.
 
     Returns:
         The pair a, b.
     """
 
-    def __init__(self, weight: float, temperature: float = 4.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        weight: float,
+        temperature: float = 4.0,
+        flatten: Literal["channel", "time"] = "channel",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.weight = weight
         self.temperature = temperature
+        self.flatten = flatten
 
     def call(self, features: Sequence[Any], training: bool = False) -> Any:
         """Add the loss and hand on the features."""
         if training and self.weight:
-            # float32 whatever the policy: the probabilities are of the order of 1e-5.
-            log_a, log_b = (
-                ops.log_softmax(
-                    ops.reshape(ops.cast(x, "float32"), (ops.shape(x)[0], -1)) / self.temperature
-                )
-                for x in features
-            )
+            log_a, log_b = (self.log_probabilities(x) for x in features)
             # KL(a||b) + KL(b||a) = sum of (p_a - p_b) (log p_a - log p_b)
             both = ops.sum((ops.exp(log_a) - ops.exp(log_b)) * (log_a - log_b), axis=-1)
             self.add_loss(self.weight * self.temperature**2 * ops.mean(both))
         return list(features)
+
+    def log_probabilities(self, x: Any) -> Any:
+        """Log softmax(flatten(x) / T), ``(batch, elements)``, float32 whatever the policy."""
+        if self.flatten == "channel" and len(x.shape) == 3:
+            x = ops.transpose(x, (0, 2, 1))
+        flat = ops.reshape(ops.cast(x, "float32"), (ops.shape(x)[0], -1))
+        return ops.log_softmax(flat / self.temperature)
 
     def compute_output_shape(self, input_shape: Sequence[Shape]) -> list[Shape]:
         """The shapes stay as they are."""
@@ -396,4 +407,5 @@ class MutualLearning(keras.layers.Layer):
             **super().get_config(),
             "weight": self.weight,
             "temperature": self.temperature,
+            "flatten": self.flatten,
         }

@@ -7,7 +7,7 @@ from data_prep.backend import keras
 from data_prep.contract import Contract, SignalContract
 from data_prep.errors import OptionError
 from data_prep.labels import CPSC_CLASSES, LEADS
-from data_prep.signals import fit_standardisation
+from data_prep.signals import fit_standardisation, prepare
 from mrm_keras.layers import EPSILON, AttentionFusion, BaseBlock, ConvBlock, MutualLearning
 from mrm_keras.layers import torch_uniform as uniform
 
@@ -23,7 +23,10 @@ SAMPLING_RATE = 100.0
 def fitted_contract(
     store: "Store", train: "np.ndarray", *, network: str = "MRM-Net", task: str, input_length: int
 ) -> Contract:
-    """Return the contract of a network that is to be trained, standardised by its training records.
+    """Return the contract of a network to be trained, standardised by its training records.
+
+    Mean and standard deviation are those of what the network sees: recordings cut or stretched
+    to its input.
 
     Args:
         store: of all records.
@@ -35,7 +38,16 @@ def fitted_contract(
     Raises:
         RecordError: where the training records have no samples, or all are equal.
     """
-    mean, std = fit_standardisation(store.signal(i) for i in train)
+    mean, std = fit_standardisation(
+        prepare(
+            store.signal(i),
+            fs=store.fs,
+            target_fs=SAMPLING_RATE,
+            length=input_length,
+            fit="stretch",
+        )
+        for i in train
+    )
     return Contract(
         network=network,
         task=task,
@@ -60,6 +72,7 @@ def build_model(
     beta: float = 0.01,
     gamma: float = 0.1,
     temperature: float = 4.0,
+    flatten: Literal["channel", "time"] = "channel",
     fusion: Literal["mutual", "add", "concat", "low", "high"] = "mutual",
     dropout: float = 0.2,
     contract: Contract | None = None,
@@ -70,12 +83,14 @@ def build_model(
         num_classes: number of classes, each with a probability of its own.
         input_length: of the signal, in samples.
         num_leads: number of leads.
-        low_channels: C, channels of the low branch.
+        low_channels: C, channels of the low branch. The trunk has C/4, C/2, C and C: Table I at
+            the paper's 128, and at other widths (Table VII) what the authors' published code has.
         high_channels: channels of the high branch, 2C under ``fusion="mutual"``.
         alpha: weight of the mutual loss between Z1 and Z2 (eq. 7).
         beta: weight of the mutual loss between Z3 and Z4.
         gamma: weight of the mutual loss between the outputs of both branches.
         temperature: T of the mutual losses.
+        flatten: order in which the mutual losses flatten features; see :class:`MutualLearning`.
         fusion: how both branches come together. ``"mutual"`` is MRM-Net. ``"add"`` and
             ``"concat"`` (Table V) bring Z3 to the size of Z4 by a convolution of kernel 3 and
             stride 2 with batch norm and ReLU, and add both or concatenate them and reduce them
@@ -114,7 +129,7 @@ def build_model(
     # Shapes in the comments are for the default arguments.
     signal = keras.Input((input_length, num_leads), name="signal")
     x = SignalContract(contract, name="contract")(signal)  # (1000, 12)
-    x = trunk(x)  # (1004, 128)
+    x = trunk(x, low_channels)  # (1004, 128)
 
     if fusion in ("low", "high"):
         channels, strides = (low_channels, 1) if fusion == "low" else (high_channels, 2)
@@ -134,12 +149,12 @@ def build_model(
             " channels as low ones."
         )
     if fusion == "mutual":
-        z1, z2 = MutualLearning(alpha, temperature, name="mutual_z1_z2")([z1, z2])
+        z1, z2 = MutualLearning(alpha, temperature, flatten, name="mutual_z1_z2")([z1, z2])
     z3 = attention_fusion(z1, name="low")  # (502, 128)
     z4 = attention_fusion(z2, name="high")  # (251, 256)
 
     if fusion == "mutual":
-        z3, z4 = MutualLearning(beta, temperature, name="mutual_z3_z4")([z3, z4])
+        z3, z4 = MutualLearning(beta, temperature, flatten, name="mutual_z3_z4")([z3, z4])
         out1 = logits(z3, num_classes, "low_head")  # (9)
         out2 = logits(z4, num_classes, "high_head")  # (9)
         out1, out2 = MutualLearning(
@@ -160,9 +175,10 @@ def build_model(
     return keras.Model(signal, answers, name="mrm_net")
 
 
-def trunk(x: Any) -> Any:
+def trunk(x: Any, channels: int) -> Any:
     """Four ConvBlock1, each of which lengthens the signal by one sample (MRM-Net, Table I)."""
-    for i, (kernel, filters) in enumerate(((11, 32), (7, 64), (5, 128), (3, 128)), start=1):
+    widths = (max(1, channels // 4), max(1, channels // 2), channels, channels)
+    for i, (kernel, filters) in enumerate(zip((11, 7, 5, 3), widths, strict=True), start=1):
         x = ConvBlock(filters, (kernel,), pool="overlap", name=f"trunk_{i}")(x)
     return x
 

@@ -32,13 +32,20 @@ Network = Literal[
     "MobileNetV3",
     "InceptionTime",
     "MVMSNet",
+    "fcn_wang_benchmark",
+    "resnet1d_wang_benchmark",
+    "xresnet1d101_benchmark",
     "MRM-Net",
 ]
 Task = Literal[
     "all", "diagnostic", "subdiagnostic", "superdiagnostic", "form", "rhythm", "cpsc2018"
 ]
 
-ALL_NETWORKS: tuple[Network, ...] = Network.__args__  # type: ignore[attr-defined]
+PAPER_NETWORKS: tuple[Network, ...] = tuple(
+    name
+    for name in Network.__args__  # type: ignore[attr-defined]
+    if not name.endswith("_benchmark")
+)
 ALL_TASKS: tuple[Task, ...] = Task.__args__[:6]  # type: ignore[attr-defined]
 SMOKE_NETWORKS: tuple[Network, ...] = ("fcn_wang", "ECG_BNN", "MRM-Net")
 SMOKE_TASKS: tuple[Task, ...] = ("superdiagnostic", "rhythm")
@@ -51,7 +58,7 @@ def main(
     out: Path = Path("reproduced"),
     list: bool = False,
     smoke: bool = False,
-    networks: tuple[Network, ...] = ALL_NETWORKS,
+    networks: tuple[Network, ...] = PAPER_NETWORKS,
     tasks: tuple[Task, ...] = (),
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
     epochs: int | None = None,
@@ -63,6 +70,7 @@ def main(
     validation_fold: int = 9,
     test_fold: int = 10,
     paper_protocol: Literal["no", "yes", "both"] = "no",
+    widths: tuple[int, ...] = (64, 128, 256),
     weights: tuple[float, ...] = (0.01, 0.1, 1),
     bootstrap: int = 1000,
     scheduler: str | None = None,
@@ -84,7 +92,8 @@ def main(
         list: show what there is, and stop.
         smoke: try the command in a minute or two with few channels and one epoch, on generated
             records where no --store is given; the figures mean nothing.
-        networks: table2_3 and table4: which are compared; by default all of the paper's.
+        networks: table2_3 and table4: which are compared; by default all of the paper's. Those that
+            end in _benchmark are the forms of the PTB-XL benchmark.
         tasks: a table for each; by default all six for table2_3, all for the others on PTB-XL.
         seeds: each trains every row once; the paper tells neither its seeds nor their number.
         epochs: of every training; by default the paper's 100.
@@ -95,8 +104,10 @@ def main(
         input_length: samples at 100 Hz; by default the paper's 1000 (10 s).
         validation_fold: the fold that chooses epoch and thresholds.
         test_fold: the fold that is scored.
-        paper_protocol: yes lets the scored records choose the epoch, as the published code does,
-            and every caption says so; both shows both protocols side by side.
+        paper_protocol: yes lets the scored records choose the epoch (the greater of both heads'
+            sums of AUC and F1 per record), as the published code does, and every caption says so;
+            both shows both protocols side by side, from the same trainings.
+        widths: table7: channels of the low branch; the high one has twice as many.
         weights: fig6: the values that alpha, beta and gamma take.
         bootstrap: how often records are resampled for 95 % intervals.
         scheduler: address of a Dask scheduler, such as tcp://host:8786, whose workers train one
@@ -110,8 +121,10 @@ def main(
         raise OptionError(f"name what to reproduce: {', '.join(TABLES)}; --list explains them.")
     if bootstrap < 1:
         raise OptionError(f"--bootstrap must be at least 1, not {bootstrap}; 1000 is usual.")
-    if not (seeds and networks and weights):
-        raise OptionError("--seeds, --networks and --weights need at least one value each.")
+    if not (seeds and networks and widths and weights):
+        raise OptionError(
+            "--seeds, --networks, --widths and --weights need at least one value each."
+        )
     if table == "table1":
         from mrm_keras.results import table1
 
@@ -122,7 +135,7 @@ def main(
     if smoke and store is None:
         store = _smoke_store(out, cpsc=table in ("table4", "fig5", "fig6"))
         tasks = tasks or (SMOKE_TASKS if table == "table2_3" else ())
-        networks = SMOKE_NETWORKS if networks == ALL_NETWORKS else networks
+        networks = SMOKE_NETWORKS if networks == PAPER_NETWORKS else networks
     assert store is not None
     from data_prep.tables import write_figure
     from data_prep.training import require_sensible
@@ -141,6 +154,8 @@ def main(
     )
     for value in (*seeds, *weights):
         require_sensible({**vars(protocol), "seed": value, "alpha": value})
+    for width in widths:
+        require_sensible({"widths": width})
     protocol = _with_folds_of(store, protocol, paper_protocol)
     reproduction = Reproduction(
         store=store,
@@ -154,14 +169,14 @@ def main(
     )
     if table in ("fig5", "fig6"):
         made, figure = (
-            reproduction.fig5(_variants("table6", networks, smoke=smoke)["MRM-Net"])
+            reproduction.fig5(_variants("table6", networks, widths, smoke=smoke)["MRM-Net"])
             if table == "fig5"
             else reproduction.fig6(_grid(weights[:2] if smoke else weights, smoke=smoke))
         )
         _write(out, table, made, smoke=smoke)
         print(write_figure(out / f"{table}.png", figure))
         return
-    variants = _variants(table, networks, smoke=smoke)
+    variants = _variants(table, networks, widths, smoke=smoke)
     if table == "table5":
         tables = reproduction.table5(variants)
     elif table == "table6":
@@ -184,7 +199,9 @@ _SELECTIONS: dict[str, "tuple[Selection, ...]"] = {
 }
 
 
-def _variants(table: str, networks: tuple[Network, ...], *, smoke: bool) -> "dict[str, Variant]":
+def _variants(
+    table: str, networks: tuple[Network, ...], widths: tuple[int, ...], *, smoke: bool
+) -> "dict[str, Variant]":
     """Name the rows of a table."""
     from mrm_keras.variants import Variant
 
@@ -203,11 +220,12 @@ def _variants(table: str, networks: tuple[Network, ...], *, smoke: bool) -> "dic
             "MRM-Net": ours,
         }
     if table == "table7":
+        widths = tuple(width // 32 for width in widths) if smoke else widths
         return {
-            f"{scale * low} and {scale * high} channels".replace(".0", ""): Variant(
-                low_channels=int(scale * low), high_channels=int(scale * high)
+            f"{width} and {2 * width} channels": Variant(
+                low_channels=width, high_channels=2 * width
             )
-            for scale in (0.5, 1.0, 2.0)
+            for width in dict.fromkeys(widths)
         }
     return {
         name: ours if name == "MRM-Net" else Variant(network=name)

@@ -25,6 +25,7 @@ from data_prep.scores import (
     all_scores,
     bootstrap_intervals,
     confusion_matrix,
+    drawn_by,
     known_first_labels,
     paired_bootstrap,
 )
@@ -41,7 +42,7 @@ from mrm_keras.published import (
     TABLE_VII_SECONDS,
     TABLES_II_III,
 )
-from mrm_keras.variants import Protocol, Selection, Variant
+from mrm_keras.variants import Protocol, Selection, Variant, scored_file
 
 # The paper's metrics and macro-F1, by their right names.
 METRICS = {
@@ -51,6 +52,21 @@ METRICS = {
     "macro_f1_half": "macro-F1",
 }
 AT_THRESHOLDS = {"macro_f1_thresholds": "macro-F1 at validation thresholds"}
+
+FUSION_NOTE = (
+    "Addition and concatenation are our reading: the paper upsamples the low-resolution features"
+    " and adds or concatenates them, without saying how or at which layer; here the features after"
+    " attention are brought to one size by a convolution of stride 2."
+)
+# What section IV says of its figures, for comparison.
+FIG5_FINDING = (
+    "The paper finds most classes recognised very well, and STE and a class that it prints as PAV"
+    " poorly, probably because they have few records."
+)
+FIG6_FINDING = (
+    "The paper finds, by AUC on CPSC 2018, that α and β of 0.01 or 0.1 do better than 1, and that"
+    " α = 0.01, β = 0.01, γ = 0.1 does best."
+)
 
 Scores = dict[str, np.ndarray]
 
@@ -104,15 +120,24 @@ class Trained:
 
     Attributes:
         folders: of the units.
-        answers: to the scored records, by seed.
+        heads: of the network, ``"diagnosis"`` first: answers to the scored records, by seed.
         parameters: that were trained.
-        seconds: an epoch took, by seed; NaN where the training was interrupted.
+        seconds: an epoch took, by seed; NaN if the training was interrupted.
     """
 
     folders: tuple[Path, ...]
-    answers: tuple[Predictions, ...]
+    heads: dict[str, tuple[Predictions, ...]]
     parameters: int
     seconds: tuple[float, ...]
+
+    @property
+    def answers(self) -> tuple[Predictions, ...]:
+        """The network's answers to the scored records, by seed."""
+        return self.heads["diagnosis"]
+
+    def of_head(self, head: str) -> "Trained":
+        """The same trainings with one head's answers for the network's."""
+        return replace(self, heads={"diagnosis": self.heads[head]})
 
     def scores(self, counts: np.ndarray | None = None) -> Scores:
         """Mean over the seeds of each score, over the resamples that ``counts`` tell."""
@@ -183,7 +208,11 @@ class Reproduction:
 
     def table5(self, variants: Mapping[str, Variant]) -> dict[str, ResultTable]:
         """Compare ways to bring both resolutions together (Table V)."""
-        return self._comparison("Table V. Fusion of the two resolutions", variants, TABLE_V)
+        tables = self._comparison("Table V. Fusion of the two resolutions", variants, TABLE_V)
+        return {
+            task: replace(table, notes=(FUSION_NOTE, *table.notes))
+            for task, table in tables.items()
+        }
 
     def table6(self, variants: Mapping[str, Variant]) -> dict[str, ResultTable]:
         """Compare one resolution with both (Table VI)."""
@@ -194,16 +223,16 @@ class Reproduction:
         tables = self._comparison("Table VII. Widths of the branches", variants, TABLE_VII)
         trained = self._trained(variants)
         for task, table in tables.items():
-            of_rows = [
-                trained[selection, task, name] for name in variants for selection in self.selections
-            ]
-            rows = tuple(
-                (
-                    *row,
-                    as_text(Spread.of(of.seconds), digits=1),
-                    TABLE_VII_SECONDS.get(str(row[0])),
+            seconds = {
+                self._label(name, selection): as_text(
+                    Spread.of(trained[selection, task, name].seconds), digits=1
                 )
-                for row, of in zip(table.rows, of_rows, strict=True)
+                for name in variants
+                for selection in self.selections
+            }
+            rows = tuple(
+                (*row, seconds.get(str(row[0])), TABLE_VII_SECONDS.get(str(row[0])))
+                for row in table.rows
             )
             tables[task] = replace(
                 table,
@@ -248,6 +277,7 @@ class Reproduction:
                 "The truth is a record's first label, the answer the class of the largest"
                 " probability; the trainings of all seeds are counted together. The paper draws the"
                 " truth on the horizontal axis.",
+                FIG5_FINDING,
                 *self._notes(task),
             ),
             **self._caption(task, selection, len(first.ids)),
@@ -275,7 +305,15 @@ class Reproduction:
             columns=("alpha", "beta", "gamma", "AUC"),
             rows=tuple((*(f"{w:g}" for w in weights), auc) for weights, auc in found),
             digits=4,
-            notes=self._notes(task),
+            notes=(
+                FIG6_FINDING,
+                *(
+                    []
+                    if task == "cpsc2018"
+                    else [f"These figures are of {task}, not of the paper's CPSC 2018."]
+                ),
+                *self._notes(task),
+            ),
             **self._caption(task, selection, len(answers[0].ids)),
         )
         return table, plot_parallel_coordinates(lines, ("α", "β", "γ", "AUC"))
@@ -290,7 +328,7 @@ class Reproduction:
         }
 
     def _history(self, variant: Variant, task: str) -> dict[str, np.ndarray]:
-        unit = self._unit(variant, task, self.seeds[0], self.selections[0])
+        unit = self._unit(variant, task, self.seeds[0])
         return read_history(self.out / "units" / unit.name / "history.csv")
 
     # --- Their common form ------------------------------------------------------------------
@@ -321,21 +359,29 @@ class Reproduction:
         reference = "MRM-Net" if "MRM-Net" in variants else [*variants][len(variants) // 2]
         printed = published(same_data=self._same_data)
         rows: list[tuple[Cell, ...]] = []
-        for name in variants:
-            for selection in self.selections:
-                of = trained[selection, task, name]
+        for name, selection in itertools.product(variants, self.selections):
+            heads = trained[selection, task, name].heads
+            for head in heads:
+                of = trained[selection, task, name].of_head(head)
                 by_seed = [scores_of(answers) for answers in of.answers]
-                marked = name if len(self.selections) == 1 else f"{name}, selected on {selection}"
+                is_reference = name == reference and head == "diagnosis"
+                printed_too = name in theirs and head == "diagnosis"
                 rows.append(
                     (
-                        marked,
+                        self._label(name, selection, head),
                         of.parameters,
-                        *(Spread.of([float(s[m][0]) for s in by_seed]) for m in metrics),
+                        *(
+                            # On the test records themselves there are no thresholds to speak of.
+                            None
+                            if selection == "test" and m in AT_THRESHOLDS
+                            else Spread.of([float(s[m][0]) for s in by_seed])
+                            for m in metrics
+                        ),
                         self._estimate(of, "macro_auc"),
                         None
-                        if name == reference
+                        if is_reference
                         else self._difference(trained[selection, task, reference], of, "macro_auc"),
-                        *(printed_figures(theirs[name]) if name in theirs else (None,) * 3),
+                        *(printed_figures(theirs[name]) if printed_too else (None,) * 3),
                     )
                 )
         first = trained[self.selections[0], task, reference]
@@ -352,8 +398,9 @@ class Reproduction:
                 "AUC is macro-AUC over the classes that are present; accuracy is over all cells"
                 " record × class, F1 per record is the mean over records (the paper's F1), and"
                 " macro-F1 the mean over classes, all from a probability of 0.5 on.",
-                f"Intervals resample the scored records {self.bootstrap:,} times, the same for"
-                " every row; with several seeds they are of the seeds' mean.",
+                f"Intervals resample the scored {drawn_by(first.answers[0].groups)}"
+                f" {self.bootstrap:,} times, the same for every row; with several seeds they are of"
+                " the seeds' mean.",
                 *self._notes(task),
             ),
             **self._caption(task, self.selections[0], len(first.answers[0].ids)),
@@ -363,33 +410,45 @@ class Reproduction:
         self, variants: Mapping[str, Variant]
     ) -> dict[tuple[Selection, str, str], Trained]:
         """Train what is not trained yet, by selection, task and row."""
-        wanted = list(itertools.product(self.selections, self.tasks, variants))
+        wanted = list(itertools.product(self.tasks, variants))
         units = [
-            self._unit(variants[name], task, seed, selection)
-            for selection, task, name in wanted
-            for seed in self.seeds
+            self._unit(variants[name], task, seed) for task, name in wanted for seed in self.seeds
         ]
         folders = iter(run_units(units, store=self.store, out=self.out, scheduler=self.scheduler))
-        return {of: _read([next(folders) for _ in self.seeds]) for of in wanted}
+        of_rows = {row: [next(folders) for _ in self.seeds] for row in wanted}
+        return {
+            (selection, *row): _read(folders, selection)
+            for selection in self.selections
+            for row, folders in of_rows.items()
+        }
 
-    def _unit(self, variant: Variant, task: str, seed: int, selection: Selection) -> Unit:
-        on_test = "_on-test" * (selection == "test")
+    def _unit(self, variant: Variant, task: str, seed: int) -> Unit:
+        """One training, which serves both selections if it keeps every epoch."""
+        name = f"{variant.name}_{task}_seed={seed}"
+        kept = f"{name}_every-epoch"
+        every_epoch = "test" in self.selections or (self.out / "units" / kept).exists()
         return Unit(
-            name=f"{variant.name}_{task}_seed={seed}{on_test}",
+            name=kept if every_epoch else name,
             work="mrm_keras.variants:train",
             options={
                 **asdict(variant),
                 **asdict(self.protocol),
                 "task": task,
                 "seed": seed,
-                "selection": selection,
+                "every_epoch": every_epoch,
             },
         )
+
+    def _label(self, name: str, selection: Selection, head: str = "diagnosis") -> str:
+        """Name of a row."""
+        of_head = "" if head == "diagnosis" else f", {head} head alone"
+        selected = "" if len(self.selections) == 1 else f", selected on {selection}"
+        return name + of_head + selected
 
     def _estimate(self, of: Trained, metric: str) -> Estimate:
         interval = bootstrap_intervals(
             lambda counts: {metric: of.scores(counts)[metric]},
-            num_records=len(of.answers[0].ids),
+            groups=of.answers[0].groups,
             resamples=self.bootstrap,
         )[metric]
         return Estimate(float(of.scores()[metric][0]), float(interval[0]), float(interval[1]))
@@ -399,7 +458,7 @@ class Reproduction:
         interval = paired_bootstrap(
             lambda counts: {metric: base.scores(counts)[metric]},
             lambda counts: {metric: other.scores(counts)[metric]},
-            num_records=len(base.answers[0].ids),
+            groups=base.answers[0].groups,
             resamples=self.bootstrap,
         )[metric]
         value = other.scores()[metric][0] - base.scores()[metric][0]
@@ -425,16 +484,17 @@ class Reproduction:
             folds = opened.folds[opened.records_of(task)]
         kept_out = [protocol.validation_fold, *([protocol.test_fold] if protocol.test_fold else [])]
         chosen = {"macro-f1": "macro-F1", "macro-auc": "AUC"}[protocol.monitor]
-        by = " or ".join(
-            "the scored records (selected on test, as the published code does)"
+        kept = " or ".join(
+            "greatest sum of AUC and F1 per record of either head on the scored records (selected"
+            " on test, as the published code does)"
             if selection == "test"
-            else f"fold {protocol.validation_fold}"
+            else f"best {chosen} on fold {protocol.validation_fold}"
             for selection in self.selections
         )
         return (
             f"{(~np.isin(folds, kept_out)).sum():,} records trained, all folds but"
-            f" {' and '.join(map(str, kept_out))}; of {protocol.epochs} epochs the one of best"
-            f" {chosen} on {by} is kept; batch {protocol.batch_size}, Adam"
+            f" {' and '.join(map(str, kept_out))}; of {protocol.epochs} epochs the one of"
+            f" {kept} is kept; batch {protocol.batch_size}, Adam"
             f" {protocol.learning_rate:g}, {protocol.precision}; seeds"
             f" {', '.join(map(str, self.seeds))}.",
         )
@@ -450,12 +510,20 @@ class Reproduction:
             return len(opened) in NUM_RECORDS.get(opened.dataset, ())
 
 
-def _read(folders: Sequence[Path]) -> Trained:
+def _read(folders: Sequence[Path], selection: Selection) -> Trained:
     """Read what one row's units left."""
+    heads = [
+        head
+        for head in ("diagnosis", "low", "high")
+        if (folders[0] / scored_file(head, selection)).exists()
+    ]
     trainings = [json.loads((folder / "training.json").read_text()) for folder in folders]
     return Trained(
         folders=tuple(folders),
-        answers=tuple(load_predictions(folder / "scored.npz") for folder in folders),
+        heads={
+            head: tuple(load_predictions(f / scored_file(head, selection)) for f in folders)
+            for head in heads
+        },
         parameters=trainings[0]["parameters"],
         seconds=tuple((t["seconds"] or math.nan) / t["epochs"] for t in trainings),
     )

@@ -2,21 +2,30 @@
 
 import json
 import math
+import shutil
 import time
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from data_prep.errors import StoreError
+from data_prep.predictions import Predictions, save_predictions
 from data_prep.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from data_prep.model_files import ECGModel
 
 Monitor = Literal["macro-f1", "macro-auc"]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 Selection = Literal["validation", "test"]
 Fusion = Literal["mutual", "add", "concat", "low", "high"]
+
+EPOCHS = "epochs"  # folder of the weights of every epoch
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ def train(
     gamma: float,
     task: str,
     seed: int,
-    selection: Selection,
+    every_epoch: bool,
     input_length: int,
     epochs: int,
     batch_size: int,
@@ -92,9 +101,10 @@ def train(
 ) -> None:
     """Train one network once and let its best epoch answer: a unit of every table.
 
-    Writes what ``mrm-train`` writes for a fold, ``scored.npz`` with the answers of the best epoch
-    to the scored records, and ``training.json`` with the number of trained parameters, of epochs,
-    and the seconds that they took (null where the training went on with an interrupted one).
+    Writes what ``mrm-train`` writes for a fold; ``scored.npz`` with the answers of the best epoch
+    to the scored records, and ``scored_low.npz`` and ``scored_high.npz`` with those of the two
+    heads if the network has them; and ``training.json`` with the number of trained parameters, of
+    epochs, and the seconds that they took (null if the training was interrupted and resumed).
 
     Args:
         store: the store's path.
@@ -109,8 +119,9 @@ def train(
         gamma: weight of its third.
         task: whose labels.
         seed: of weights, dropout and order.
-        selection: ``"validation"``; or ``"test"``, where the scored records themselves choose
-            the epoch and the thresholds, and the validation fold stands by.
+        every_epoch: also score every epoch once the training is over, and write the answers of
+            the one that is best on the scored records themselves to ``scored_on_test.npz`` (and
+            for each head), as the authors' published code does; see :func:`best_on_test`.
         input_length: samples.
         epochs: of the training.
         batch_size: records a step.
@@ -121,12 +132,11 @@ def train(
         test_fold: in no training either; None to score the validation fold.
 
     Raises:
-        StoreError: where a part is empty.
+        StoreError: if a part is empty.
     """
     options = dict(locals())
     from data_prep.contract import Contract
     from data_prep.prediction import predict_store
-    from data_prep.predictions import save_predictions
     from data_prep.training import Parts, Settings, train_fold
     from mrm_keras.baselines import BUILDERS
     from mrm_keras.model import build_model, compile_model, fitted_contract, load_model
@@ -155,7 +165,7 @@ def train(
         usable = opened.records_of(task)
         folds = opened.folds[usable]
         scored = usable[folds == (validation_fold if test_fold is None else test_fold)]
-        choosing = scored if selection == "test" else usable[folds == validation_fold]
+        choosing = usable[folds == validation_fold]
         kept_out = [fold for fold in (validation_fold, test_fold) if fold is not None]
         parts = Parts(usable[~np.isin(folds, kept_out)], choosing)
         if not (len(parts.train) and len(choosing) and len(scored)):
@@ -185,15 +195,69 @@ def train(
             ),
             compiled_model=compiled_model,
             options=options,
+            callbacks=[keep_every_epoch(folder)] if every_epoch else [],
             resume=True,
         )
         seconds = round(time.perf_counter() - start, 1)
         model = load_model(folder / "best.keras")
-        training = {
+        training: dict[str, Any] = {
             "parameters": sum(math.prod(w.shape) for w in model.network.trainable_weights),
             "epochs": epochs,
             "seconds": None if goes_on else seconds,
         }
+        answer = partial(predict_store, model, opened, scored, batch_size=batch_size)
+        for head, answers in answer().items():
+            save_predictions(folder / scored_file(head, "validation"), answers)
+        if every_epoch:
+            training["epoch_on_test"], best = best_on_test(model, folder, answer)
+            for head, answers in best.items():
+                save_predictions(folder / scored_file(head, "test"), answers)
         (folder / "training.json").write_text(json.dumps(training) + "\n", encoding="utf-8")
-        answers = predict_store(model, opened, scored, batch_size=batch_size)
-        save_predictions(folder / "scored.npz", answers)
+        shutil.rmtree(folder / EPOCHS, ignore_errors=True)
+
+
+def scored_file(head: str, selection: Selection) -> str:
+    """Name of the file with a head's answers to the scored records."""
+    on_test = "_on_test" if selection == "test" else ""
+    return f"scored{on_test}{'' if head == 'diagnosis' else f'_{head}'}.npz"
+
+
+def keep_every_epoch(folder: Path) -> Any:
+    """Return a callback that keeps the weights of every epoch in ``EPOCHS`` of a folder."""
+    from data_prep.backend import keras
+
+    (folder / EPOCHS).mkdir(exist_ok=True)
+    return keras.callbacks.ModelCheckpoint(
+        str(folder / EPOCHS / "{epoch:04d}.weights.h5"), save_weights_only=True
+    )
+
+
+def best_on_test(
+    model: "ECGModel", folder: Path, answer: "Callable[[], dict[str, Predictions]]"
+) -> "tuple[int, dict[str, Predictions]]":
+    """Choose the epoch that is best on the scored records, as the authors' training loop does.
+
+    It keeps the epoch at which the greater of the two heads' sums of macro-AUC and F1 per record
+    is largest on the *test* records, and reports that epoch's scores.
+
+    Args:
+        model: any epoch's; its weights are replaced.
+        folder: of the training, with the weights of every epoch.
+        answer: lets the model answer for the scored records, by head.
+
+    Returns:
+        The epoch, counted from 1, and its answers by head.
+    """
+    from data_prep.scores import macro_auc, record_f1
+
+    best, chosen = -math.inf, (0, dict[str, Predictions]())
+    for file in sorted((folder / EPOCHS).glob("*.weights.h5")):
+        model.network.load_weights(file)
+        answers = answer()
+        for head in [head for head in answers if head != "diagnosis"] or ["diagnosis"]:
+            labels, probabilities = answers[head].labels, answers[head].probabilities
+            assert labels is not None
+            value = macro_auc(labels, probabilities) + record_f1(labels, probabilities)
+            if value > best:
+                best, chosen = value, (int(file.name.split(".")[0]), answers)
+    return chosen

@@ -4,6 +4,8 @@ It shares no code with ``mrm_keras.baselines``; weights are given by their paths
 (batch, time, channel).
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from mrm_numpy import Array, Weights, batch_norm, relu
 from numpy.lib.stride_tricks import sliding_window_view
@@ -51,34 +53,48 @@ def head(x: Array, w: Weights) -> Array:
     return linear(batch_norm(x, w, "head_norm_2"), w, "head_linear")
 
 
-def fcn_wang(x: Array, w: Weights) -> Array:
+def mean_head(x: Array, w: Weights) -> Array:
+    return linear(x.mean(axis=1), w, "head_linear")
+
+
+def fcn(x: Array, w: Weights) -> Array:
     x = relu(batch_norm(conv(x, w["conv_1/kernel"], pad=3), w, "norm_1"))
     x = relu(norm_of(x, w, "conv_2", 5))
-    return head(relu(norm_of(x, w, "conv_3", 3)), w)
+    return relu(norm_of(x, w, "conv_3", 3))
+
+
+def max_pool_3_2(x: Array) -> Array:
+    """PyTorch's MaxPool1d(3, 2, padding=1)."""
+    x = np.pad(x, ((0, 0), (1, 1), (0, 0)), constant_values=-np.inf)
+    return pool(x, 3, 2).max(axis=-1)
 
 
 def resnet1d_wang(x: Array, w: Weights) -> Array:
-    x = relu(norm_of(x, w, "stem", 7))
+    x = conv(x, w["stem/kernel"], stride=2, pad=3)
+    x = max_pool_3_2(relu(batch_norm(x, w, "stem_norm")))
+    return mean_head(residual_blocks(x, w), w)
+
+
+def residual_blocks(x: Array, w: Weights) -> Array:
     for i, stride in ((1, 1), (2, 2), (3, 2)):
         y = relu(norm_of(x, w, f"block_{i}_conv_1", 5, stride=stride))
         y = norm_of(y, w, f"block_{i}_conv_2", 3)
         if stride == 2:
             x = norm_of(x, w, f"block_{i}_shortcut", 1, stride=2)
         x = relu(x + y)
-    return head(x, w)
+    return x
 
 
-def xresnet1d101(x: Array, w: Weights) -> Array:
+def xresnet1d101(x: Array, w: Weights, kernel: int) -> Array:
     for i, stride in ((1, 2), (2, 1), (3, 1)):
-        x = relu(norm_of(x, w, f"stem_{i}", 5, stride=stride))
-    x = np.pad(x, ((0, 0), (1, 1), (0, 0)), constant_values=-np.inf)
-    x = pool(x, 3, 2).max(axis=-1)
+        x = relu(norm_of(x, w, f"stem_{i}", kernel, stride=stride))
+    x = max_pool_3_2(x)
     for stage, blocks in ((1, 3), (2, 4), (3, 23), (4, 3)):
         for block in range(1, blocks + 1):
             name = f"stage_{stage}_block_{block}"
             halves = stage > 1 and block == 1
             y = relu(norm_of(x, w, f"{name}_conv_1", 1))
-            y = relu(norm_of(y, w, f"{name}_conv_2", 5, stride=2 if halves else 1))
+            y = relu(norm_of(y, w, f"{name}_conv_2", kernel, stride=2 if halves else 1))
             y = norm_of(y, w, f"{name}_conv_3", 1)
             if halves:
                 # PyTorch's AvgPool1d(2, ceil_mode=True)
@@ -86,7 +102,7 @@ def xresnet1d101(x: Array, w: Weights) -> Array:
             if (stage, block) == (1, 1):
                 x = norm_of(x, w, f"{name}_shortcut", 1)
             x = relu(x + y)
-    return head(x, w)
+    return x
 
 
 def inception_time(x: Array, w: Weights) -> Array:
@@ -100,7 +116,7 @@ def inception_time(x: Array, w: Weights) -> Array:
         x = relu(np.concatenate(parts, axis=-1))
         if depth in (3, 6):
             x = kept = relu(x + norm_of(kept, w, f"shortcut_{depth}", 1))
-    return linear(x.mean(axis=1), w, "head_linear")
+    return mean_head(x, w)
 
 
 # MobileNetV3, Table 2 as it is printed: kernel, exp size, #out, SE, NL, s.
@@ -122,7 +138,7 @@ SQUEEZED = {16: 8, 96: 24, 240: 64, 120: 32, 144: 40, 288: 72, 576: 144}
 
 
 def mobilenet_v3(x: Array, w: Weights) -> Array:
-    x = hard_swish(norm_of(x, w, "stem", 3, stride=2))
+    x = hard_swish(norm_of(x, w, "stem", 15, stride=2))
     channels = 16
     for i, line in enumerate(MOBILENET_V3_SMALL.split("\n")[1:-1], start=1):
         kernel, exp, out, squeeze, nl, stride = line.split()
@@ -134,10 +150,13 @@ def mobilenet_v3(x: Array, w: Weights) -> Array:
         padded = np.pad(y, ((0, 0), (half, half), (0, 0)))
         windows = sliding_window_view(padded, int(kernel), axis=1)[:, :: int(stride)]
         depthwise = w[f"{name}_depth/kernel"][:, :, 0]  # (k, channel)
-        y = act(batch_norm(np.einsum("btck,kc->btc", windows, depthwise), w, f"{name}_depth_norm"))
+        y = batch_norm(np.einsum("btck,kc->btc", windows, depthwise), w, f"{name}_depth_norm")
+        # Before the activation in the blocks that widen, after it in the one that does not.
+        y = y if int(exp) != channels else act(y)
         if squeeze == "SE":
             weights = relu(linear(y.mean(axis=1), w, f"{name}_squeeze_reduce"))
             y = y * hard_sigmoid(linear(weights, w, f"{name}_squeeze_expand"))[:, None]
+        y = act(y) if int(exp) != channels else y
         y = norm_of(y, w, f"{name}_narrow", 1)
         x = x + y if stride == "1" and int(out) == channels else y
         channels = int(out)
@@ -196,10 +215,15 @@ def ecg_bnn(x: Array, w: Weights) -> Array:
     return x.sum(axis=1)
 
 
-FORWARD = {
-    "fcn_wang": fcn_wang,
+FORWARD: dict[str, Callable[[Array, Weights], Array]] = {
+    "fcn_wang": lambda x, w: mean_head(fcn(x, w), w),
+    "fcn_wang_benchmark": lambda x, w: head(fcn(x, w), w),
     "resnet1d_wang": resnet1d_wang,
-    "xresnet1d101": xresnet1d101,
+    "resnet1d_wang_benchmark": lambda x, w: head(
+        residual_blocks(relu(norm_of(x, w, "stem", 7)), w), w
+    ),
+    "xresnet1d101": lambda x, w: mean_head(xresnet1d101(x, w, 3), w),
+    "xresnet1d101_benchmark": lambda x, w: head(xresnet1d101(x, w, 5), w),
     "ECG_BNN": ecg_bnn,
     "MobileNetV3": mobilenet_v3,
     "InceptionTime": inception_time,

@@ -5,7 +5,7 @@ really pad with minus infinity.  Arrays are (batch, time, channel).
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,8 +140,19 @@ def forward(signal: Array, w: Weights, *, fusion: str = "mutual") -> dict[str, A
     return {"diagnosis": expit(head(z, w, "head"))}
 
 
-def mutual_loss(a: NDArray[Any], b: NDArray[Any], *, temperature: float = 4.0) -> float:
-    """T^2 times the mean over the batch of KL(a || b) + KL(b || a), eq. 5 and 6 term by term."""
+def mutual_loss(
+    a: NDArray[Any],
+    b: NDArray[Any],
+    *,
+    temperature: float = 4.0,
+    flatten: Literal["channel", "time"] = "channel",
+) -> float:
+    """T^2 times the mean over the batch of KL(a || b) + KL(b || a), eq. 5 and 6 term by term.
+
+    Channel by channel is how PyTorch's ``view(batch, -1)`` flattens (batch, channel, time).
+    """
+    if flatten == "channel":
+        a, b = (np.moveaxis(x, -1, 1) for x in (a, b))
     a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (a, b))
     p, q = softmax(a / temperature, axis=1), softmax(b / temperature, axis=1)
     per_record = (p * np.log(p / q)).sum(axis=1) + (q * np.log(q / p)).sum(axis=1)

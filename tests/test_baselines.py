@@ -35,8 +35,11 @@ from mrm_keras.plain import ONNX_RULES, PLAIN
 pytestmark = pytest.mark.usefixtures("graphs_as_in_use")
 
 LENGTH = 322  # every strided layer meets an odd length somewhere
-SMALL = ("fcn_wang", "resnet1d_wang", "ECG_BNN", "InceptionTime")
+SMALL = ("fcn_wang_benchmark", "resnet1d_wang", "ECG_BNN", "InceptionTime")
 NAMES = [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in BUILDERS]
+
+
+GAIN = {"MobileNetV3": 3.0, "xresnet1d101": 1.5, "xresnet1d101_benchmark": 1.5}
 
 
 def contract_of(network: str) -> Contract:
@@ -81,7 +84,7 @@ def built(request: pytest.FixtureRequest) -> Iterator[Built]:
             weight.assign(rng.uniform(-0.3, 0.3, weight.shape))
         else:
             # Until batch norm has seen a batch, many layers damp the signal away.
-            weight.assign({"MobileNetV3": 4.5, "xresnet1d101": 1.5}.get(name, 1.0) * weight)
+            weight.assign(GAIN.get(name, 1.0) * weight)
     signals = rng.normal(0, 0.5, (3, LENGTH, 12)).astype(np.float32)
     signals *= np.array([0.3, 1, 3], np.float32)[:, None, None]
     yield Built(name, model, signals, answers_of(model, signals))
@@ -190,19 +193,39 @@ def benchmark_head(channels: int, classes: int) -> int:
 
 
 def count_fcn_wang(classes: int) -> int:
-    return conv(8, 12, 128) + conv(5, 128, 256) + conv(3, 256, 128) + benchmark_head(128, classes)
+    return conv(8, 12, 128) + conv(5, 128, 256) + conv(3, 256, 128) + 128 * classes + classes
+
+
+def count_fcn_wang_benchmark(classes: int) -> int:
+    return count_fcn_wang(classes) - 128 * classes - classes + benchmark_head(128, classes)
 
 
 def count_resnet1d_wang(classes: int) -> int:
+    total, before = conv(8, 12, 64), 64
+    for filters in (64, 128, 128):
+        total += conv(5, before, filters) + conv(3, filters, filters)
+        before = filters
+    return total + conv(1, 64, 128) + conv(1, 128, 128) + 128 * classes + classes
+
+
+def count_resnet1d_wang_benchmark(classes: int) -> int:
     blocks = 3 * (conv(5, 128, 128) + conv(3, 128, 128)) + 2 * conv(1, 128, 128)
     return conv(7, 12, 128) + blocks + benchmark_head(128, classes)
 
 
+def count_xresnet1d101_below_the_head(k: int) -> int:
+    stem = conv(k, 12, 32) + conv(k, 32, 32) + conv(k, 32, 64)
+    later = conv(1, 256, 64) + conv(k, 64, 64) + conv(1, 64, 256)
+    first = conv(1, 64, 64) + conv(k, 64, 64) + conv(1, 64, 256) + conv(1, 64, 256)
+    return stem + first + (3 + 4 + 23 + 3 - 1) * later
+
+
 def count_xresnet1d101(classes: int) -> int:
-    stem = conv(5, 12, 32) + conv(5, 32, 32) + conv(5, 32, 64)
-    later = conv(1, 256, 64) + conv(5, 64, 64) + conv(1, 64, 256)
-    first = conv(1, 64, 64) + conv(5, 64, 64) + conv(1, 64, 256) + conv(1, 64, 256)
-    return stem + first + (3 + 4 + 23 + 3 - 1) * later + benchmark_head(256, classes)
+    return count_xresnet1d101_below_the_head(3) + 256 * classes + classes
+
+
+def count_xresnet1d101_benchmark(classes: int) -> int:
+    return count_xresnet1d101_below_the_head(5) + benchmark_head(256, classes)
 
 
 def count_inception_time(classes: int) -> int:
@@ -213,8 +236,10 @@ def count_inception_time(classes: int) -> int:
     return module(12) + 5 * module(128) + shortcuts + 128 * classes + classes
 
 
-def count_mobilenet_v3(classes: int, *, channels: int = 12, dimensions: int = 1) -> int:
-    total = conv(3**dimensions, channels, 16)
+def count_mobilenet_v3(
+    classes: int, *, channels: int = 12, dimensions: int = 1, stem: int = 15
+) -> int:
+    total = conv(stem**dimensions, channels, 16)
     before = 16
     for line in MOBILENET_V3_SMALL.split("\n")[1:-1]:
         kernel, exp, out = map(int, line.split()[:3])
@@ -244,6 +269,9 @@ def count_ecg_bnn(classes: int, *, leads: int = 12) -> int:
 
 COUNTS: dict[str, Callable[[int], int]] = {
     "fcn_wang": count_fcn_wang,
+    "fcn_wang_benchmark": count_fcn_wang_benchmark,
+    "resnet1d_wang_benchmark": count_resnet1d_wang_benchmark,
+    "xresnet1d101_benchmark": count_xresnet1d101_benchmark,
     "resnet1d_wang": count_resnet1d_wang,
     "xresnet1d101": count_xresnet1d101,
     "ECG_BNN": count_ecg_bnn,
@@ -265,10 +293,14 @@ def test_the_parameters_are_those_of_the_source(name: str) -> None:
 
 
 def test_counts_that_were_published() -> None:
+    # Of MVMSNet's published comparison, with five classes.
+    assert count_fcn_wang(5) == 276_101
+    assert count_resnet1d_wang(5) == 287_237
+    assert count_xresnet1d101(5) == 1_528_709
     # "Params: 474.50K" in public code of InceptionTime on twelve leads and nine classes.
     assert count_inception_time(9) == pytest.approx(474_500, abs=10)
     # MobileNetV3-Small on images: torchvision's documentation; in the paper 2.5 M.
-    assert count_mobilenet_v3(1000, channels=3, dimensions=2) == 2_542_856
+    assert count_mobilenet_v3(1000, channels=3, dimensions=2, stem=3) == 2_542_856
 
 
 @pytest.mark.parametrize(("classes", "kilobytes"), [(5, 3.76), (17, 4.45)])
@@ -285,7 +317,9 @@ def test_the_binary_network_is_as_small_as_published(classes: int, kilobytes: fl
     ("name", "layer", "shape"),
     [
         ("fcn_wang", "conv_3", (999, 128)),
-        ("resnet1d_wang", "block_3", (250, 128)),
+        ("resnet1d_wang", "block_3", (63, 128)),
+        ("resnet1d_wang_benchmark", "block_3", (250, 128)),
+        ("xresnet1d101_benchmark", "stage_4_block_3", (32, 256)),
         ("xresnet1d101", "stage_4_block_3", (32, 256)),
         ("ECG_BNN", "block_6", (6, 9)),
         ("MobileNetV3", "last", (32, 576)),
@@ -295,6 +329,16 @@ def test_the_binary_network_is_as_small_as_published(classes: int, kilobytes: fl
 )
 def test_shapes_at_ten_seconds(name: str, layer: str, shape: tuple[int, int]) -> None:
     assert BUILDERS[name]().get_layer(layer).output.shape[1:] == shape
+
+
+def test_depthwise_kernels_start_within_pytorchs_bound() -> None:
+    """One channel in: 1/sqrt(kernel), whatever the number of channels."""
+    model = BUILDERS["MobileNetV3"](input_length=LENGTH)
+    kernels = [w for w in model.weights if w.path.endswith("depth/kernel")]
+    assert len(kernels) == 11
+    for kernel in kernels:
+        bound = kernel.shape[0] ** -0.5
+        assert 0.9 * bound < np.abs(kernel).max() <= bound
 
 
 # --- Binary convolution ------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from data_prep.build import command, main
 from data_prep.errors import ECGError, LabelError, OptionError, RecordError, StoreError
 from data_prep.records import read_record
 from data_prep.signals import resample
+from data_prep.splits import random_folds, stratified_folds
 from data_prep.store import Store, _Disk
 
 SETS = [
@@ -65,6 +66,19 @@ def test_cpsc_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             record = read_record(source / store.ids[i])
             expected = resample(record.signal, fs=500, target_fs=250)
             np.testing.assert_array_equal(store.signal(i), expected)
+
+
+def test_folds_are_stratified_or_random(tmp_path: Path) -> None:
+    source = write_cpsc(tmp_path / "cpsc", 20)
+    write_reference(source / "REFERENCE.csv", {f"A{i + 1:04d}": [i % 2 + 1] for i in range(20)})
+    stratified, random = tmp_path / "stratified.h5", tmp_path / "random.h5"
+    main(source=(source,), out=stratified, workers=1, seed=3)
+    main(source=(source,), out=random, workers=1, seed=3, folds="random")
+    with Store(stratified) as one, Store(random) as other:
+        np.testing.assert_array_equal(one.folds, stratified_folds(one.labels(), seed=3))
+        np.testing.assert_array_equal(other.folds, random_folds(20, seed=3))
+        assert one.provenance["options"]["folds"] == "stratified"
+        assert other.provenance["options"]["folds"] == "random"
 
 
 def test_recordings_of_other_formats_become_a_store(tmp_path: Path) -> None:
@@ -327,6 +341,8 @@ def test_options_that_contradict(tmp_path: Path) -> None:
         main(source=(cpsc, ptbxl), out=out)
     with pytest.raises(OptionError, match="drop --reference"):
         main(source=(ptbxl,), out=out, reference=cpsc / "REFERENCE.csv")
+    with pytest.raises(OptionError, match="published folds; drop --folds"):
+        main(source=(ptbxl,), out=out, folds="random")
     with pytest.raises(LabelError, match=r"scp_statements\.csv cannot be read"):
         main(source=(cpsc,), out=out, dataset="ptb-xl")
     for rate in (0.0, -100.0, 1e6, float("nan")):

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,19 +16,33 @@ from data_prep import evaluate
 from data_prep.errors import OptionError, StoreError
 from data_prep.labels import CPSC_CLASSES
 from data_prep.predictions import Predictions, load_predictions, save_predictions
+from data_prep.scores import cpsc_score
 from data_prep.store import Store, StoreWriter
+from data_prep.training import SECOND
 from mlbf_keras import load_model, results, variants
-from mlbf_keras.published import TABLE_II, TABLE_IV, TABLE_VI_BRANCH, TABLE_VI_FUSED
+from mlbf_keras.published import (
+    PRIVATE_TEST_SET,
+    TABLE_II,
+    TABLE_IV,
+    TABLE_VI_BRANCH,
+    TABLE_VI_FUSED,
+)
 from mlbf_keras.reproduce import TABLES, main
 
 Rows = list[dict[str, str]]
 
 
-def write_store(path: Path, *, records: int = 120, seed: int = 0) -> Path:
+def write_store(
+    path: Path, *, records: int = 120, seed: int = 0, provenance: dict[str, Any] | None = None
+) -> Path:
     """Noise with a class and a fold, 1 to 10, each."""
     random = np.random.default_rng(seed)
     with StoreWriter(
-        path, dataset="cpsc2018", fs=250, class_names={"cpsc2018": CPSC_CLASSES}
+        path,
+        dataset="cpsc2018",
+        fs=250,
+        class_names={"cpsc2018": CPSC_CLASSES},
+        provenance=provenance,
     ) as writer:
         for i in range(records):
             label = int(random.integers(9)) if i >= 9 else i
@@ -50,11 +64,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pretended_train(store: Path, folder: Path, **options: Any) -> None:
     """In place of training: answers that are right the more often, the more loss the leads have."""
+    pretended_answers(store, folder, fold=options["test_fold"], **options)
+    if options["both_ways"]:
+        (folder / SECOND).mkdir()
+        pretended_answers(store, folder / SECOND, fold=options["validation_fold"], **options)
+
+
+def pretended_answers(store: Path, folder: Path, *, fold: int, **options: Any) -> None:
     skill = (
         0.3 + 0.05 * options["loss_weight"] * options["auxiliary_heads"] + 0.2 * options["extra"]
     )
     with Store(store) as opened:
-        chosen = np.flatnonzero(opened.folds == options["test_fold"])
+        chosen = np.flatnonzero(opened.folds == fold)
         truth = opened.first_labels[chosen]
         random = np.random.default_rng([options["seed"], *chosen])
         answers = np.where(
@@ -76,6 +97,12 @@ def pretended_train(store: Path, folder: Path, **options: Any) -> None:
                 first_labels=truth,
             ),
         )
+
+
+def of_pair(out: Path, test: int, validation: int) -> Path:
+    """Where MLBF-Net's model lies that is tested on one fold and validated on another."""
+    folder = out / "units" / f"lambda=1_folds={min(test, validation)}-{max(test, validation)}"
+    return folder if test < validation else folder / SECOND
 
 
 @pytest.fixture
@@ -117,8 +144,11 @@ class TestTable4:
         main("table4", store=store, out=tmp_path, bootstrap=50, epochs=7, seed=100)
         assert [call["network"] for call in calls] == ["BranchNet"] * 10 + ["MLBF-Net"] * 10
         folds = [(call["test_fold"], call["validation_fold"]) for call in calls]
-        assert folds == 2 * [(k, k % 10 + 1) for k in range(1, 11)]
-        assert all(call["seed"] == 100 + call["validation_fold"] for call in calls)
+        pairs = [(k, k % 10 + 1) for k in range(1, 11)]
+        # MLBF-Net's trainings serve both folds of a pair.
+        assert folds == pairs + [(min(pair), max(pair)) for pair in pairs]
+        assert [call["both_ways"] for call in calls] == [False] * 10 + [True] * 10
+        assert [call["seed"] for call in calls] == 2 * [100 + max(pair) for pair in pairs]
         paper = {"input_length": 15000, "batch_size": 64, "patience": 50, "loss_weight": 1.0}
         assert all(paper.items() <= call.items() and call["epochs"] == 7 for call in calls)
 
@@ -131,13 +161,14 @@ class TestTable4:
             *("BranchNet", "BranchNet, published (other data)"),
             *("MLBF-Net", "MLBF-Net, published (other data)"),
         ]
-        for network, unit in (("BranchNet", "branchnet"), ("MLBF-Net", "lambda=1")):
-            answers = [
-                load_predictions(
-                    tmp_path / "units" / f"{unit}_test={k}_validation={v}" / "test.npz"
-                )
-                for k, v in [(k, k % 10 + 1) for k in range(1, 11)]
-            ]
+        pairs = [(k, k % 10 + 1) for k in range(1, 11)]
+        units = tmp_path / "units"
+        folders = {
+            "BranchNet": [units / f"branchnet_test={k}_validation={v}" for k, v in pairs],
+            "MLBF-Net": [of_pair(tmp_path, k, v) for k, v in pairs],
+        }
+        for network, of_network in folders.items():
+            answers = [load_predictions(folder / "test.npz") for folder in of_network]
             folds = np.array([first_label_f1([part]) for part in answers])
             truths = [np.asarray(part.first_labels) for part in answers]
             folds[[[c not in truth for c in range(9)] for truth in truths]] = np.nan
@@ -195,19 +226,39 @@ class TestTable4:
 
 
 def test_table5(tmp_path: Path, store: Path, calls: list[dict[str, Any]]) -> None:
-    main("table5", store=store, out=tmp_path, loss_weights=(0, 1, 10), bootstrap=20)
+    main("table5", store=store, out=tmp_path, loss_weights=(10, 0, 1), bootstrap=20)
     rows = rows_of(tmp_path / "table5.csv")
-    assert [row["loss"] for row in rows] == ["single loss", "λ = 0", "λ = 1", "λ = 10"]
-    assert [row["published (other data)"] for row in rows] == ["0.828", "", "0.852", ""]
-    pooled = [float(row["pooled macro-F1 [95 %]"]) for row in rows]
+    below, above = ([f"λ {where} 1, value not stated"] * 3 for where in ("below", "above"))
+    assert [row["loss"] for row in rows] == [
+        *("single loss", "λ = 0", *below, "λ = 1", "λ = 10", *above)
+    ]
+    # The paper's figures, in its table's order.
+    published = [row["published (other data)"] for row in rows]
+    assert [figure for figure in published if figure] == [
+        *("0.828", "0.837", "0.844", "0.849", "0.852", "0.843", "0.848", "0.847")
+    ]
+    assert (published[0], published[1], published[5], published[6]) == ("0.828", "", "0.852", "")
+
+    ours = [row for row in rows if "not stated" not in row["loss"]]
+    pooled = [float(row["pooled macro-F1 [95 %]"]) for row in ours]
     assert pooled[3] > 0.6 > pooled[0]  # as pretended
     difference = "difference to the single loss [95 %]"
-    assert rows[0][difference] == ""
-    for row, score in zip(rows[1:], pooled[1:], strict=True):
+    assert ours[0][difference] == ""
+    for row, score in zip(ours[1:], pooled[1:], strict=True):
         low, at, high = (float(row[difference + end]) for end in (" low", "", " high"))
         assert at == pytest.approx(score - pooled[0])
         assert low <= at <= high
-    assert float(rows[3][f"{difference} low"]) > 0
+    assert float(ours[3][f"{difference} low"]) > 0
+
+
+def test_table5_has_three_lambdas_on_either_side_of_1(
+    tmp_path: Path, store: Path, calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main("table5", store=store, out=tmp_path, folds=("1",), bootstrap=10)
+    assert capsys.readouterr().out.startswith("8 trainings: 0 done already, 8 to be done.\n")
+    weights = [call["loss_weight"] for call in calls if call["auxiliary_heads"]]
+    assert len(weights) == 7 and weights[0] == 0 and weights[-1] == 10
+    assert weights == sorted(weights) and weights[3] == 1
 
 
 class TestTable3:
@@ -215,10 +266,11 @@ class TestTable3:
         self, tmp_path: Path, store: Path, calls: list[dict[str, Any]]
     ) -> None:
         main("table3", store=store, out=tmp_path, folds=("3", "4"), bootstrap=20)
-        assert len(calls) == 2 * 9
-        for test in (3, 4):
-            validations = [c["validation_fold"] for c in calls if c["test_fold"] == test]
-            assert sorted(validations) == [k for k in range(1, 11) if k != test]
+        # Folds 3 and 4 with each other, and each with the eight others.
+        pairs = [(c["test_fold"], c["validation_fold"]) for c in calls]
+        assert len(pairs) == len({*pairs}) == 1 + 2 * 8
+        assert all(low < high and {low, high} & {3, 4} for low, high in pairs)
+        assert all(call["seed"] == call["validation_fold"] for call in calls)
         rows = rows_of(tmp_path / "table3.csv")
         assert [row["work"] for row in rows[:2]] == ["[28]", "[38]"]
         assert [row["work"] for row in rows[-4:]] == ["Ours¹", "Ours²", "single model", "ensemble"]
@@ -226,21 +278,55 @@ class TestTable3:
         assert {row["scored on"] for row in rows[-2:]} == {"out-of-fold"}
 
         members = {
-            (c["test_fold"], c["validation_fold"]): load_predictions(
-                tmp_path
-                / f"units/lambda=1_test={c['test_fold']}_validation={c['validation_fold']}/test.npz"
-            )
-            for c in calls
+            (test, validation): load_predictions(of_pair(tmp_path, test, validation) / "test.npz")
+            for test in (3, 4)
+            for validation in range(1, 11)
+            if validation != test
         }
-        single = first_label_f1([members[3, 4], members[4, 5]])
-        assert float(rows[-2]["average"]) == pytest.approx(single.mean())
-        assert [float(rows[-2][name]) for name in CPSC_CLASSES] == pytest.approx(single.tolist())
+        with Store(store) as opened:
+            for (test, _), member in members.items():
+                assert member.ids.tolist() == opened.ids[opened.folds == test].tolist()
+        answers = [members[3, 4], members[4, 5]]
+        single = first_label_f1(answers)
+        firsts = np.concatenate([np.asarray(part.first_labels) for part in answers])
+        counts = {
+            name: f"{name} ({theirs}; here {(firsts == c).sum()})"
+            for c, (name, theirs) in enumerate(zip(CPSC_CLASSES, PRIVATE_TEST_SET, strict=True))
+        }
+        average = "average (2,954; here 24)"
+        assert float(rows[-2][average]) == pytest.approx(single.mean())
+        assert [float(rows[-2][name]) for name in counts.values()] == pytest.approx(single.tolist())
+        challenge = cpsc_score(
+            np.concatenate([np.asarray(part.labels) for part in answers]),
+            firsts,
+            np.concatenate([part.probabilities.argmax(axis=1) for part in answers]),
+        )
+        assert float(rows[-2]["challenge score"]) == pytest.approx(challenge.score)
+        assert challenge.score > single.mean()  # it takes any label of a record for right
+        assert {row["challenge score"] for row in rows[:-2]} == {""}
+        assert "2,954 records was never published" in (tmp_path / "table3.md").read_text()
         ensemble = load_predictions(tmp_path / "table3" / "ensemble.npz")
         mean = [
             np.mean([m.probabilities for (test, _), m in members.items() if test == k], axis=0)
             for k in (3, 4)
         ]
         np.testing.assert_allclose(ensemble.probabilities, np.concatenate(mean), rtol=1e-6)
+
+    def test_45_trainings_serve_all_pairs_of_folds(
+        self,
+        tmp_path: Path,
+        store: Path,
+        calls: list[dict[str, Any]],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """And those of them that table4 needs are done already."""
+        main("table3", store=store, out=tmp_path, bootstrap=10)
+        printed = capsys.readouterr().out
+        assert printed.startswith("45 trainings: 0 done already, 45 to be done.\n")
+        assert len(calls) == 45
+        main("table4", store=store, out=tmp_path, bootstrap=10)
+        printed = capsys.readouterr().out
+        assert printed.startswith("20 trainings: 10 done already, 10 to be done.\n")
 
     def test_on_held_out_recordings(
         self, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
@@ -274,7 +360,8 @@ class TestTable3:
         np.testing.assert_allclose(ensemble.members.mean(axis=0), ensemble.probabilities, rtol=1e-6)
         np.testing.assert_array_equal(single.probabilities, ensemble.members[0])
         rows = rows_of(tmp_path / "out" / "table3.csv")
-        assert float(rows[-1]["average"]) == pytest.approx(first_label_f1([ensemble]).mean())
+        average = float(rows[-1]["average (2,954; here 9)"])
+        assert average == pytest.approx(first_label_f1([ensemble]).mean())
         assert rows[-1]["scored on"] == "held.csv"
 
     def test_held_out_recordings_are_in_no_store(
@@ -322,8 +409,13 @@ def test_generated_records_only_train(
 
 
 @pytest.mark.parametrize(
-    ("extra", "test", "sizes"),
-    [(False, 1, (96, 12)), (True, 1, (156, 12)), (False, None, (108, 12))],
+    ("extra", "test", "both_ways", "sizes"),
+    [
+        (False, 1, False, (96, 12)),
+        (False, 1, True, (96, 12)),
+        (True, 1, False, (156, 12)),
+        (False, None, False, (108, 12)),
+    ],
 )
 def test_parts_of_a_unit(
     tmp_path: Path,
@@ -331,6 +423,7 @@ def test_parts_of_a_unit(
     monkeypatch: pytest.MonkeyPatch,
     extra: bool,
     test: int | None,
+    both_ways: bool,
     sizes: tuple[int, int],
 ) -> None:
     """What is tested neither trains nor validates; generated records train or are left out."""
@@ -348,7 +441,8 @@ def test_parts_of_a_unit(
     monkeypatch.setattr(training, "train_fold", stop)
     options: dict[str, Any] = {
         **{"network": "MLBF-Net", "auxiliary_heads": True, "loss_weight": 1.0},
-        **{"test_fold": test, "validation_fold": 2, "extra": extra, "input_length": 1024},
+        **{"test_fold": test, "validation_fold": 2, "both_ways": both_ways, "extra": extra},
+        "input_length": 1024,
         **{"epochs": 1, "batch_size": 8, "patience": 1, "precision": "float32", "seed": 0},
     }
     with pytest.raises(KeyboardInterrupt):
@@ -359,6 +453,10 @@ def test_parts_of_a_unit(
         assert set(opened.folds[validation]) == {2}
         assert not set(opened.folds[train]) & {2, test}
         assert (variants.EXTRA_FOLD in opened.folds[train]) == extra
+        second = parts[0].second
+        assert (second is not None) == both_ways
+        if second is not None:
+            assert set(opened.folds[second]) == {test}
 
 
 def test_table2(tmp_path: Path, store: Path) -> None:
@@ -394,13 +492,45 @@ def test_table6(tmp_path: Path) -> None:
     for row in (*branch, *fused):
         more = {"branch: Attention": 24 + 24, "fused: Attention": 288 + 288}.get(row["layer"], 0)
         assert int(row["ours"]) - int(row["published"]) == more
-    total = 12 * sum(int(row["ours"]) for row in branch) + sum(int(row["ours"]) for row in fused)
-    assert int(rows["Total"]["ours"]) == total == 419_157
-    assert (
-        int(rows["Total"]["published"])
-        == 418_005
-        == 12 * sum(TABLE_VI_BRANCH.values()) + sum(TABLE_VI_FUSED.values())
-    )
+    totals = {
+        column: 12 * sum(int(row[column]) for row in branch)
+        + sum(int(row[column]) for row in fused)
+        for column in ("ours", "trainable of these", "published")
+    }
+    assert {column: int(rows["Total"][column]) for column in totals} == totals
+    assert totals["ours"] == 419_157
+    # The paper's total is reached in two ways: W alone and batch norm with its moving statistics,
+    # or all that is trainable; b and u_w are as many as the moving statistics.
+    assert totals["published"] == totals["trainable of these"] == 418_005
+    b_and_u_w = 12 * (24 + 24) + (288 + 288)
+    moving = 12 * (24 + 24) + (288 + 288)
+    untrained = [
+        int(row["ours"]) - int(row["trainable of these"])
+        for row in (*branch, *fused)
+        if "Batch norm" in row["layer"]
+    ]
+    assert 12 * untrained[0] + untrained[1] == moving == b_and_u_w == 1_152
+    note = (tmp_path / "table6.md").read_text()
+    assert "two ways" in note and "1,152" in note
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"folds": "stratified"}, "stratified by class; the paper's are random"),
+        ({"folds": "random"}, "The folds are random, as the paper's."),
+        ({}, None),
+    ],
+)
+def test_tables_say_how_the_folds_were_dealt(
+    tmp_path: Path, calls: list[dict[str, Any]], options: dict[str, str], sentence: str | None
+) -> None:
+    store = write_store(tmp_path / "s.h5", records=60, provenance={"options": options})
+    for name in ("table3", "table4"):
+        main(cast(Any, name), store=store, out=tmp_path, folds=("1",), bootstrap=5)
+        text = (tmp_path / f"{name}.md").read_text()
+        assert sentence is None or sentence in text
+        assert ("The folds are" in text) == (sentence is not None)
 
 
 def test_fig3(tmp_path: Path, store: Path) -> None:
@@ -419,8 +549,8 @@ def test_trial_of_table4_and_fig4(
     main("table4", smoke=True, folds=("1",), out=out, bootstrap=20)
     rows = {row["network"]: row for row in rows_of(out / "table4.csv")}
     assert "A trial on generated records" in (out / "table4.md").read_text()
-    for network, unit in (("BranchNet", "branchnet"), ("MLBF-Net", "lambda=1")):
-        folder = out / "units" / f"{unit}_test=1_validation=2"
+    one_way = out / "units" / "branchnet_test=1_validation=2"
+    for network, folder in (("BranchNet", one_way), ("MLBF-Net", of_pair(out, 1, 2))):
         answers = load_predictions(folder / "test.npz")
         assert len(answers.ids) == 18 and answers.network == network
         np.testing.assert_array_equal(
@@ -441,22 +571,22 @@ def test_trial_of_table4_and_fig4(
     monkeypatch.setattr(results, "features_of", kept)
     monkeypatch.setattr(results, "TSNE", partial(results.TSNE, max_iter=250))
     main("fig4", smoke=True, folds=("1",), out=out)
-    assert "1 of 1 units are done already" in capsys.readouterr().out
+    assert "1 training: 1 done already, 0 to be done." in capsys.readouterr().out
     assert (out / "fig4.png").read_bytes().startswith(b"\x89PNG")
     with np.load(out / "fig4.npz") as saved:
-        assert saved["MLBF-Net"].shape == saved["aVR"].shape == (36, 2)
+        assert saved["MLBF-Net"].shape == saved["aVR"].shape == (18, 2)
         assert len(saved.files) == 2 + 1 + 12
-        tested = [np.flatnonzero(saved["ids"] == name)[0] for name in answers.ids]
+        assert saved["ids"].tolist() == answers.ids.tolist()  # the test records alone
 
     # The features are those from which the network answers: from them once more, in NumPy.
     features, classes = seen[0]
-    assert features["V6"].shape == (36, 24)
-    np.testing.assert_array_equal(classes[tested], answers.first_labels)
+    assert (features["MLBF-Net"].shape, features["V6"].shape) == ((18, 288), (18, 24))
+    np.testing.assert_array_equal(classes, answers.first_labels)
     network = load_model(folder / "best.keras").network
     norm = network.get_layer("fused_norm")
     gamma, beta, mean, variance = norm.get_weights()
     kernel, bias = network.get_layer("diagnosis").get_weights()
-    x = (features["MLBF-Net"][tested] - mean) / np.sqrt(variance + norm.epsilon) * gamma + beta
+    x = (features["MLBF-Net"] - mean) / np.sqrt(variance + norm.epsilon) * gamma + beta
     powers = np.exp(x @ kernel + bias)
     expected = powers / powers.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(answers.probabilities, expected, atol=1e-4)

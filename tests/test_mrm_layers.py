@@ -1,6 +1,6 @@
 """The blocks of MRM-Net against NumPy, and their way through serialisation."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import mrm_numpy
@@ -207,9 +207,9 @@ def features(seed: int = 2) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 def test_mutual_learning_basics() -> None:
     a, b = features()
-    layer = MutualLearning(0.5, temperature=2.0)
+    layer = MutualLearning(0.5, temperature=2.0, flatten="time")
     copy = keras.layers.deserialize(keras.layers.serialize(layer))
-    assert (copy.weight, copy.temperature) == (0.5, 2.0)
+    assert (copy.weight, copy.temperature, copy.flatten) == (0.5, 2.0, "time")
     out_a, out_b = layer([a, b], training=False)
     np.testing.assert_array_equal(out_a, a)
     np.testing.assert_array_equal(out_b, b)
@@ -229,8 +229,21 @@ def test_mutual_learning_correctness(temperature: float) -> None:
     assert expected > 0.01
     np.testing.assert_allclose(layer.losses, [expected], rtol=1e-5)
     layer = MutualLearning(0.3, temperature)
-    layer([a, a.reshape(b.shape)], training=True)
+    same = a.transpose(0, 2, 1).reshape(BATCH, 8, 12).transpose(0, 2, 1)
+    layer([a, same], training=True)
     np.testing.assert_allclose(layer.losses, [0.0], atol=1e-7)
+
+
+def test_mutual_learning_flattens_channel_by_channel() -> None:
+    """In the order of PyTorch's view(batch, -1) of (batch, channel, time); or step by step."""
+    a, b = features()
+    orders: tuple[Literal["channel", "time"], ...] = ("channel", "time")
+    by_order = [mrm_numpy.mutual_loss(a, b, flatten=order) for order in orders]
+    assert by_order[0] != pytest.approx(by_order[1], rel=1e-3)
+    for order, expected in zip(orders, by_order, strict=True):
+        layer = MutualLearning(0.3, flatten=order)
+        layer([a, b], training=True)
+        np.testing.assert_allclose(layer.losses, [0.3 * expected], rtol=1e-5)
 
 
 def test_mutual_learning_sends_gradients_into_both_sides() -> None:

@@ -1,5 +1,6 @@
 """The whole of MRM-Net: sizes, numbers, losses, training, files."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from data_prep.contract import Contract
 from data_prep.errors import OptionError
 from data_prep.labels import CPSC_CLASSES, LEADS
 from data_prep.records import read_record
-from mrm_keras.model import build_model, compile_model
+from data_prep.store import Store, StoreWriter
+from mrm_keras.model import build_model, compile_model, fitted_contract
 
 FUSIONS = ("mutual", "add", "concat", "low", "high")
 SMALL: dict[str, Any] = {"input_length": 60, "low_channels": 4, "high_channels": 8}
@@ -103,6 +105,13 @@ def test_parameters_are_counted_row_by_row(full: keras.Model) -> None:
     assert full.count_params() == sum(expected.values()) == 6_215_760
 
 
+@pytest.mark.parametrize(("low", "parameters"), [(64, 1_568_596), (256, 24_834_940)])
+def test_other_widths_scale_the_trunk_too(low: int, parameters: int) -> None:
+    """Table VII, 71 classes: the trained parameters of the authors' way to widen the network."""
+    model = build_model(num_classes=71, low_channels=low, high_channels=2 * low)
+    assert sum(math.prod(weight.shape) for weight in model.trainable_weights) == parameters
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_answers_are_those_of_plain_numpy(fusion: Any) -> None:
     model = build_model(**SMALL, fusion=fusion)
@@ -142,7 +151,13 @@ def gradients(
 
 def test_plain_keras_is_the_same_function() -> None:
     """Predictions within 1e-5, gradients within 1e-4 of their size, the same statistics."""
-    options: dict[str, Any] = {**SMALL, "input_length": 200, "dropout": 0.0, "alpha": 1.0}
+    options: dict[str, Any] = {
+        "input_length": 200,
+        "low_channels": 32,
+        "high_channels": 64,
+        "dropout": 0.0,
+        "alpha": 1.0,
+    }
     fast, plain = build_model(**options), build_plain_model(**options)
     shake(fast)
     copy_weights(fast, plain)
@@ -329,6 +344,22 @@ def test_default_contract_says_what_the_model_is(full: keras.Model) -> None:
         single_label=False,
         leads=LEADS,
     )
+
+
+def test_standardisation_is_fitted_on_what_the_network_sees(tmp_path: Path) -> None:
+    """A recording counts as far as it is cut, and as long as it is stretched."""
+    rng = np.random.default_rng(0)
+    long = np.concatenate([rng.normal(2, 1, (1000, 12)), np.full((9000, 12), 50.0)])
+    short = np.repeat(rng.normal(-1, 3, (1, 12)), 500, axis=0)
+    names = {"cpsc2018": CPSC_CLASSES}
+    with StoreWriter(tmp_path / "s.h5", dataset="cpsc2018", fs=100, class_names=names) as writer:
+        for name, signal in (("long", long), ("short", short)):
+            writer.append(name, signal, labels={"cpsc2018": (0,)}, fold=1)
+    with Store(tmp_path / "s.h5") as store:
+        contract = fitted_contract(store, np.arange(2), task="cpsc2018", input_length=1000)
+    seen = np.concatenate([long[:1000], np.repeat(short, 2, axis=0)])
+    assert contract.mean == pytest.approx(seen.mean(), abs=1e-5)
+    assert contract.std == pytest.approx(seen.std(), abs=1e-5)
 
 
 def test_given_contract_standardises_and_must_agree() -> None:

@@ -20,7 +20,7 @@ from data_prep.predictions import Predictions, load_predictions, save_prediction
 from data_prep.store import Store
 from data_prep.units import Unit
 from mrm_keras.published import TABLE_IV, TABLE_V, TABLE_VI, TABLE_VII, TABLES_II_III
-from mrm_keras.reproduce import ALL_NETWORKS, ALL_TASKS, TABLES, Name, main
+from mrm_keras.reproduce import ALL_TASKS, PAPER_NETWORKS, TABLES, Name, main
 from mrm_keras.results import METRICS, printed_figures
 from mrm_keras.variants import Variant
 
@@ -61,7 +61,10 @@ def units(monkeypatch: pytest.MonkeyPatch) -> list[Unit]:
     def done(units: Sequence[Unit], *, store: Path, out: Path, scheduler: str | None) -> list[Path]:
         for unit in units:
             folder = out / "units" / unit.name
-            save_predictions(folder / "scored.npz", answers_of(unit.options, store))
+            answers = answers_of(unit.options, store)
+            save_predictions(folder / "scored.npz", answers)
+            if unit.options["every_epoch"]:
+                save_predictions(folder / "scored_on_test.npz", answers)
             made = {"parameters": 1000 + unit.options["low_channels"], "epochs": 4, "seconds": 10.0}
             (folder / "training.json").write_text(json.dumps(made))
             (folder / "history.csv").write_text(HISTORY)
@@ -114,14 +117,14 @@ def test_every_network_and_task_stands_beside_the_paper(tmp_path: Path, units: l
         "table2_3",
         out=tmp_path,
         smoke=True,
-        networks=(*ALL_NETWORKS, "MRM-Net"),
+        networks=(*PAPER_NETWORKS, "MRM-Net"),
         tasks=ALL_TASKS,
         bootstrap=1,
     )
     assert len(units) == 6 * 8 == len({unit.name for unit in units})
     for task in ALL_TASKS:
         rows = rows_of(tmp_path / f"table2_3_{task}.csv")
-        assert list(rows) == list(ALL_NETWORKS)
+        assert list(rows) == list(PAPER_NETWORKS)
         assert all(row["F1 per record, published (other data)"] for row in rows.values())
     text = (tmp_path / "table2_3_form.md").read_text()
     assert "Scored on the 9 records of form in fold 10, which chose nothing." in text
@@ -135,6 +138,7 @@ def test_several_seeds_give_a_spread_over_them(tmp_path: Path, units: list[Unit]
     assert [unit.options["seed"] for unit in units] == [3, 5] * 3
     rows = rows_of(tmp_path / "table5_form.csv")
     assert list(rows) == ["addition", "concatenation", "MRM-Net"]
+    assert "Addition and concatenation are our reading" in (tmp_path / "table5_form.md").read_text()
     by_seed = [
         roc_auc_score(answers.labels, answers.probabilities, average="macro")
         for seed in (3, 5)
@@ -174,12 +178,15 @@ def test_what_is_selected_on_test_says_so(tmp_path: Path, units: list[Unit]) -> 
         "low resolution, selected on validation",
         "low resolution, selected on test",
     ]
-    assert [unit.options["selection"] for unit in units] == [
-        *["validation"] * 3,
-        *["test"] * 3,
-        *["validation"] * 3,
-        *["test"] * 3,
-    ]
+    # One training serves both selections.
+    assert [unit.options["every_epoch"] for unit in units] == [False] * 3 + [True] * 6
+    kept = units[-1].name
+    assert kept.endswith("_every-epoch")
+    # What has kept every epoch is not trained again for tables that need none.
+    main("table5", out=tmp_path / "both", smoke=True, tasks=("form",), bootstrap=5)
+    assert kept in [unit.name for unit in units[-3:]]
+    flattering = rows_of(tmp_path / "both" / "table6_form.csv")["MRM-Net, selected on test"]
+    assert flattering["macro-F1 at validation thresholds"] == ""
 
 
 def test_a_store_without_the_test_fold_says_where_it_is_scored(
@@ -230,6 +237,8 @@ def test_table7_has_widths_and_times(tmp_path: Path, units: list[Unit]) -> None:
     assert (first["published, RTX 3080"], first["parameters"]) == ("50", "1064")
     assert "AUC − that of 128 and 256 channels [95 %]" in first
     assert first["accuracy, published (other data)"] == ""
+    main("table7", store=store, out=tmp_path, seeds=(0,), epochs=4, bootstrap=5, widths=(64, 128))
+    assert list(rows_of(tmp_path / "table7_all.csv")) == list(TABLE_VII["all"])[:2]
 
 
 def test_fig5_counts_answers_by_true_class(tmp_path: Path, units: list[Unit]) -> None:
@@ -243,6 +252,7 @@ def test_fig5_counts_answers_by_true_class(tmp_path: Path, units: list[Unit]) ->
         row = rows[answers.class_names[truth]]  # of each class there is one record
         assert (float(row[answers.class_names[answer]]), row["records"]) == (1.0, "1")
     assert (tmp_path / "fig5.png").stat().st_size > 10_000
+    assert "STE and a class" in (tmp_path / "fig5.md").read_text()
 
 
 def test_fig6_tries_every_combination(tmp_path: Path, units: list[Unit]) -> None:
@@ -257,6 +267,10 @@ def test_fig6_tries_every_combination(tmp_path: Path, units: list[Unit]) -> None
     with (tmp_path / "fig6.csv").open() as file:
         areas = [float(row["AUC"]) for row in csv.DictReader(file)]
     assert areas == sorted(areas, reverse=True)
+    text = (tmp_path / "fig6.md").read_text()
+    assert "do better than 1" in text and "not of the paper's CPSC 2018" not in text
+    main("fig6", store=smoke_store(tmp_path), out=tmp_path, smoke=True, weights=(0.1,))
+    assert "of all, not of the paper's CPSC 2018" in (tmp_path / "fig6.md").read_text()
     assert (tmp_path / "fig6.png").stat().st_size > 10_000
 
 
@@ -284,7 +298,7 @@ def test_published_figures_are_read_as_fractions() -> None:
 def test_published_tables_are_whole() -> None:
     assert set(TABLES_II_III) == set(ALL_TASKS)
     for of_networks in (*TABLES_II_III.values(), TABLE_IV):
-        assert set(of_networks) == set(ALL_NETWORKS)
+        assert set(of_networks) == set(PAPER_NETWORKS)
     texts = [
         text
         for table in (*TABLES_II_III.values(), TABLE_IV, *TABLE_V.values(), *TABLE_VI.values())
@@ -333,6 +347,18 @@ def test_networks_trained_on_generated_records(tmp_path: Path) -> None:
     assert {"best.keras", "scored.npz", "validation.npz", "history.csv", "unit.json"} <= made
     assert len(load_predictions(unit / "scored.npz").ids) == 9
 
+    # Both heads are scored alone, too; the answer is their mean.
+    assert list(rows) == [
+        "ECG_BNN",
+        "MRM-Net",
+        "MRM-Net, low head alone",
+        "MRM-Net, high head alone",
+    ]
+    whole, low, high = (
+        load_predictions(unit / f"scored{head}.npz").probabilities for head in ("", "_low", "_high")
+    )
+    np.testing.assert_allclose(whole, (low + high) / 2, atol=1e-6)
+
     # The same numbers from the kept answers by the package's own scoring.
     evaluate(predictions=(unit / "scored.npz",), out=tmp_path / "report", bootstrap=10)
     report = json.loads((tmp_path / "report" / "scores.json").read_text())
@@ -347,20 +373,30 @@ def test_networks_trained_on_generated_records(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_scored_records_choose_only_when_they_are_told_to(tmp_path: Path) -> None:
+def test_the_scored_records_choose_only_if_asked_to(tmp_path: Path) -> None:
+    """One training, two choices; the second is the best of all epochs by its own rule."""
     main(
-        "table4", out=tmp_path, smoke=True, networks=("ECG_BNN",), paper_protocol="both",
-        epochs=2, bootstrap=5,
+        "table4", out=tmp_path, smoke=True, networks=("MRM-Net",), paper_protocol="both",
+        epochs=3, bootstrap=5,
     )  # fmt: skip
-    honest, original = (
-        tmp_path / "units" / f"ECG_BNN_cpsc2018_seed=0{suffix}" for suffix in ("", "_on-test")
-    )
+    (unit,) = (tmp_path / "units").glob("MRM-Net*")
+    assert unit.name.endswith("_every-epoch") and not (unit / "epochs").exists()
     with Store(tmp_path / "smoke_cpsc.h5") as opened:
         of_fold = {fold: set(opened.ids[opened.folds == fold]) for fold in (9, 10)}
-    assert set(load_predictions(honest / "validation.npz").ids) == of_fold[9]
-    assert set(load_predictions(original / "validation.npz").ids) == of_fold[10]
-    for folder in (honest, original):
-        assert set(load_predictions(folder / "scored.npz").ids) == of_fold[10]
+    assert set(load_predictions(unit / "validation.npz").ids) == of_fold[9]
+
+    def value(selection: str) -> float:
+        scores = []
+        for head in ("low", "high"):
+            answers = load_predictions(unit / f"scored{selection}_{head}.npz")
+            assert set(answers.ids) == of_fold[10] and answers.labels is not None
+            called = answers.probabilities >= 0.5
+            f1 = f1_score(answers.labels, called, average="samples", zero_division=0)
+            scores.append(roc_auc_score(answers.labels, answers.probabilities) + f1)
+        return max(scores)
+
+    assert value("_on_test") >= value("")
+    assert json.loads((unit / "training.json").read_text())["epoch_on_test"] in (1, 2, 3)
 
 
 # --- The command -------------------------------------------------------------------------------

@@ -15,16 +15,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy import CLASSES, toy_contract, toy_model, write_toy_store
+from toy import CLASSES, compiled_toy, toy_contract, toy_model, write_toy_store
 
 from data_prep import checkpoint, files, training
 from data_prep.backend import keras, tf
 from data_prep.checkpoint import CHECKPOINT, Checkpoint, state_of
 from data_prep.contract import Contract
 from data_prep.errors import ModelFileError, OptionError
+from data_prep.plots import read_history
 from data_prep.predictions import load_predictions
 from data_prep.store import Store, StoreWriter
-from data_prep.training import Progress, Settings, train_folds
+from data_prep.training import SECOND, Parts, Progress, Settings, train_fold, train_folds
 
 SETTINGS = Settings(
     epochs=9,
@@ -235,6 +236,73 @@ def test_a_loss_scale_goes_on_too(
     folder = train(store, tmp_path / "killed", resume=True, **half)
     assert len(steps) == 6 + 2 + 6  # of the third epoch all again
     assert_equal(folder, unbroken)
+
+
+# --- Two validation parts in one fit -----------------------------------------------------------
+
+
+def train_pair(store: Store, folder: Path, *, validation: int, second: int, both: bool) -> Path:
+    """Train on all folds but two, of which one or both choose an epoch."""
+    parts = {fold: np.flatnonzero(store.folds == fold) for fold in (validation, second)}
+    train_fold(
+        store,
+        folder=folder,
+        fold=validation,
+        parts=Parts(
+            np.flatnonzero(~np.isin(store.folds, [validation, second])),
+            parts[validation],
+            parts[second] if both else None,
+        ),
+        settings=replace(SETTINGS, epochs=30, patience=3),
+        contract_for=lambda train: toy_contract(),
+        compiled_model=lambda contract: compiled_toy(contract, learning_rate=0.002, dropout=0.5),
+        options={},
+        resume=True,
+    )
+    return folder
+
+
+def chosen(folder: Path) -> dict[str, bytes]:
+    """What a validation part chose: weights, thresholds and answers."""
+    best = keras.saving.load_model(folder / "best.keras", compile=False)
+    numbers = {v.path: np.asarray(v) for v in best.weights}
+    answers = load_predictions(folder / "validation.npz")
+    numbers |= {name: getattr(answers, name) for name in ("ids", "probabilities", "thresholds")}
+    return {name: np.asarray(value).tobytes() for name, value in numbers.items()}
+
+
+def test_one_fit_chooses_for_both_folds_as_two_fits_do(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is killed after one fold has chosen, or in the midst."""
+    apart = [
+        train_pair(store, tmp_path / f"{a}", validation=a, second=b, both=False)
+        for a, b in ((1, 7), (7, 1))
+    ]
+    unbroken = train_pair(store, tmp_path / "both", validation=1, second=7, both=True)
+    epochs = [len(read_history(f / "history.csv")["epoch"]) for f in (*apart, unbroken)]
+    assert epochs[2] == max(epochs[:2])
+    for ours, theirs in ((unbroken, apart[0]), (unbroken / SECOND, apart[1])):
+        assert chosen(ours) == chosen(theirs)
+
+    save = checkpoint.np.savez
+    for kill_at in (2, epochs[2] - 1):
+        saved: list[int] = []
+
+        def save_and_stop(file: Any, saved: list[int] = saved, at: int = kill_at, **a: Any) -> None:
+            save(file, **a)
+            saved.append(len(saved))
+            if len(saved) == at:
+                raise Killed
+
+        folder = tmp_path / f"killed at {kill_at}"
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(checkpoint.np, "savez", save_and_stop)
+            train_pair(store, folder, validation=1, second=7, both=True)
+        train_pair(store, folder, validation=1, second=7, both=True)
+        assert_equal(folder, unbroken)
+        assert chosen(folder / SECOND) == chosen(unbroken / SECOND)
+        assert not (folder / checkpoint.NEW_BEST).exists()
 
 
 # --- What is refused -----------------------------------------------------------------------------

@@ -16,12 +16,14 @@ from data_prep.scores import (
     class_f1,
     confusion_matrix,
     cpsc_score,
+    drawn_by,
     known_first_labels,
     label_accuracy,
     macro_auc,
     macro_f1,
     one_hot,
     paired_bootstrap,
+    patient_groups,
     per_class,
     record_f1,
     single_label_macro_f1,
@@ -302,7 +304,7 @@ class TestBootstrap:
         for seed in range(200):
             right = random.random(150) < 0.7
             interval = bootstrap_intervals(
-                partial(self.accuracy, right), num_records=150, resamples=300, seed=seed
+                partial(self.accuracy, right), groups=np.arange(150), resamples=300, seed=seed
             )["accuracy"]
             covered += interval[0] <= 0.7 <= interval[1]
         assert 178 <= covered <= 199
@@ -310,7 +312,7 @@ class TestBootstrap:
     def test_width_is_that_of_the_normal_approximation(self) -> None:
         right = np.arange(2000) < 1400
         low, high = bootstrap_intervals(
-            partial(self.accuracy, right), num_records=2000, resamples=4000
+            partial(self.accuracy, right), groups=np.arange(2000), resamples=4000
         )["accuracy"]
         assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.7 * 0.3 / 2000), rel=0.08)
 
@@ -329,16 +331,40 @@ class TestBootstrap:
             )
 
         first, again, other = (
-            bootstrap_intervals(score, num_records=300, resamples=50, seed=seed)
+            bootstrap_intervals(score, groups=np.arange(300), resamples=50, seed=seed)
             for seed in (1, 1, 2)
         )
         assert first["class_auc"].shape == (9, 2)
         np.testing.assert_array_equal(first["macro_auc"], again["macro_auc"])
         assert (first["macro_auc"] != other["macro_auc"]).any()
 
+    def test_patients_are_drawn_with_all_their_records(self) -> None:
+        """Each record three times over: as wide as for a third of the records, not narrower."""
+        right = np.arange(200) < 140
+        once, patients = (
+            bootstrap_intervals(
+                partial(self.accuracy, np.repeat(right, times)),
+                groups=patient_groups(np.repeat(np.arange(200).astype(str), times), 200 * times),
+                resamples=2000,
+            )["accuracy"]
+            for times in (1, 3)
+        )
+        assert np.ptp(patients) == pytest.approx(np.ptp(once), rel=0.1)
+        records = bootstrap_intervals(
+            partial(self.accuracy, np.repeat(right, 3)), groups=np.arange(600), resamples=2000
+        )["accuracy"]
+        assert np.ptp(records) < 0.7 * np.ptp(patients)
+
+    def test_records_of_unknown_patients_are_drawn_alone(self) -> None:
+        patients = np.array(["p", "", "q", "p", ""])
+        np.testing.assert_array_equal(patient_groups(patients, 5), [0, 1, 2, 0, 4])
+        np.testing.assert_array_equal(patient_groups(None, 3), [0, 1, 2])
+        assert drawn_by(patient_groups(patients, 5)) == "patients"
+        assert drawn_by(patient_groups(None, 3)) == "records"
+
     def test_a_score_that_never_exists_has_no_interval(self) -> None:
         intervals = bootstrap_intervals(
-            lambda counts: {"none": np.full(len(counts), np.nan)}, num_records=5, resamples=10
+            lambda counts: {"none": np.full(len(counts), np.nan)}, groups=np.arange(5), resamples=10
         )
         assert np.isnan(intervals["none"]).all()
 
@@ -349,13 +375,13 @@ class TestBootstrap:
         second = first.copy()
         second[:10] = True
         low, high = paired_bootstrap(
-            partial(self.accuracy, first), partial(self.accuracy, second), num_records=500
+            partial(self.accuracy, first), partial(self.accuracy, second), groups=np.arange(500)
         )["accuracy"]
         true_difference = second.mean() - first.mean()
         assert low <= true_difference <= high
         assert high - low < 0.03
         same = paired_bootstrap(
-            partial(self.accuracy, first), partial(self.accuracy, first), num_records=500
+            partial(self.accuracy, first), partial(self.accuracy, first), groups=np.arange(500)
         )["accuracy"]
         np.testing.assert_array_equal(same, [0, 0])
 
@@ -382,7 +408,7 @@ class TestBootstrap:
 
         interval = paired_bootstrap(
             *(partial(scores, called) for called in answers),
-            num_records=80,
+            groups=np.arange(80),
             resamples=100,
             seed=9,
         )["f1"]

@@ -5,7 +5,7 @@ import pytest
 
 from data_prep.errors import StoreError
 from data_prep.labels import encode, read_reference
-from data_prep.splits import require_patients_apart, stratified_folds
+from data_prep.splits import random_folds, require_patients_apart, stratified_folds
 
 
 def random_labels(num_records: int) -> np.ndarray:
@@ -39,6 +39,19 @@ def test_folds_follow_the_seed() -> None:
 def test_fewer_records_than_folds() -> None:
     with pytest.raises(StoreError, match="9 usable records cannot be dealt into 10 folds"):
         stratified_folds(random_labels(9), seed=0)
+    with pytest.raises(StoreError, match="9 usable records cannot be dealt into 10 folds"):
+        random_folds(9, seed=0)
+
+
+def test_random_folds_are_equal_in_size_and_know_no_labels() -> None:
+    folds = random_folds(1003, seed=0)
+    assert folds.dtype == np.int16
+    np.testing.assert_array_equal(np.bincount(folds), [0, *[101] * 3, *[100] * 7])
+    np.testing.assert_array_equal(folds, random_folds(1003, seed=0))
+    assert (folds != random_folds(1003, seed=1)).mean() == pytest.approx(0.9, abs=0.05)
+    # A class of every fifth record is spread as chance does it, not evenly.
+    counts = np.bincount(folds[::5], minlength=11)[1:]
+    assert 2 < counts.std() < 8
 
 
 def test_folds_of_the_public_cpsc_records(shared_data: Path) -> None:

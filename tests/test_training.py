@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -33,9 +33,10 @@ from data_prep.errors import OptionError, StoreError
 from data_prep.model_files import load_model
 from data_prep.plots import read_history
 from data_prep.predictions import load_predictions
-from data_prep.scores import best_thresholds
+from data_prep.scores import best_thresholds, single_label_macro_f1
 from data_prep.store import Store
 from data_prep.training import (
+    ChooseEpochs,
     KeepBest,
     Monitor,
     Settings,
@@ -303,6 +304,41 @@ def test_fitting_stops_when_patience_ends(
     assert len(read_history(folder / "history.csv")["epoch"]) == epochs
 
 
+class Told(keras.callbacks.Callback):
+    """Stands for KeepBest: scores that are given beforehand."""
+
+    key = "val_macro_f1"
+
+    def __init__(self, scores: list[float]) -> None:
+        super().__init__()
+        self.scores = scores
+        self.seen: list[int] = []
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        assert logs is not None
+        logs[self.key] = self.scores[epoch]
+        self.seen.append(epoch)
+
+
+def test_a_part_whose_patience_has_ended_chooses_no_more() -> None:
+    """However much better its scores become while the other part is still choosing."""
+    first = Told([0.1, 0.3, 0.3, 0.2, 0.9, 0.9, 0.9])
+    second = Told([0.1, 0.2, 0.3, 0.3, 0.4, 0.4, 0.4])
+    choose = ChooseEpochs({"": cast(Any, first), "second": cast(Any, second)}, patience=2)
+    model = compiled_toy(toy_contract())
+    choose.set_model(model)
+    choose.on_train_begin()
+    model.stop_training, logs = False, []
+    while not model.stop_training:
+        logs.append({"loss": 0.0})
+        choose.on_epoch_end(len(logs) - 1, logs[-1])
+    assert (first.seen, second.seen) == ([0, 1, 2, 3], [0, 1, 2, 3, 4, 5, 6])
+    scores = [[entry[name + first.key] for entry in logs] for name in ("", "second_")]
+    np.testing.assert_array_equal(scores[0], [0.1, 0.3, 0.3, 0.2, np.nan, np.nan, np.nan])
+    assert scores[1] == second.scores
+    assert len({tuple(entry) for entry in logs}) == 1  # the history has the same columns always
+
+
 @pytest.mark.parametrize("monitor", ["macro-f1", "macro-auc"])
 def test_the_best_epoch_is_kept_and_not_the_last(
     store: Store, tmp_path: Path, monitor: Monitor
@@ -460,6 +496,35 @@ def train_toy(store: Store, out: Path, compiled_model: Any, **changes: Any) -> N
         compiled_model=compiled_model,
         options={},
     )
+
+
+def test_several_folds_end_with_mean_and_sd(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Folds that were finished by another command count as well."""
+    train(store, tmp_path, folds=(2,), epochs=2, learning_rate=0.01)
+    assert "mean" not in capsys.readouterr().out
+    train_folds(
+        store,
+        out=tmp_path,
+        folds=(1, 2, 3),
+        test_fold=10,
+        task="cpsc2018",
+        settings=replace(SETTINGS, epochs=2),
+        contract_for=lambda train: toy_contract(),
+        compiled_model=lambda c: compiled_toy(c, learning_rate=0.01, dropout=0.2),
+        options={},
+        resume=True,
+    )
+    best = []
+    for fold in (1, 2, 3):
+        answers = load_predictions(tmp_path / f"fold_{fold}" / "validation.npz")
+        assert answers.first_labels is not None
+        best.append(single_label_macro_f1(answers.first_labels, answers.probabilities))
+    mean, sd = np.mean(best), np.std(best, ddof=1)
+    assert 0 < sd < mean
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"3 folds: best val_macro_f1 {mean:.4f} ± {sd:.4f} (mean ± SD)"
 
 
 # --- Runs that are there already, and failing disks --------------------------------------------

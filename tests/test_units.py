@@ -114,6 +114,63 @@ class TestHere:
         assert "n=2 failed and is tried once more: ValueError: number 2" in capsys.readouterr().err
         assert not (tmp_path / "units" / "n=2.log").exists()
 
+    def test_a_second_attempt_goes_on_with_the_checkpoint(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A training that fails after its first epoch does that epoch once."""
+        from toy import write_toy_store
+
+        from data_prep.checkpoint import Checkpoint
+
+        trained: list[int] = []
+        begin = Checkpoint.on_epoch_begin
+
+        def fail_once(self: Checkpoint, epoch: int, logs: Any = None) -> None:
+            begin(self, epoch, logs)
+            trained.append(epoch)
+            if trained == [0, 1]:
+                raise OSError("a disk was away for a moment")
+
+        unit = Unit("toy", "unit_work:train_toy", {"epochs": 3})
+        toy = write_toy_store(tmp_path / "toy.h5")
+        (unbroken,) = run_units([unit], store=toy, out=tmp_path / "unbroken")
+        monkeypatch.setattr(Checkpoint, "on_epoch_begin", fail_once)
+        (folder,) = run_units([unit], store=toy, out=tmp_path / "failed")
+        assert trained == [0, 1, 1, 2]
+        assert (folder / "history.csv").read_text() == (unbroken / "history.csv").read_text()
+        assert sorted(p.name for p in folder.iterdir()) == sorted(
+            p.name for p in unbroken.iterdir()
+        )
+
+    def test_a_repeated_failure_leaves_nothing_to_go_on_with(
+        self, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import unit_work
+
+        def failing(store: Path, folder: Path, **options: Any) -> None:
+            found.append((folder / "half.txt").exists())
+            (folder / "half.txt").write_text("half done")
+            raise ValueError("it cannot be done")
+
+        found: list[bool] = []
+        monkeypatch.setattr(unit_work, "unless", failing)
+        for _ in range(2):
+            with pytest.raises(UnitError):
+                run_units([counted(1, tmp_path)], store=store, out=tmp_path)
+        assert found == [False, True, False, True]
+
+    def test_says_how_many_are_done_and_to_be_done(
+        self, tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        wanted = [noted(number) for number in range(3)]
+        for chosen, line in (
+            (wanted[:1], "1 training: 0 done already, 1 to be done."),
+            (wanted, "3 trainings: 1 done already, 2 to be done."),
+            (wanted, "3 trainings: 3 done already, 0 to be done."),
+        ):
+            run_units(chosen, store=store, out=tmp_path)
+            assert capsys.readouterr().out.splitlines()[0] == line
+
     def test_the_others_go_on(self, tmp_path: Path, store: Path) -> None:
         (tmp_path / "fail_2").write_text("2")
         wanted = [counted(n, tmp_path) for n in (1, 2, 3)]
@@ -270,7 +327,7 @@ def test_a_killed_worker_costs_nothing_but_time(
     # A second command finds all done, and asks no cluster.
     assert run_units(wanted, store=store, out=tmp_path / "out", scheduler="tcp://none") == folders
 
-    # Failures travel back with their reason, and are tried once more.
+    # Failures travel back with their reason, and are tried once more with what they left.
     (tmp_path / "fail_9").write_text("2")
     with pytest.raises(UnitError, match=r"failed \(n=9\).*number 9 cannot be done"):
         run_units(
@@ -280,6 +337,7 @@ def test_a_killed_worker_costs_nothing_but_time(
             scheduler=scheduler,
         )
     assert "Traceback" in (tmp_path / "out" / "units" / "n=9.log").read_text()
+    assert (tmp_path / "went_on_9").exists()
     assert (tmp_path / "out" / "units" / "n=10").is_dir()
 
 

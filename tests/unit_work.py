@@ -37,6 +37,8 @@ def unless(store: Path, folder: Path, *, number: int, board: str) -> None:
     """The same, but count the calls on the board, and fail while a file there says so."""
     calls = Path(board) / f"calls_{number}"
     calls.write_text(calls.read_text() + "x" if calls.exists() else "x")
+    if (folder / "half.txt").exists():
+        (Path(board) / f"went_on_{number}").touch()
     (folder / "half.txt").write_text("half done")
     failures = Path(board) / f"fail_{number}"
     if failures.exists():
@@ -44,3 +46,34 @@ def unless(store: Path, folder: Path, *, number: int, board: str) -> None:
         failures.write_text(str(left)) if left else failures.unlink()
         raise ValueError(f"number {number} cannot be done")
     note(store, folder, number=number)
+
+
+def train_toy(store: Path, folder: Path, *, epochs: int) -> None:
+    """Train the toy network for some epochs, going on with what is there."""
+    import numpy as np
+    from toy import compiled_toy, toy_contract
+
+    from data_prep.store import Store
+    from data_prep.training import Parts, Settings, train_fold
+
+    with Store(store) as opened:
+        train_fold(
+            opened,
+            folder=folder,
+            fold=1,
+            parts=Parts(np.flatnonzero(opened.folds > 1), np.flatnonzero(opened.folds == 1)),
+            settings=Settings(
+                epochs=epochs,
+                batch_size=16,
+                patience=epochs,
+                monitor="macro-f1",
+                seed=0,
+                deterministic=False,
+                precision="float32",
+                tensorboard=False,
+            ),
+            contract_for=lambda train: toy_contract(),
+            compiled_model=lambda contract: compiled_toy(contract, dropout=0.5),
+            options={"epochs": epochs},
+            resume=True,
+        )

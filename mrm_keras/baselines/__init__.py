@@ -6,6 +6,11 @@ probabilities, with the contract as its first layer.  MRM-Net's paper trains all
 (Adam, 1e-3, binary cross-entropy) and says no more of them than their names; each builder's
 docstring tells what its own source leaves open and what was taken.
 
+The published code of MRM-Net is a fork of MVMSNet's (github.com/ysxGitHub/MVMS-net), so that the
+paper very probably compared the forms found there: those have the plain names.  Names that end in
+``_benchmark`` are the forms of the PTB-XL benchmark (Strodthoff 2021, arXiv 2004.13701), which
+many figures on PTB-XL are of.
+
 All were written in PyTorch: convolutions are padded on both sides alike, batch norm has epsilon
 1e-5 and keeps 0.9 of its moving statistics, weights start uniform within 1/sqrt(fan-in).
 """
@@ -14,12 +19,12 @@ from collections.abc import Callable
 
 from data_prep.backend import keras
 from mrm_keras.baselines.ecg_bnn import build_ecg_bnn
-from mrm_keras.baselines.fcn_wang import build_fcn_wang
+from mrm_keras.baselines.fcn_wang import build_fcn_wang, build_fcn_wang_benchmark
 from mrm_keras.baselines.inception_time import build_inception_time
 from mrm_keras.baselines.mobilenet_v3 import build_mobilenet_v3
 from mrm_keras.baselines.mvmsnet import build_mvmsnet
-from mrm_keras.baselines.resnet1d_wang import build_resnet1d_wang
-from mrm_keras.baselines.xresnet1d101 import build_xresnet1d101
+from mrm_keras.baselines.resnet1d_wang import build_resnet1d_wang, build_resnet1d_wang_benchmark
+from mrm_keras.baselines.xresnet1d101 import build_xresnet1d101, build_xresnet1d101_benchmark
 
 BUILDERS: dict[str, Callable[..., keras.Model]] = {
     "fcn_wang": build_fcn_wang,
@@ -29,4 +34,7 @@ BUILDERS: dict[str, Callable[..., keras.Model]] = {
     "MobileNetV3": build_mobilenet_v3,
     "InceptionTime": build_inception_time,
     "MVMSNet": build_mvmsnet,
+    "fcn_wang_benchmark": build_fcn_wang_benchmark,
+    "resnet1d_wang_benchmark": build_resnet1d_wang_benchmark,
+    "xresnet1d101_benchmark": build_xresnet1d101_benchmark,
 }

@@ -4,7 +4,13 @@ from typing import Any
 
 from data_prep.backend import keras
 from data_prep.contract import Contract
-from mrm_keras.baselines.parts import answering, conv_norm, convolution, dense, signal_input
+from mrm_keras.baselines.parts import (
+    answering,
+    conv_norm,
+    convolution,
+    mean_pool_head,
+    signal_input,
+)
 
 layers = keras.layers
 
@@ -49,8 +55,7 @@ def build_inception_time(
             residual = conv_norm(residual, 128, 1, relu=False, name=f"shortcut_{depth}")
             x = layers.Add(name=f"add_{depth}")([x, residual])
             x = residual = layers.ReLU(name=f"residual_{depth}")(x)
-    x = layers.GlobalAveragePooling1D(dtype="float32", name="head_pool")(x)  # (128)
-    return answering(signal, dense(x, num_classes, name="head_linear"), "inception_time")
+    return answering(signal, mean_pool_head(x, num_classes), "inception_time")
 
 
 def inception_module(x: Any, *, name: str) -> Any:

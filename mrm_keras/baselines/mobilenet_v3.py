@@ -5,7 +5,6 @@ from typing import Any
 from data_prep.backend import keras
 from data_prep.contract import Contract
 from mrm_keras.baselines.parts import answering, batch_norm, conv_norm, dense, signal_input
-from mrm_keras.layers import torch_uniform
 
 layers = keras.layers
 
@@ -34,10 +33,11 @@ def build_mobilenet_v3(
 ) -> keras.Model:
     """Build MobileNetV3-Small over time (Howard 2019, arXiv 1905.02244, Table 2).
 
-    Every square kernel of k x k becomes one of k.  The paper is of images and MRM-Net's does not
-    say which size it compared; Small is what MVMSNet's published comparison on the same data
-    trained.  Dropout of 0.2 before the last layer is the rate of its reference code; the paper
-    gives 0.8 as what is kept.
+    Every square kernel of k x k becomes one of k.  The paper is of images, and MRM-Net's does not
+    say how it was brought to ECGs.  This is the form of MVMSNet's published comparison on the same
+    data, which MRM-Net's code is a fork of: Small, a stem of kernel 15, and squeeze-and-excite
+    before the activation in the blocks that widen (the paper has it after).  Dropout of 0.2 before
+    the last layer is the rate of its reference code; the paper gives 0.8 as what is kept.
 
     Args:
         num_classes: number of classes, each with a probability of its own.
@@ -58,7 +58,7 @@ def build_mobilenet_v3(
         num_leads=num_leads,
         contract=contract,
     )  # (1000, 12)
-    x = conv_norm(x, 16, 3, strides=2, relu=False, name="stem")  # (500, 16)
+    x = conv_norm(x, 16, 15, strides=2, relu=False, name="stem")  # (500, 16)
     x = layers.Activation("hard_swish", name="stem_swish")(x)
     for i, (kernel, expansion, filters, squeeze, swish, strides) in enumerate(
         SMALL, start=1
@@ -108,18 +108,26 @@ def inverted_residual(
         ``(batch, ceil(time / strides), filters)``.
     """
     activation = "hard_swish" if swish else "relu"
-    y = x
-    if expansion != x.shape[-1]:
+    y, widens = x, expansion != x.shape[-1]
+    if widens:
         y = conv_norm(y, expansion, 1, relu=not swish, name=f"{name}_expand")
         if swish:
             y = layers.Activation(activation, name=f"{name}_expand_swish")(y)
     y = layers.ZeroPadding1D(kernel // 2, name=f"{name}_pad")(y)
+    # One channel in: PyTorch's bound is 1/sqrt(kernel), where VarianceScaling would count all.
+    bound = kernel**-0.5
     y = layers.DepthwiseConv1D(
-        kernel, strides, use_bias=False, depthwise_initializer=torch_uniform(), name=f"{name}_depth"
+        kernel,
+        strides,
+        use_bias=False,
+        depthwise_initializer=keras.initializers.RandomUniform(-bound, bound),
+        name=f"{name}_depth",
     )(y)
     y = batch_norm(y, name=f"{name}_depth_norm")
+    if squeeze and widens:
+        y = squeeze_and_excite(y, name=f"{name}_squeeze")
     y = layers.Activation(activation, name=f"{name}_depth_{activation}")(y)
-    if squeeze:
+    if squeeze and not widens:
         y = squeeze_and_excite(y, name=f"{name}_squeeze")
     y = conv_norm(y, filters, 1, relu=False, name=f"{name}_narrow")
     if strides == 1 and filters == x.shape[-1]:

@@ -91,6 +91,12 @@ def conv_norm(
     return ConvBlock(filters, (kernel,), strides=strides, relu=relu, name=name)(x)
 
 
+def mean_pool_head(x: Any, num_classes: int) -> Any:
+    """Mean over time and one linear layer: logits ``(batch, num_classes)``, float32."""
+    x = layers.GlobalAveragePooling1D(dtype="float32", name="head_pool")(x)  # (C)
+    return dense(x, num_classes, name="head_linear")
+
+
 def concat_pool_head(x: Any, num_classes: int) -> Any:
     """The head of the PTB-XL benchmark (Strodthoff 2021, section II-D).
 
