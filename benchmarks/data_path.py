@@ -59,7 +59,7 @@ def build(source: Path, out: Path, workers: int) -> float:
     Returns:
         Seconds it took.
     """
-    from data_prep.build import main
+    from data_prep.storing.build import main
 
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         return once(lambda: main(source=(source,), out=out, workers=workers))
@@ -224,7 +224,7 @@ def measure_waiting(
         sizes: arguments of ``build_model``, where they are not to be the paper's.
     """
     from benchmarks.networks import cpsc_like
-    from data_prep.backend import keras, tf
+    from ecg_keras.model.backend import keras, tf
     from mlbf_keras import model as mlbf
     from mrm_keras import model as mrm
 

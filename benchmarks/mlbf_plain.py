@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.backend import keras
 from data_prep.labels import LEADS
+from ecg_keras.model.backend import keras
 
 layers, ops = keras.layers, keras.ops
 

@@ -6,7 +6,7 @@ each box of the paper's figures.
 
 from typing import Any
 
-from data_prep.backend import keras
+from ecg_keras.model.backend import keras
 from mrm_keras.layers import MutualLearning
 
 layers = keras.layers

@@ -12,9 +12,9 @@ import numpy as np
 
 from benchmarks import mlbf_plain, mrm_plain
 from benchmarks.timing import Ratio, Result, once, ratio, times
-from data_prep.backend import keras
-from data_prep.batches import StoreBatches
 from data_prep.store import Store, StoreWriter
+from ecg_keras.model.backend import keras
+from ecg_keras.training.batches import StoreBatches
 from mlbf_keras import layers as mlbf_layers
 from mlbf_keras import model as mlbf
 from mrm_keras import model as mrm

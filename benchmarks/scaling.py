@@ -208,9 +208,9 @@ def batches_of_an_epoch(path: Path, repeats: int) -> np.ndarray:
     Returns:
         Seconds ``(repeats,)``.
     """
-    from data_prep.batches import StoreBatches
-    from data_prep.contract import Contract
     from data_prep.store import Store
+    from ecg_keras.model.contract import Contract
+    from ecg_keras.training.batches import StoreBatches
 
     with Store(path) as store:
         contract = Contract(

@@ -1,7 +1,7 @@
 """Any supported ECG file, read as millivolts with the leads in one order.
 
 WFDB records and the structs of CPSC 2018 are read here, other formats in
-:mod:`data_prep.formats` and :mod:`data_prep.xml_formats`.
+:mod:`data_prep.readers.formats` and :mod:`data_prep.readers.xml`.
 """
 
 import math
@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import RecordError
-from data_prep.formats import (
+from data_prep.labels import LEADS
+from data_prep.readers.cpsc_struct import read_struct
+from data_prep.readers.formats import (
     Format,
     Tracing,
     format_of,
@@ -28,9 +30,7 @@ from data_prep.formats import (
     read_table,
     tracing_of,
 )
-from data_prep.labels import LEADS
-from data_prep.leads import MILLIVOLTS, complete_leads, find_leads
-from data_prep.matlab import read_struct
+from data_prep.readers.leads import MILLIVOLTS, complete_leads, find_leads
 
 CPSC_RATE = 500.0
 """Hertz; the original files of CPSC 2018 do not carry their rate."""
@@ -208,7 +208,7 @@ def _record_file(path: Path) -> Path:
 
 def _read_tracing(path: Path, kind: Format) -> Tracing:
     if kind == "XML":
-        from data_prep.xml_formats import read_xml
+        from data_prep.readers.xml import read_xml
 
         return read_xml(path)
     if kind in ("EDF", "BDF"):

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.backend import keras
-from data_prep.explanation import (
+from data_prep.records import Record
+from ecg_keras.explanation.methods import (
     Attention,
     Explanation,
     Lens,
@@ -16,8 +16,8 @@ from data_prep.explanation import (
     require_one_form,
     view,
 )
-from data_prep.model_files import ECGModel
-from data_prep.records import Record
+from ecg_keras.model.backend import keras
+from ecg_keras.model.model_files import ECGModel
 
 
 class Explainer:

@@ -13,9 +13,9 @@ from typing import Any
 
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
-from data_prep.backend import keras, tf
 from data_prep.errors import OptionError
 from data_prep.provenance import FORMS
+from ecg_keras.model.backend import keras, tf
 
 ops = keras.ops
 

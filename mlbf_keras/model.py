@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from data_prep.backend import keras
-from data_prep.contract import Contract, SignalContract
 from data_prep.labels import CPSC_CLASSES, LEADS
+from ecg_keras.model.backend import keras
+from ecg_keras.model.contract import Contract, SignalContract
 from mlbf_keras.layers import BranchAttention, BranchBiGRU, BranchConvolutions, BranchSoftmax
 
 NETWORKS = ("MLBF-Net", "BranchNet")
@@ -202,12 +202,12 @@ def load_model(path: str | Path) -> Any:
         path: a ``.keras`` file written by ``mlbf-train``.
 
     Returns:
-        A :class:`data_prep.model_files.ECGModel`: the network with its contract.
+        A :class:`ecg_keras.model.model_files.ECGModel`: the network with its contract.
 
     Raises:
         ModelFileError: if the file is missing, corrupt, or another network's.
     """
     import mlbf_keras.layers  # noqa: F401  (registers what the file is made of)
-    from data_prep import model_files
+    from ecg_keras.model import model_files
 
     return model_files.load_model(path, networks=NETWORKS)

@@ -7,9 +7,9 @@ same numbers from the same weights, by layers of Keras and one plain loop.
 from collections.abc import Callable
 from typing import Any
 
-from data_prep.backend import keras, tf
-from data_prep.export import float32_copy
-from data_prep.onnx_graph import OnnxGraph, Rule
+from ecg_keras.export.export import float32_copy
+from ecg_keras.export.onnx_graph import OnnxGraph, Rule
+from ecg_keras.model.backend import keras, tf
 from mlbf_keras.layers import LEAKY_SLOPE, BranchAttention, BranchBiGRU, BranchConvolutions
 
 layers, ops = keras.layers, keras.ops

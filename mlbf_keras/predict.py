@@ -37,7 +37,7 @@ def main(
             looked at, and what made the answer probable. Takes some seconds a recording and
             model.
     """
-    from data_prep.prediction import predict
+    from ecg_keras.prediction.ensemble import predict
     from mlbf_keras.explain import Explainer
     from mlbf_keras.model import load_model
 

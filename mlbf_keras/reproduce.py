@@ -10,7 +10,7 @@ from data_prep.commands import run_command
 from data_prep.errors import OptionError
 
 if TYPE_CHECKING:
-    from data_prep.tables import ResultTable
+    from ecg_keras.papers.tables import ResultTable
 
 TABLES = {
     "table2": "Table II: how many records each class has, here and in the paper",
@@ -103,7 +103,7 @@ def main(
         store, extra_store = _smoke_stores(out, extra=table == "generated")
     if bootstrap < 1:
         raise OptionError(f"--bootstrap must be at least 1, not {bootstrap}; 1000 is usual.")
-    from data_prep.tables import write_figure
+    from ecg_keras.papers.tables import write_figure
     from mlbf_keras.results import Reproduction, fig3, table2, table6
     from mlbf_keras.variants import Protocol, choose_test_folds, merge_stores
 
@@ -118,7 +118,7 @@ def main(
     if table == "fig3":
         print(write_figure(out / "fig3.png", fig3(store, record)))
         return
-    from data_prep.training import require_sensible
+    from ecg_keras.training.fit import require_sensible
 
     if table == "generated":
         if extra_store is None:
@@ -164,7 +164,7 @@ def _given(value: int | None, default: int) -> int:
 
 
 def _write(out: Path, name: str, table: "ResultTable") -> None:
-    from data_prep.tables import as_markdown, write_table
+    from ecg_keras.papers.tables import as_markdown, write_table
 
     path = write_table(out, name, table)
     print(as_markdown(table))

@@ -11,25 +11,25 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
-from data_prep.document import Estimate
 from data_prep.ecg_paper import ecg_figure
 from data_prep.errors import OptionError, RecordError
-from data_prep.evaluate import label_predictions
 from data_prep.files import written_whole
 from data_prep.labels import CPSC_CLASSES, encode, read_reference
-from data_prep.plots import plot_embeddings
-from data_prep.predictions import (
+from data_prep.store import Store
+from ecg_keras.evaluation.command import label_predictions
+from ecg_keras.evaluation.document import Estimate
+from ecg_keras.evaluation.plots import plot_embeddings
+from ecg_keras.evaluation.predictions import (
     Predictions,
     averaged,
     load_predictions,
     pooled,
     save_predictions,
 )
-from data_prep.report import Result, compare, score_predictions
-from data_prep.scores import class_f1, one_hot
-from data_prep.store import Store
-from data_prep.tables import Cell, ResultTable, Spread, as_text, published
-from data_prep.units import Unit, run_units
+from ecg_keras.evaluation.report import Result, compare, score_predictions
+from ecg_keras.evaluation.scores import class_f1, one_hot
+from ecg_keras.papers.jobs import Unit, run_units
+from ecg_keras.papers.tables import Cell, ResultTable, Spread, as_text, published
 from mlbf_keras.published import (
     NUM_PUBLIC_RECORDS,
     PRIVATE_TEST_SET,
@@ -48,7 +48,7 @@ from mlbf_keras.published import (
 from mlbf_keras.variants import EXTRA_FOLD, Protocol, Variant, choose_test_folds
 
 if TYPE_CHECKING:
-    from data_prep.model_files import ECGModel
+    from ecg_keras.model.model_files import ECGModel
 
 SCORE = "macro_f1_first_label"
 
@@ -324,7 +324,7 @@ class Reproduction:
         self, held_out: Path, records: Path
     ) -> tuple[list[Predictions], list[Predictions]]:
         """The answers of one model and of the ensemble to recordings that are in no store."""
-        from data_prep.prediction import choose_records, open_models, predict_records
+        from ecg_keras.prediction.ensemble import choose_records, open_models, predict_records
         from mlbf_keras.model import load_model
 
         chosen = choose_records(csv_file=held_out, records=records)
@@ -515,7 +515,7 @@ class Reproduction:
         Two models whose test and validation folds are exchanged train on the same records.  Table
         III needs MLBF-Net both ways, so that one training gives both; the seed is that of the pair.
         """
-        from data_prep.training import SECOND
+        from ecg_keras.training.fit import SECOND
 
         both_ways = variant == Variant() and test_fold is not None and extra is None
         folds = [fold for fold in (test_fold, validation_fold) if fold is not None]
@@ -703,8 +703,8 @@ def features_of(
         The features ``(records, 288)`` of all leads together, by the name ``"MLBF-Net"``, and
         those ``(records, 24)`` of each lead by its name; and the records' classes, 0-based.
     """
-    from data_prep.backend import keras
-    from data_prep.batches import StoreBatches
+    from ecg_keras.model.backend import keras
+    from ecg_keras.training.batches import StoreBatches
 
     network, leads = model.network, model.contract.leads
     batches = StoreBatches(

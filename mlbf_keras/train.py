@@ -66,9 +66,9 @@ def main(
             stay as they are.
     """
     options = dict(locals())
-    from data_prep.contract import Contract
     from data_prep.store import Store
-    from data_prep.training import Settings, choose_folds, train_folds
+    from ecg_keras.model.contract import Contract
+    from ecg_keras.training.fit import Settings, choose_folds, train_folds
     from mlbf_keras.model import SAMPLING_RATE, build_branchnet, build_model, compile_model
 
     with Store(store) as opened:

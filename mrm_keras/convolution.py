@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.backend import tf
+from ecg_keras.model.backend import tf
 
 Array = NDArray[np.float32]
 

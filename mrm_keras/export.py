@@ -31,7 +31,7 @@ def main(
         formats: which of them to write.
         records: recordings to compare on, a folder or one; by default generated ones.
     """
-    from data_prep.export import export
+    from ecg_keras.export.export import export
     from mrm_keras.model import load_model
     from mrm_keras.plain import ONNX_RULES, PLAIN
 

@@ -10,8 +10,8 @@ has one.
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from data_prep.backend import keras, tf
 from data_prep.errors import OptionError
+from ecg_keras.model.backend import keras, tf
 from mrm_keras.convolution import convolve
 
 ops = keras.ops

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from data_prep.backend import keras
-from data_prep.contract import Contract, SignalContract
 from data_prep.errors import OptionError
 from data_prep.labels import CPSC_CLASSES, LEADS
 from data_prep.signals import fit_standardisation, prepare
+from ecg_keras.model.backend import keras
+from ecg_keras.model.contract import Contract, SignalContract
 from mrm_keras.layers import EPSILON, AttentionFusion, BaseBlock, ConvBlock, MutualLearning
 from mrm_keras.layers import torch_uniform as uniform
 
@@ -247,9 +247,9 @@ def compile_model(
 def load_model(path: Path | str) -> keras.Model:
     """Open a model file of this package, of MRM-Net or of a network it was compared with.
 
-    See ``data_prep.model_files.load_model``.
+    See ``ecg_keras.model.model_files.load_model``.
     """
-    from data_prep.model_files import load_model as load
+    from ecg_keras.model.model_files import load_model as load
     from mrm_keras.baselines import BUILDERS
 
     return load(path, networks=(NETWORK, *BUILDERS))

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.backend import keras
-from data_prep.export import float32_copy
-from data_prep.onnx_graph import OnnxGraph, Rule
+from ecg_keras.export.export import float32_copy
+from ecg_keras.export.onnx_graph import OnnxGraph, Rule
+from ecg_keras.model.backend import keras
 from mrm_keras.baselines.ecg_bnn import binarise
 from mrm_keras.layers import (
     EPSILON,

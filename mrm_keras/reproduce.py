@@ -9,7 +9,7 @@ from data_prep.commands import run_command
 from data_prep.errors import OptionError, StoreError
 
 if TYPE_CHECKING:
-    from data_prep.tables import ResultTable
+    from ecg_keras.papers.tables import ResultTable
     from mrm_keras.variants import Protocol, Selection, Variant
 
 TABLES = {
@@ -137,8 +137,8 @@ def main(
         tasks = tasks or (SMOKE_TASKS if table == "table2_3" else ())
         networks = SMOKE_NETWORKS if networks == PAPER_NETWORKS else networks
     assert store is not None
-    from data_prep.tables import write_figure
-    from data_prep.training import require_sensible
+    from ecg_keras.papers.tables import write_figure
+    from ecg_keras.training.fit import require_sensible
     from mrm_keras.results import Reproduction
     from mrm_keras.variants import Protocol
 
@@ -308,7 +308,7 @@ def _given(value: int | None, default: int) -> int:
 def _write(out: Path, name: str, table: "ResultTable", *, smoke: bool) -> None:
     from dataclasses import replace
 
-    from data_prep.tables import as_markdown, write_table
+    from ecg_keras.papers.tables import as_markdown, write_table
 
     if smoke:
         table = replace(table, notes=(*table.notes, "A trial in small: the figures mean nothing."))

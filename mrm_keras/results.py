@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from data_prep.document import Estimate
 from data_prep.errors import StoreError
-from data_prep.plots import (
+from data_prep.store import Store
+from ecg_keras.evaluation.document import Estimate
+from ecg_keras.evaluation.plots import (
     plot_confusion_matrix,
     plot_learning_curves,
     plot_parallel_coordinates,
     read_history,
 )
-from data_prep.predictions import Predictions, load_predictions
-from data_prep.scores import (
+from ecg_keras.evaluation.predictions import Predictions, load_predictions
+from ecg_keras.evaluation.scores import (
     all_scores,
     bootstrap_intervals,
     confusion_matrix,
@@ -29,9 +30,8 @@ from data_prep.scores import (
     known_first_labels,
     paired_bootstrap,
 )
-from data_prep.store import Store
-from data_prep.tables import Cell, ResultTable, Spread, as_text, published
-from data_prep.units import Unit, run_units
+from ecg_keras.papers.jobs import Unit, run_units
+from ecg_keras.papers.tables import Cell, ResultTable, Spread, as_text, published
 from mrm_keras.published import (
     NUM_RECORDS,
     TABLE_I,

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from data_prep.errors import StoreError
-from data_prep.predictions import Predictions, save_predictions
 from data_prep.store import Store
+from ecg_keras.evaluation.predictions import Predictions, save_predictions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from data_prep.model_files import ECGModel
+    from ecg_keras.model.model_files import ECGModel
 
 Monitor = Literal["macro-f1", "macro-auc"]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
@@ -135,9 +135,9 @@ def train(
         StoreError: if a part is empty.
     """
     options = dict(locals())
-    from data_prep.contract import Contract
-    from data_prep.prediction import predict_store
-    from data_prep.training import Parts, Settings, train_fold
+    from ecg_keras.model.contract import Contract
+    from ecg_keras.prediction.ensemble import predict_store
+    from ecg_keras.training.fit import Parts, Settings, train_fold
     from mrm_keras.baselines import BUILDERS
     from mrm_keras.model import build_model, compile_model, fitted_contract, load_model
 
@@ -224,7 +224,7 @@ def scored_file(head: str, selection: Selection) -> str:
 
 def keep_every_epoch(folder: Path) -> Any:
     """Return a callback that keeps the weights of every epoch in ``EPOCHS`` of a folder."""
-    from data_prep.backend import keras
+    from ecg_keras.model.backend import keras
 
     (folder / EPOCHS).mkdir(exist_ok=True)
     return keras.callbacks.ModelCheckpoint(
@@ -248,7 +248,7 @@ def best_on_test(
     Returns:
         The epoch, counted from 1, and its answers by head.
     """
-    from data_prep.scores import macro_auc, record_f1
+    from ecg_keras.evaluation.scores import macro_auc, record_f1
 
     best, chosen = -math.inf, (0, dict[str, Predictions]())
     for file in sorted((folder / EPOCHS).glob("*.weights.h5")):

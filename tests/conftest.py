@@ -29,7 +29,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def leave_graphs_as_traced() -> None:
     """Have TensorFlow optimise no graph in this process; those that tests start do as ever."""
-    from data_prep.backend import tf
+    from ecg_keras.model.backend import tf
 
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
@@ -37,7 +37,7 @@ def leave_graphs_as_traced() -> None:
 @pytest.fixture(scope="module")
 def graphs_as_in_use() -> Iterator[None]:
     """Have TensorFlow optimise graphs after all: for what the networks are to equal."""
-    from data_prep.backend import tf
+    from ecg_keras.model.backend import tf
 
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
     yield

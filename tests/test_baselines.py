@@ -15,9 +15,9 @@ from baselines_numpy import FORWARD, MOBILENET_V3_SMALL, SQUEEZED
 from scipy.special import expit
 
 import mrm_keras
-from data_prep.contract import Contract
 from data_prep.errors import OptionError
-from data_prep.export import (
+from data_prep.labels import LEADS
+from ecg_keras.export.export import (
     inference_model,
     run_litert,
     run_onnx,
@@ -25,8 +25,8 @@ from data_prep.export import (
     write_onnx,
     write_saved_model,
 )
-from data_prep.labels import LEADS
-from data_prep.model_files import ECGModel
+from ecg_keras.model.contract import Contract
+from ecg_keras.model.model_files import ECGModel
 from mrm_keras.baselines import BUILDERS
 from mrm_keras.baselines.ecg_bnn import BinaryConvolution, binarise, build_ecg_bnn
 from mrm_keras.explain import attention_network

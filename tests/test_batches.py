@@ -7,12 +7,12 @@ import pytest
 from scipy.signal import resample as fourier_resample
 from toy import CLASSES, FS, toy_contract, toy_signal, write_toy_store
 
-from data_prep import batches as module
-from data_prep.backend import keras
-from data_prep.batches import StoreBatches, describe, targets
 from data_prep.errors import StoreError
 from data_prep.labels import LEADS
 from data_prep.store import Store
+from ecg_keras.model.backend import keras
+from ecg_keras.training import batches as module
+from ecg_keras.training.batches import StoreBatches, describe, targets
 
 # From 0.5 to 3.4 s at 50 Hz; the contract's input has 2 s.
 LENGTHS = tuple(25 + 7 * (i * 11 % 22) for i in range(53))

@@ -20,12 +20,12 @@ from make_records import (
     write_wfdb,
 )
 
-from data_prep.build import command, main
 from data_prep.errors import ECGError, LabelError, OptionError, RecordError, StoreError
 from data_prep.records import read_record
 from data_prep.signals import resample
 from data_prep.splits import random_folds, stratified_folds
 from data_prep.store import Store, _Disk
+from data_prep.storing.build import command, main
 
 SETS = [
     {"NORM": 100.0, "SR": 0.0},
@@ -432,7 +432,7 @@ def test_interrupt(tmp_path: Path) -> None:
     out.write_bytes(b"what stood there")
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "data_prep.build", "--workers", "2"),
+            *(sys.executable, "-m", "data_prep.storing.build", "--workers", "2"),
             *("--source", str(source), "--out", str(out)),
         ],
         stdout=subprocess.PIPE,

@@ -17,10 +17,10 @@ from data_prep.commands import run_command
 from data_prep.errors import ECGError, StoreError
 
 COMMANDS = (
-    "data_prep.build",
-    "data_prep.download",
+    "data_prep.storing.build",
+    "data_prep.storing.download",
     "data_prep.synthetic",
-    "data_prep.evaluate",
+    "ecg_keras.evaluation.command",
     "mlbf_keras.train",
     "mlbf_keras.predict",
     "mlbf_keras.export",
@@ -198,20 +198,20 @@ def test_importing_a_module_prints_and_starts_nothing(module: str) -> None:
 
 
 def test_importing_tensorflow_prints_nothing() -> None:
-    run = run_python("-c", "import " + ", ".join(["data_prep.backend", *MODULES]))
+    run = run_python("-c", "import " + ", ".join(["ecg_keras.model.backend", *MODULES]))
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
 def test_importing_the_packages_leaves_tensorflow_alone() -> None:
     code = (
         "import sys, data_prep, mlbf_keras, mrm_keras, mlbf_keras.train, mrm_keras.predict\n"
-        "import data_prep.store, data_prep.evaluate, data_prep.report, data_prep.build\n"
+        "import data_prep.store, ecg_keras.evaluation.command, ecg_keras.evaluation.report, data_prep.storing.build\n"
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)\n"
     )
     assert run_python("-c", code).returncode == 0
 
 
 def test_another_keras_backend_is_refused_in_one_sentence() -> None:
-    run = run_python("-c", "import data_prep.backend", KERAS_BACKEND="numpy")
+    run = run_python("-c", "import ecg_keras.model.backend", KERAS_BACKEND="numpy")
     assert run.returncode == 1
     assert "OptionError: Keras runs on 'numpy' here" in run.stderr.splitlines()[-1]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from toy import CLASSES, toy_contract
 
-from data_prep.backend import keras
-from data_prep.contract import SignalContract
 from data_prep.errors import OptionError
 from data_prep.labels import LEADS
+from ecg_keras.model.backend import keras
+from ecg_keras.model.contract import SignalContract
 
 
 def test_thresholds_are_a_half_until_they_are_found() -> None:

@@ -11,12 +11,12 @@ import pytest
 from conftest import leave_graphs_as_traced
 from toy import toy_contract, write_toy_store
 
-from data_prep.backend import keras, tf
-from data_prep.batches import StoreBatches
-from data_prep.contract import Contract
 from data_prep.errors import OptionError
 from data_prep.store import Store
-from data_prep.training import average_statistics, devices_strategy, gpus
+from ecg_keras.model.backend import keras, tf
+from ecg_keras.model.contract import Contract
+from ecg_keras.training.batches import StoreBatches
+from ecg_keras.training.fit import average_statistics, devices_strategy, gpus
 
 pytestmark = pytest.mark.filterwarnings("default")  # of tf.distribute, not ours to mend
 
@@ -139,10 +139,10 @@ def step_on_two_devices(network: str) -> dict[str, float]:
 
 def run_on_two_devices(network: str, folder: Path) -> dict[str, object]:
     """A whole run of training; its validation records do not share equally."""
-    from data_prep import training
-    from data_prep.model_files import load_model
-    from data_prep.plots import read_history
-    from data_prep.predictions import load_predictions
+    from ecg_keras.evaluation.plots import read_history
+    from ecg_keras.evaluation.predictions import load_predictions
+    from ecg_keras.model.model_files import load_model
+    from ecg_keras.training import fit as training
 
     compiled, (length, _, _) = NETWORKS[network]
     name = {"mlbf": "MLBF-Net", "mrm": "MRM-Net"}[network]

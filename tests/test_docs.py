@@ -159,7 +159,7 @@ def test_the_third_network_trains_answers_and_exports(tmp_path: Path) -> None:
 
     import onnxruntime
 
-    from data_prep.export import inference_model, write_onnx
+    from ecg_keras.export.export import inference_model, write_onnx
 
     write_onnx(tmp_path / "small.onnx", inference_model([model], {}), {}, {})
     session = onnxruntime.InferenceSession(tmp_path / "small.onnx")

@@ -14,10 +14,10 @@ import pytest
 from make_records import sine_leads, write_ptbxl, write_wfdb
 from test_commands import exit_of
 
-from data_prep import build, download
-from data_prep.download import SUMS, main
 from data_prep.errors import DownloadError, OptionError, RecordError
-from data_prep.folders import inspect_folder
+from data_prep.storing import build, download
+from data_prep.storing.download import SUMS, main
+from data_prep.storing.folders import inspect_folder
 
 
 class Server(ThreadingHTTPServer):

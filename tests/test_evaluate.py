@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from data_prep import evaluate, report
 from data_prep.errors import LabelError, OptionError, PredictionsError, StoreError
 from data_prep.labels import CPSC_CLASSES, LEADS
-from data_prep.predictions import Predictions, load_predictions, save_predictions
-from data_prep.scores import best_thresholds, cpsc_score
 from data_prep.store import StoreWriter
+from ecg_keras.evaluation import command as evaluate
+from ecg_keras.evaluation import report
+from ecg_keras.evaluation.predictions import Predictions, load_predictions, save_predictions
+from ecg_keras.evaluation.scores import best_thresholds, cpsc_score
 
 RECORDS = 60
 

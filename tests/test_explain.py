@@ -12,10 +12,10 @@ from make_records import sine_leads, write_wfdb
 
 import mlbf_keras.explain
 import mrm_keras.explain
-from data_prep.backend import keras
-from data_prep.contract import Contract
 from data_prep.errors import OptionError
-from data_prep.explanation import (
+from data_prep.labels import CPSC_CLASSES, LEADS
+from data_prep.records import Record
+from ecg_keras.explanation.methods import (
     CELL,
     SHARES,
     Explanation,
@@ -25,9 +25,9 @@ from data_prep.explanation import (
     integrated_gradients,
     view,
 )
-from data_prep.labels import CPSC_CLASSES, LEADS
-from data_prep.model_files import ECGModel
-from data_prep.records import Record
+from ecg_keras.model.backend import keras
+from ecg_keras.model.contract import Contract
+from ecg_keras.model.model_files import ECGModel
 from mlbf_keras.model import build_branchnet
 from mlbf_keras.model import build_model as build_mlbf
 from mrm_keras.model import build_model as build_mrm

@@ -16,15 +16,15 @@ from ai_edge_litert.interpreter import Interpreter
 from make_records import sine_leads, write_wfdb
 from toy import toy_contract, toy_model
 
-import data_prep.export
-from data_prep.backend import keras, tf
-from data_prep.contract import Contract
+import ecg_keras.export.export
 from data_prep.errors import ModelFileError, OptionError, RecordError
-from data_prep.export import inference_model, write_onnx
 from data_prep.labels import LEADS
-from data_prep.model_files import ECGModel, prepare_record
-from data_prep.onnx_graph import to_onnx
 from data_prep.records import find_records, read_record
+from ecg_keras.export.export import inference_model, write_onnx
+from ecg_keras.export.onnx_graph import to_onnx
+from ecg_keras.model.backend import keras, tf
+from ecg_keras.model.contract import Contract
+from ecg_keras.model.model_files import ECGModel, prepare_record
 
 layers = keras.layers
 PACKAGES = ("mlbf_keras", "mrm_keras")
@@ -347,8 +347,8 @@ def test_a_layer_written_as_onnx_does_the_same(name: str, tmp_path: Path) -> Non
 def export_toys(folder: Path, *contracts: Contract, **options: Any) -> None:
     for i, contract in enumerate(contracts):
         toy_model(contract, seed=i).save(folder / f"toy_{i}.keras")
-    data_prep.export.export(
-        lambda path: data_prep.model_files.load_model(path, networks=("Toy",)),
+    ecg_keras.export.export.export(
+        lambda path: ecg_keras.model.model_files.load_model(path, networks=("Toy",)),
         **{
             "plain": {},
             "onnx_rules": {},
@@ -371,10 +371,10 @@ def test_a_file_that_answers_otherwise_is_not_written(
 ) -> None:
     export_toys(tmp_path, toy_contract())
     before = (tmp_path / "out" / "model.onnx").read_bytes()
-    run = data_prep.export.run_onnx
+    run = ecg_keras.export.export.run_onnx
     for wrong in (2e-5, np.nan):
         monkeypatch.setattr(
-            data_prep.export, "run_onnx", lambda path, e=wrong: lambda x: run(path)(x) + e
+            ecg_keras.export.export, "run_onnx", lambda path, e=wrong: lambda x: run(path)(x) + e
         )
         with pytest.raises(ModelFileError, match="model.onnx was not written, since it would"):
             export_toys(tmp_path, toy_contract())

@@ -20,14 +20,14 @@ from format_files import (
 from make_records import sine_leads, write_ptbxl, write_reference, write_wfdb
 from toy import toy_contract, toy_model
 
-from data_prep import formats
 from data_prep.errors import OptionError, RecordError
 from data_prep.labels import LEADS
-from data_prep.leads import complete_leads, find_leads, lead_of, leads_of
-from data_prep.model_files import load_model
-from data_prep.prediction import predict
-from data_prep.predictions import load_predictions
+from data_prep.readers import formats
+from data_prep.readers.leads import complete_leads, find_leads, lead_of, leads_of
 from data_prep.records import Record, find_records, read_record, record_of_array
+from ecg_keras.evaluation.predictions import load_predictions
+from ecg_keras.model.model_files import load_model
+from ecg_keras.prediction.ensemble import predict
 
 FS = 250
 Writer = Callable[[Path, np.ndarray], Path]

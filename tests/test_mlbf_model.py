@@ -16,8 +16,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from benchmarks.mlbf_plain import build_plain_model, copy_weights, unstacked
-from data_prep.contract import Contract
 from data_prep.labels import CPSC_CLASSES, LEADS
+from ecg_keras.model.contract import Contract
 from mlbf_keras.layers import BranchConvolutions
 from mlbf_keras.model import build_branchnet, build_model, compile_model, load_model
 

@@ -12,13 +12,13 @@ from make_records import sine_leads, write_reference, write_wfdb
 from sklearn.metrics import f1_score
 from toy import toy_contract, toy_model
 
-from data_prep import evaluate
 from data_prep.errors import OptionError, StoreError
 from data_prep.labels import CPSC_CLASSES
-from data_prep.predictions import Predictions, load_predictions, save_predictions
-from data_prep.scores import cpsc_score
 from data_prep.store import Store, StoreWriter
-from data_prep.training import SECOND
+from ecg_keras.evaluation import command as evaluate
+from ecg_keras.evaluation.predictions import Predictions, load_predictions, save_predictions
+from ecg_keras.evaluation.scores import cpsc_score
+from ecg_keras.training.fit import SECOND
 from mlbf_keras import load_model, results, variants
 from mlbf_keras.published import (
     PRIVATE_TEST_SET,
@@ -427,7 +427,7 @@ def test_parts_of_a_unit(
     sizes: tuple[int, int],
 ) -> None:
     """What is tested neither trains nor validates; generated records train or are left out."""
-    from data_prep import training
+    from ecg_keras.training import fit as training
 
     merged = variants.merge_stores(
         store, write_store(tmp_path / "extra.h5", records=60, seed=1), tmp_path / "merged.h5"

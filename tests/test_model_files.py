@@ -10,12 +10,12 @@ import pytest
 from make_records import sine_leads, write_wfdb
 from toy import CLASSES, toy_answers, toy_contract, toy_model
 
-from data_prep.backend import keras
 from data_prep.errors import ModelFileError, OptionError, RecordError
 from data_prep.labels import LEADS
-from data_prep.model_files import load_model, prepare_record, set_thresholds
 from data_prep.records import read_record
 from data_prep.signals import prepare
+from ecg_keras.model.backend import keras
+from ecg_keras.model.model_files import load_model, prepare_record, set_thresholds
 
 STANDARDISED = {"mean": 0.01, "std": 0.25}
 

@@ -15,11 +15,11 @@ import pytest
 from make_records import sine_leads, write_wfdb
 from test_commands import exit_of, run_python
 
-from data_prep.backend import keras
-from data_prep.contract import Contract
 from data_prep.errors import ModelFileError, OptionError
 from data_prep.labels import LEADS
-from data_prep.model_files import ECGModel, set_thresholds
+from ecg_keras.model.backend import keras
+from ecg_keras.model.contract import Contract
+from ecg_keras.model.model_files import ECGModel, set_thresholds
 
 pytestmark = pytest.mark.usefixtures("graphs_as_in_use")
 

@@ -12,11 +12,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from benchmarks.mrm_plain import build_plain_model, copy_weights, plain_path
-from data_prep.contract import Contract
 from data_prep.errors import OptionError
 from data_prep.labels import CPSC_CLASSES, LEADS
 from data_prep.records import read_record
 from data_prep.store import Store, StoreWriter
+from ecg_keras.model.contract import Contract
 from mrm_keras.model import build_model, compile_model, fitted_contract
 
 FUSIONS = ("mutual", "add", "concat", "low", "high")

@@ -14,11 +14,11 @@ from sklearn.metrics import f1_score, roc_auc_score
 from test_commands import exit_of
 
 import mrm_keras.results
-from data_prep.evaluate import main as evaluate
-from data_prep.plots import plot_parallel_coordinates
-from data_prep.predictions import Predictions, load_predictions, save_predictions
 from data_prep.store import Store
-from data_prep.units import Unit
+from ecg_keras.evaluation.command import main as evaluate
+from ecg_keras.evaluation.plots import plot_parallel_coordinates
+from ecg_keras.evaluation.predictions import Predictions, load_predictions, save_predictions
+from ecg_keras.papers.jobs import Unit
 from mrm_keras.published import TABLE_IV, TABLE_V, TABLE_VI, TABLE_VII, TABLES_II_III
 from mrm_keras.reproduce import ALL_TASKS, PAPER_NETWORKS, TABLES, Name, main
 from mrm_keras.results import METRICS, printed_figures

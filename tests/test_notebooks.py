@@ -16,9 +16,9 @@ from matplotlib.image import imread
 from nbclient import NotebookClient
 from test_commands import ROOT
 
-from data_prep.contract import Contract
 from data_prep.labels import CPSC_CLASSES
-from data_prep.predictions import Predictions, save_predictions
+from ecg_keras.evaluation.predictions import Predictions, save_predictions
+from ecg_keras.model.contract import Contract
 
 NOTEBOOKS = tuple(sorted((ROOT / "notebooks").glob("*.ipynb")))
 

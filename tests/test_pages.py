@@ -15,17 +15,17 @@ import pytest
 from make_records import sine_leads, write_wfdb
 from toy import compiled_toy, toy_contract
 
-from data_prep.backend import keras
-from data_prep.contract import Contract
-from data_prep.document import Picture
 from data_prep.ecg_paper import Shading
 from data_prep.errors import RecordError
-from data_prep.explanation import SHARES, Attention, Explanation, Relevance
 from data_prep.labels import CPSC_CLASSES, LEADS
-from data_prep.model_files import ECGModel, load_model
-from data_prep.pages import write_page
-from data_prep.prediction import predict
 from data_prep.records import Record
+from ecg_keras.evaluation.document import Picture
+from ecg_keras.explanation.methods import SHARES, Attention, Explanation, Relevance
+from ecg_keras.explanation.pages import write_page
+from ecg_keras.model.backend import keras
+from ecg_keras.model.contract import Contract
+from ecg_keras.model.model_files import ECGModel, load_model
+from ecg_keras.prediction.ensemble import predict
 
 FS = 100.0
 

@@ -12,13 +12,13 @@ from make_records import sine_leads, write_ptbxl, write_reference, write_wfdb
 from sklearn.metrics import f1_score, roc_auc_score
 from test_commands import exit_of, run_python
 
-from data_prep.batches import StoreBatches
-from data_prep.contract import Contract
 from data_prep.labels import CPSC_CLASSES, read_reference
-from data_prep.plots import read_history
-from data_prep.predictions import load_predictions
-from data_prep.scores import best_thresholds
 from data_prep.store import Store
+from ecg_keras.evaluation.plots import read_history
+from ecg_keras.evaluation.predictions import load_predictions
+from ecg_keras.evaluation.scores import best_thresholds
+from ecg_keras.model.contract import Contract
+from ecg_keras.training.batches import StoreBatches
 
 MLBF = ("--input-length", "320", "--filters", "2", "--gru-units", "2", "--batch-size", "16")
 MRM = ("--input-length", "80", "--low-channels", "4", "--high-channels", "8", "--batch-size", "16")
@@ -218,7 +218,7 @@ def test_from_held_out_records_to_a_report(
         files.append(out / "predictions.npz")
 
     capsys.readouterr()
-    main = import_module("data_prep.evaluate").main
+    main = import_module("ecg_keras.evaluation.command").main
     words = (
         *("--predictions", *files, "--reference", records / "REFERENCE.csv"),
         *("--history", *sorted(mlbf_run.glob("*/history.csv"))),
@@ -297,7 +297,7 @@ def test_mlbf_net_needs_first_labels(
     for i in range(12):
         codes = "59118001,164889003" if i == 5 else "426783006"
         write_wfdb(tmp_path / "r", f"A{i}", sine_leads(1000, seed=i), comments=[f"Dx: {codes}"])
-    build, train = (import_module(m).main for m in ("data_prep.build", "mlbf_keras.train"))
+    build, train = (import_module(m).main for m in ("data_prep.storing.build", "mlbf_keras.train"))
     store = tmp_path / "a.h5"
     options = ("--source", tmp_path / "r", "--out", store, "--workers", 1)
     assert exit_of(build, monkeypatch, *arguments(*options)) is None
@@ -313,7 +313,7 @@ def test_a_store_of_several_tasks_needs_one_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write_ptbxl(tmp_path / "ptbxl", [{"NORM": 100.0, "SR": 0.0}] * 3, hr=False)
-    build, train = (import_module(m).main for m in ("data_prep.build", "mrm_keras.train"))
+    build, train = (import_module(m).main for m in ("data_prep.storing.build", "mrm_keras.train"))
     options = ("--source", source, "--out", tmp_path / "p.h5", "--workers", 1)
     assert exit_of(build, monkeypatch, *arguments(*options)) is None
     words = ("--store", tmp_path / "p.h5", "--out", tmp_path / "run")
@@ -381,7 +381,7 @@ def test_cpsc_2018_in_both_layouts(
     # The tables number the classes from 1.
     table = {name: [label + 1 for label in reference[name]] for name in held_out}
     write_reference(tmp_path / "test.csv", table)
-    build, train = (import_module(m).main for m in ("data_prep.build", "mlbf_keras.train"))
+    build, train = (import_module(m).main for m in ("data_prep.storing.build", "mlbf_keras.train"))
     options: list[object] = ["--source", *sources, "--leave-out", tmp_path / "test.csv"]
     options += ["--out", tmp_path / "a.h5"]
     assert exit_of(build, monkeypatch, *arguments(*options)) is None
@@ -397,7 +397,7 @@ def test_cpsc_2018_in_both_layouts(
         options = ["--csv", tmp_path / "part.csv", "--records", records]
         out = tmp_path / "answers" / records.name
         assert predict("mlbf_keras", tmp_path / "run", out, monkeypatch, *options) is None
-        main = import_module("data_prep.evaluate").main
+        main = import_module("ecg_keras.evaluation.command").main
         options = ["--predictions", out / "predictions.npz", "--out", out / "report"]
         options += ["--reference", tmp_path / "part.csv", "--bootstrap", 20]
         assert exit_of(main, monkeypatch, *arguments(*options)) is None
@@ -408,7 +408,7 @@ def test_cpsc_2018_in_both_layouts(
 @pytest.mark.slow
 def test_ptb_xl(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """400 records of all ten folds, five superclasses, the tenth fold held out."""
-    build, train = (import_module(m).main for m in ("data_prep.build", "mrm_keras.train"))
+    build, train = (import_module(m).main for m in ("data_prep.storing.build", "mrm_keras.train"))
     options: list[object] = ["--source", shared_data / "ptbxl", "--out", tmp_path / "p.h5"]
     assert exit_of(build, monkeypatch, *arguments(*options)) is None
     options = ["--store", tmp_path / "p.h5", "--task", "superdiagnostic", "--epochs", 1]

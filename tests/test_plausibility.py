@@ -13,11 +13,11 @@ from make_records import write_wfdb
 from toy import toy_contract, toy_model
 
 from data_prep.labels import CPSC_CLASSES, LEADS
-from data_prep.model_files import load_model
 from data_prep.plausibility import check
-from data_prep.prediction import predict
 from data_prep.records import Record, list_records, read_record
 from data_prep.synthetic import synthetic_record
+from ecg_keras.model.model_files import load_model
+from ecg_keras.prediction.ensemble import predict
 
 FS = 500
 

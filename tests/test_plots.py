@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 from sklearn import metrics
 
 from data_prep.errors import PredictionsError
-from data_prep.plots import (
+from ecg_keras.evaluation.plots import (
     plot_confusion_matrix,
     plot_learning_curves,
     plot_precision_recall,
     plot_roc,
     read_history,
 )
-from data_prep.scores import class_auc, class_average_precision, macro_auc
+from ecg_keras.evaluation.scores import class_auc, class_average_precision, macro_auc
 
 
 def made_up(classes: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:

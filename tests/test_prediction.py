@@ -8,14 +8,14 @@ import pytest
 from make_records import sine_leads, write_reference, write_struct, write_wfdb
 from toy import CLASSES, toy_answers, toy_contract, toy_model
 
-from data_prep import prediction
-from data_prep.batches import WINDOW
 from data_prep.errors import LabelError, ModelFileError, OptionError, RecordError
 from data_prep.labels import LEADS
-from data_prep.model_files import ECGModel, load_model
-from data_prep.prediction import choose_records, open_models, predict, predict_records
-from data_prep.predictions import load_predictions
 from data_prep.signals import prepare
+from ecg_keras.evaluation.predictions import load_predictions
+from ecg_keras.model.model_files import ECGModel, load_model
+from ecg_keras.prediction import ensemble as prediction
+from ecg_keras.prediction.ensemble import choose_records, open_models, predict, predict_records
+from ecg_keras.training.batches import WINDOW
 
 LENGTHS = {"A1": 1000, "A2": 700, "A3": 2600, "A4": 1300, "A5": 999}
 FS = 500

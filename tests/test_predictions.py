@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep.errors import PredictionsError
-from data_prep.predictions import Predictions, load_predictions, save_predictions
+from ecg_keras.evaluation.predictions import Predictions, load_predictions, save_predictions
 
 
 @pytest.fixture

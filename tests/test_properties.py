@@ -13,7 +13,6 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from make_records import write_reference, write_struct, write_wfdb
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
 
-from data_prep import scores
 from data_prep.errors import ECGError, StoreError
 from data_prep.labels import (
     CPSC_CLASSES,
@@ -28,6 +27,7 @@ from data_prep.records import read_record
 from data_prep.signals import crop_or_pad, fill_invalid, fit_standardisation, prepare, resample
 from data_prep.splits import require_patients_apart, stratified_folds
 from data_prep.store import Store, StoreWriter
+from ecg_keras.evaluation import scores
 
 settings.register_profile(
     "project",

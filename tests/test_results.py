@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from data_prep.predictions import load_predictions
+from ecg_keras.evaluation.predictions import load_predictions
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"

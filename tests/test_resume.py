@@ -17,15 +17,17 @@ import numpy as np
 import pytest
 from toy import CLASSES, compiled_toy, toy_contract, toy_model, write_toy_store
 
-from data_prep import checkpoint, files, training
-from data_prep.backend import keras, tf
-from data_prep.checkpoint import CHECKPOINT, Checkpoint, state_of
-from data_prep.contract import Contract
+from data_prep import files
 from data_prep.errors import ModelFileError, OptionError
-from data_prep.plots import read_history
-from data_prep.predictions import load_predictions
 from data_prep.store import Store, StoreWriter
-from data_prep.training import SECOND, Parts, Progress, Settings, train_fold, train_folds
+from ecg_keras.evaluation.plots import read_history
+from ecg_keras.evaluation.predictions import load_predictions
+from ecg_keras.model.backend import keras, tf
+from ecg_keras.model.contract import Contract
+from ecg_keras.training import checkpoint
+from ecg_keras.training import fit as training
+from ecg_keras.training.checkpoint import CHECKPOINT, Checkpoint, state_of
+from ecg_keras.training.fit import SECOND, Parts, Progress, Settings, train_fold, train_folds
 
 SETTINGS = Settings(
     epochs=9,

@@ -22,19 +22,23 @@ from make_records import sine_leads, write_cpsc, write_struct, write_wfdb
 from test_commands import ROOT, exit_of
 from toy import compiled_toy, toy_contract, write_toy_store
 
-from data_prep import build, checkpoint, evaluate, prediction, synthetic
-from data_prep.backend import keras
-from data_prep.checkpoint import CHECKPOINT, Checkpoint, state_of
-from data_prep.contract import SignalContract
+from data_prep import synthetic
 from data_prep.errors import ModelFileError, OptionError, PredictionsError, RecordError, StoreError
 from data_prep.files import locked
-from data_prep.journal import Journal
 from data_prep.labels import CPSC_CLASSES
-from data_prep.model_files import load_model
-from data_prep.predictions import load_predictions
 from data_prep.records import read_record
 from data_prep.store import Store
-from data_prep.training import Settings, train_folds
+from data_prep.storing import build
+from data_prep.storing.journal import Journal
+from ecg_keras.evaluation import command as evaluate
+from ecg_keras.evaluation.predictions import load_predictions
+from ecg_keras.model.backend import keras
+from ecg_keras.model.contract import SignalContract
+from ecg_keras.model.model_files import load_model
+from ecg_keras.prediction import ensemble as prediction
+from ecg_keras.training import checkpoint
+from ecg_keras.training.checkpoint import CHECKPOINT, Checkpoint, state_of
+from ecg_keras.training.fit import Settings, train_folds
 
 SETTINGS = Settings(
     epochs=4,
@@ -266,7 +270,7 @@ def test_memory_of_a_build_does_not_grow_with_the_signals(tmp_path: Path) -> Non
     with open(source / "REFERENCE.csv", "a") as file:
         file.writelines(rows)
     measuring = (
-        "import resource, sys, pathlib; from data_prep.build import main\n"
+        "import resource, sys, pathlib; from data_prep.storing.build import main\n"
         "main(source=(pathlib.Path(sys.argv[1]),), out=pathlib.Path(sys.argv[2]), workers=1,"
         " rate=500, leave_out=pathlib.Path(sys.argv[3]) if sys.argv[3:] else None)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

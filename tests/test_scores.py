@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics
 
 from data_prep.errors import PredictionsError
-from data_prep.scores import (
+from ecg_keras.evaluation.scores import (
     all_scores,
     best_thresholds,
     bootstrap_intervals,

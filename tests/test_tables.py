@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.document import Estimate
-from data_prep.tables import (
+from ecg_keras.evaluation.document import Estimate
+from ecg_keras.papers.tables import (
     ResultTable,
     Spread,
     as_csv,

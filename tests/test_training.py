@@ -25,17 +25,17 @@ from toy import (
     write_toy_store,
 )
 
-from data_prep import training
-from data_prep.backend import keras
-from data_prep.batches import StoreBatches
-from data_prep.contract import Contract
 from data_prep.errors import OptionError, StoreError
-from data_prep.model_files import load_model
-from data_prep.plots import read_history
-from data_prep.predictions import load_predictions
-from data_prep.scores import best_thresholds, single_label_macro_f1
 from data_prep.store import Store
-from data_prep.training import (
+from ecg_keras.evaluation.plots import read_history
+from ecg_keras.evaluation.predictions import load_predictions
+from ecg_keras.evaluation.scores import best_thresholds, single_label_macro_f1
+from ecg_keras.model.backend import keras
+from ecg_keras.model.contract import Contract
+from ecg_keras.model.model_files import load_model
+from ecg_keras.training import fit as training
+from ecg_keras.training.batches import StoreBatches
+from ecg_keras.training.fit import (
     ChooseEpochs,
     KeepBest,
     Monitor,

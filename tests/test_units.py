@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from cluster import cluster
 
-from data_prep import units as module
 from data_prep.errors import OptionError, StoreError, UnitError
-from data_prep.units import Unit, connect, local_gpus, run_units, workers_of
+from ecg_keras.papers import jobs as module
+from ecg_keras.papers.jobs import Unit, connect, local_gpus, run_units, workers_of
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +120,7 @@ class TestHere:
         """A training that fails after its first epoch does that epoch once."""
         from toy import write_toy_store
 
-        from data_prep.checkpoint import Checkpoint
+        from ecg_keras.training.checkpoint import Checkpoint
 
         trained: list[int] = []
         begin = Checkpoint.on_epoch_begin

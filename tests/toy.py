@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.backend import keras
-from data_prep.contract import Contract, SignalContract
 from data_prep.store import StoreWriter
+from ecg_keras.model.backend import keras
+from ecg_keras.model.contract import Contract, SignalContract
 
 CLASSES = ("calm", "fast", "slow")
 FS = 50.0

@@ -54,7 +54,7 @@ def train_toy(store: Path, folder: Path, *, epochs: int) -> None:
     from toy import compiled_toy, toy_contract
 
     from data_prep.store import Store
-    from data_prep.training import Parts, Settings, train_fold
+    from ecg_keras.training.fit import Parts, Settings, train_fold
 
     with Store(store) as opened:
         train_fold(

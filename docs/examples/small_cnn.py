@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from data_prep.backend import keras
 from data_prep.commands import run_command
-from data_prep.contract import Contract, SignalContract
-from data_prep.model_files import ECGModel
-from data_prep.model_files import load_model as load
+from ecg_keras.model.backend import keras
+from ecg_keras.model.contract import Contract, SignalContract
+from ecg_keras.model.model_files import ECGModel
+from ecg_keras.model.model_files import load_model as load
 
 layers = keras.layers
 NETWORK = "SmallCNN"
@@ -54,7 +54,7 @@ def main(*, store: Path, out: Path, epochs: int = 20, batch_size: int = 64) -> N
     """
     options = dict(locals())
     from data_prep.store import Store
-    from data_prep.training import Settings, train_folds
+    from ecg_keras.training.fit import Settings, train_folds
 
     with Store(store) as opened:
         task = opened.resolve_task(None)

@@ -17,7 +17,7 @@ All were written in PyTorch: convolutions are padded on both sides alike, batch 
 
 from collections.abc import Callable
 
-from data_prep.backend import keras
+from ecg_keras.model.backend import keras
 from mrm_keras.baselines.ecg_bnn import build_ecg_bnn
 from mrm_keras.baselines.fcn_wang import build_fcn_wang, build_fcn_wang_benchmark
 from mrm_keras.baselines.inception_time import build_inception_time

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from data_prep.backend import keras, tf
-from data_prep.contract import Contract
 from data_prep.errors import OptionError
+from ecg_keras.model.backend import keras, tf
+from ecg_keras.model.contract import Contract
 from mrm_keras.baselines.parts import answering, batch_norm, signal_input
 from mrm_keras.layers import Shape, torch_uniform
 

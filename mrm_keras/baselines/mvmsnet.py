@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from data_prep.backend import keras
-from data_prep.contract import Contract
 from data_prep.errors import OptionError
 from data_prep.labels import LEADS
+from ecg_keras.model.backend import keras
+from ecg_keras.model.contract import Contract
 from mrm_keras.baselines.parts import (
     answering,
     batch_norm,

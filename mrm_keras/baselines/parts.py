@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from data_prep.backend import keras
-from data_prep.contract import Contract, SignalContract
 from data_prep.labels import CPSC_CLASSES, LEADS
+from ecg_keras.model.backend import keras
+from ecg_keras.model.contract import Contract, SignalContract
 from mrm_keras.layers import BATCH_NORM_MOMENTUM, EPSILON, ConvBlock, torch_uniform
 
 layers = keras.layers

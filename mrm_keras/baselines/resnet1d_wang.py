@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from data_prep.backend import keras
-from data_prep.contract import Contract
+from ecg_keras.model.backend import keras
+from ecg_keras.model.contract import Contract
 from mrm_keras.baselines.parts import (
     answering,
     batch_norm,

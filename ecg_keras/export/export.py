@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.backend import keras, tf
-from data_prep.contract import Contract, SignalContract
 from data_prep.errors import ModelFileError, OptionError
-from data_prep.model_files import ECGModel, prepare_record
-from data_prep.onnx_graph import Rule, to_onnx
-from data_prep.prediction import choose_records, open_models
 from data_prep.records import Record, read_record
 from data_prep.synthetic import MIN_SECONDS, synthetic_record
+from ecg_keras.export.onnx_graph import Rule, to_onnx
+from ecg_keras.model.backend import keras, tf
+from ecg_keras.model.contract import Contract, SignalContract
+from ecg_keras.model.model_files import ECGModel, prepare_record
+from ecg_keras.prediction.ensemble import choose_records, open_models
 
 TOLERANCE = 1e-5  # of a probability, between Keras and an exported file
 COMPARED = 8  # recordings, at most

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from data_prep.download import SUMS
 from data_prep.errors import RecordError
+from data_prep.storing.download import SUMS
 
 _SHOWN = 5
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_prep.backend import keras
 from data_prep.errors import OptionError
 from data_prep.labels import LEADS
+from ecg_keras.model.backend import keras
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The report on predictions: scored, then written as JSON, CSV, Markdown and one HTML page.
 
-What it says is put together here; how that looks is the matter of :mod:`data_prep.document`.
+What it says is put together here; how that looks is the matter of :mod:`ecg_keras.evaluation.document`.
 """
 
 import csv
@@ -15,8 +15,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_prep import plots, scores
-from data_prep.document import (
+from data_prep.errors import PredictionsError
+from data_prep.files import written_whole
+from data_prep.labels import CPSC_CLASSES
+from ecg_keras.evaluation import plots, scores
+from ecg_keras.evaluation.document import (
     Block,
     Cell,
     Definitions,
@@ -31,10 +34,7 @@ from data_prep.document import (
     page,
     plain,
 )
-from data_prep.errors import PredictionsError
-from data_prep.files import written_whole
-from data_prep.labels import CPSC_CLASSES
-from data_prep.predictions import Predictions
+from ecg_keras.evaluation.predictions import Predictions
 
 # What each overall score is called and what it is, in the order of the report.
 SCORES = {

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.backend import keras
-from data_prep.contract import Contract
 from data_prep.errors import StoreError
-from data_prep.scores import known_first_labels, one_hot
 from data_prep.signals import prepare
 from data_prep.store import Store
+from ecg_keras.evaluation.scores import known_first_labels, one_hot
+from ecg_keras.model.backend import keras
+from ecg_keras.model.contract import Contract
 
 # Prediction, which knows no batch norm by the batch, sorts this many batches by length at a time.
 WINDOW = 16

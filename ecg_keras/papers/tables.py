@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from data_prep.document import Estimate
 from data_prep.files import written_whole
+from ecg_keras.evaluation.document import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

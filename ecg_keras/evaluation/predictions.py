@@ -10,7 +10,7 @@ import numpy as np
 
 from data_prep.errors import PredictionsError
 from data_prep.files import require_text, written_whole
-from data_prep.scores import patient_groups
+from ecg_keras.evaluation.scores import patient_groups
 
 _REQUIRED = (
     "ids",

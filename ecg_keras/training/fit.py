@@ -11,9 +11,25 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from data_prep.backend import keras, tf
-from data_prep.batches import StoreBatches, describe
-from data_prep.checkpoint import (
+from data_prep.errors import OptionError, StoreError
+from data_prep.files import locked, written_whole
+from data_prep.provenance import provenance
+from data_prep.store import Store
+from ecg_keras.evaluation.plots import plot_learning_curves, read_history
+from ecg_keras.evaluation.predictions import Predictions, save_predictions
+from ecg_keras.evaluation.scores import (
+    best_thresholds,
+    known_first_labels,
+    macro_auc,
+    macro_f1,
+    single_label_macro_f1,
+)
+from ecg_keras.model.backend import keras, tf
+from ecg_keras.model.contract import Contract
+from ecg_keras.model.model_files import set_thresholds
+from ecg_keras.papers.tables import Spread, as_text
+from ecg_keras.training.batches import StoreBatches, describe
+from ecg_keras.training.checkpoint import (
     NEW_BEST,
     Checkpoint,
     digest_of_records,
@@ -21,22 +37,6 @@ from data_prep.checkpoint import (
     require_startable,
     state_of,
 )
-from data_prep.contract import Contract
-from data_prep.errors import OptionError, StoreError
-from data_prep.files import locked, written_whole
-from data_prep.model_files import set_thresholds
-from data_prep.plots import plot_learning_curves, read_history
-from data_prep.predictions import Predictions, save_predictions
-from data_prep.provenance import provenance
-from data_prep.scores import (
-    best_thresholds,
-    known_first_labels,
-    macro_auc,
-    macro_f1,
-    single_label_macro_f1,
-)
-from data_prep.store import Store
-from data_prep.tables import Spread, as_text
 
 Monitor = Literal["macro-f1", "macro-auc"]
 

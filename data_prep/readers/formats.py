@@ -19,7 +19,7 @@ import numpy as np
 from data_prep.errors import RecordError
 from data_prep.files import require_text
 from data_prep.labels import LEADS
-from data_prep.leads import find_leads, lead_of, leads_of
+from data_prep.readers.leads import find_leads, lead_of, leads_of
 
 Format = Literal["table", "array", "EDF", "BDF", "DICOM", "SCP-ECG", "XML"]
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.backend import keras
-from data_prep.contract import Contract, SignalContract
 from data_prep.errors import ModelFileError, OptionError, RecordError
 from data_prep.plausibility import check
 from data_prep.records import Record, read_record, record_of_array
 from data_prep.signals import prepare
+from ecg_keras.model.backend import keras
+from ecg_keras.model.contract import Contract, SignalContract
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from data_prep.errors import ECGError, LabelError, OptionError, RecordError, Sto
 if TYPE_CHECKING:
     import numpy as np
 
-    from data_prep.journal import Journal
     from data_prep.store import StoreWriter
+    from data_prep.storing.journal import Journal
 
 CPSC_TASK = "cpsc2018"
 _CHUNK = 32  # records that are handed to a process at a time
@@ -161,7 +161,7 @@ def main(
 
 
 def _print_check(folder: Path) -> None:
-    from data_prep.folders import inspect_folder
+    from data_prep.storing.folders import inspect_folder
 
     report = inspect_folder(folder)
     print("\n".join(report.lines(folder)))
@@ -380,7 +380,7 @@ def _fill(
 def _journal(out: Path, entries: list[_Entry], form: _Form) -> Iterator["Journal"]:
     """Open what a killed build has read; it stays only if this one is killed or interrupted too."""
     from data_prep.files import locked
-    from data_prep.journal import Journal
+    from data_prep.storing.journal import Journal
 
     known = hashlib.sha256(f"{_version()} {form!r}".encode())
     for entry in entries:
@@ -470,7 +470,7 @@ def _read(chunks: list[list[Path]], form: _Form, workers: int) -> Iterator[list[
 
 def _read_there(chunks: list[list[Path]], form: _Form, scheduler: str) -> Iterator[list[_Loaded]]:
     """Let a cluster read chunk after chunk; what a lost worker had is read by another."""
-    from data_prep.units import connect, require_workers
+    from ecg_keras.papers.jobs import connect, require_workers
 
     with connect(scheduler) as client:
         require_workers(client)

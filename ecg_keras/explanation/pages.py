@@ -6,8 +6,11 @@ from typing import Literal
 
 import numpy as np
 
-from data_prep import plots
-from data_prep.document import (
+from data_prep.ecg_paper import Shading, ecg_figure
+from data_prep.files import written_whole
+from data_prep.records import Record
+from ecg_keras.evaluation import plots
+from ecg_keras.evaluation.document import (
     Block,
     Estimate,
     Facts,
@@ -18,10 +21,7 @@ from data_prep.document import (
     Table,
     page,
 )
-from data_prep.ecg_paper import Shading, ecg_figure
-from data_prep.explanation import Explanation, Relevance
-from data_prep.files import written_whole
-from data_prep.records import Record
+from ecg_keras.explanation.methods import Explanation, Relevance
 
 WINDOW = 10.0
 """Seconds of a long recording that are shown with all leads."""

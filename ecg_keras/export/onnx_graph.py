@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.backend import keras
 from data_prep.errors import OptionError
+from ecg_keras.model.backend import keras
 
 # The first opset with LayerNormalization, and a file version that runtimes of 2022 read.
 OPSET, IR_VERSION = 17, 8
@@ -216,7 +216,7 @@ def activated(graph: OnnxGraph, value: str, function: Any) -> str:
     if name not in ACTIVATIONS:
         raise OptionError(
             f"the activation {name} cannot be written as ONNX yet; add it to"
-            " data_prep.onnx_graph.activated, or export to the other formats."
+            " ecg_keras.export.onnx_graph.activated, or export to the other formats."
         )
     return graph.write(ACTIVATIONS[name], [value])
 

@@ -12,7 +12,7 @@ from data_prep.commands import run_command
 from data_prep.errors import OptionError, PredictionsError
 
 if TYPE_CHECKING:
-    from data_prep.predictions import Predictions
+    from ecg_keras.evaluation.predictions import Predictions
 
 
 def main(
@@ -43,8 +43,13 @@ def main(
         bootstrap: how often the records are resampled for the 95 % intervals.
         seed: of the resampling.
     """
-    from data_prep.predictions import load_predictions
-    from data_prep.report import learning_curves, score_predictions, summary, write_report
+    from ecg_keras.evaluation.predictions import load_predictions
+    from ecg_keras.evaluation.report import (
+        learning_curves,
+        score_predictions,
+        summary,
+        write_report,
+    )
 
     if not predictions:
         raise OptionError("there is nothing to score; name at least one file after --predictions.")

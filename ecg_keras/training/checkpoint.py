@@ -23,10 +23,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_prep.backend import keras
 from data_prep.errors import ModelFileError, OptionError
 from data_prep.files import written_whole
 from data_prep.store import Store
+from ecg_keras.model.backend import keras
 
 CHECKPOINT = "checkpoint.npz"
 NEW_BEST = "of_this_epoch"

@@ -14,8 +14,8 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from data_prep.errors import RecordError
-from data_prep.formats import Tracing, library, unreadable, years_between
-from data_prep.leads import find_leads
+from data_prep.readers.formats import Tracing, library, unreadable, years_between
+from data_prep.readers.leads import find_leads
 
 _INVALID = -32768
 _HL7 = "{urn:hl7-org:v3}"

@@ -13,20 +13,20 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from data_prep.batches import WINDOW, StoreBatches
-from data_prep.contract import Contract
 from data_prep.errors import ModelFileError, OptionError, RecordError
-from data_prep.explanation import Explanation
 from data_prep.files import written_whole
 from data_prep.labels import read_recordings
-from data_prep.model_files import ECGModel, prepare_record
-from data_prep.pages import write_page
 from data_prep.plausibility import Doubt, check
-from data_prep.predictions import Predictions, save_predictions
 from data_prep.records import Record, find_records, read_record
-from data_prep.scores import known_first_labels
 from data_prep.signals import crop_or_pad
 from data_prep.store import Store
+from ecg_keras.evaluation.predictions import Predictions, save_predictions
+from ecg_keras.evaluation.scores import known_first_labels
+from ecg_keras.explanation.methods import Explanation
+from ecg_keras.explanation.pages import write_page
+from ecg_keras.model.contract import Contract
+from ecg_keras.model.model_files import ECGModel, prepare_record
+from ecg_keras.training.batches import WINDOW, StoreBatches
 
 
 class Explainer(Protocol):

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.contract import Contract
 from data_prep.ecg_paper import Shading
 from data_prep.errors import OptionError
 from data_prep.labels import LEADS
-from data_prep.model_files import ECGModel, prepare_record
 from data_prep.records import Record
+from ecg_keras.model.contract import Contract
+from ecg_keras.model.model_files import ECGModel, prepare_record
 
 CELL = 0.1
 """Seconds of one lead that relevance is summed over, and that the deletion test removes at once."""
@@ -223,7 +223,7 @@ class Lens:
     """
 
     def __init__(self, model: ECGModel, look: Callable[[Any], tuple[Any, Any]]) -> None:
-        from data_prep.backend import tf
+        from ecg_keras.model.backend import tf
 
         self.contract = model.contract
         network = model.network
@@ -262,7 +262,7 @@ class Lens:
 
 def _filled(signals: np.ndarray) -> Any:
     """Repeat the last signal until the batch is full."""
-    from data_prep.backend import tf
+    from ecg_keras.model.backend import tf
 
     missing = _BATCH - len(signals)
     return tf.constant(np.pad(signals, ((0, missing), (0, 0), (0, 0)), mode="edge"))

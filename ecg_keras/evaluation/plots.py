@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from data_prep.errors import PredictionsError
-from data_prep.scores import class_auc, class_average_precision
+from ecg_keras.evaluation.scores import class_auc, class_average_precision
 
 # Up to this many classes each has a panel of its own; beyond it, only their mean is drawn.
 MOST_PANELS = 12
