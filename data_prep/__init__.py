@@ -1,5 +1,1 @@
-"""Everything around the networks: recordings and labels in, scores and reports out.
-
-The package owns both array edges: what enters a model (millivolts, leads by name) and what
-leaves it (probabilities in class order).  It never imports a model package.
-"""
+"""From any ECG file to one store of labelled recordings in millivolts; never imports Keras."""

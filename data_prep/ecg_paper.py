@@ -46,19 +46,19 @@ _STYLE: dict[Any, Any] = {"font.family": "DejaVu Sans", "font.size": 8.0, "text.
 
 @dataclass(frozen=True, eq=False)
 class Shading:
-    """Something that varies along a recording, to be drawn as colour behind its traces.
+    """A quantity that varies along a recording, drawn as colour behind its traces.
 
     Attributes:
         name: what it is, for the legend, with its unit.
-        edges: ``(steps + 1,)``, where each step begins and ends, in seconds from the recording's
+        edges: ``(steps + 1,)``, when each step begins and ends, in seconds from the recording's
             beginning, rising.
-        values: ``(steps,)`` for all leads alike, or ``(steps, 12)``; NaN where there is none.
+        values: ``(steps,)`` for all leads alike, or ``(steps, 12)``; NaN if there is none.
             Zero has no colour, above zero is blue, below orange.
         least: full colour stands for the largest absolute value, but at least for this, so that
             what hardly varies looks like it.
 
     Raises:
-        OptionError: where the shapes disagree.
+        OptionError: if the shapes disagree.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Shading:
     least: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
+        """Refuse shapes that cannot be drawn."""
         steps = len(self.edges) - 1
         if self.values.shape not in ((steps,), (steps, len(LEADS))):
             raise OptionError(
@@ -117,7 +117,7 @@ def ecg_figure(
 
     Args:
         recording: from :func:`data_prep.records.read_record`, or millivolts ``(time, 12)``,
-            leads in the order of :data:`data_prep.labels.LEADS`, NaN where invalid.
+            leads in the order of :data:`data_prep.labels.LEADS`, NaN if invalid.
         fs: rate of an array, hertz; a record knows its own.
         layout: ``"3x4"`` is the usual print, three rows of four leads, each a quarter of the
             time, and below them one lead in full; ``"12x1"`` has a row for each lead;
@@ -133,7 +133,7 @@ def ecg_figure(
         A figure as large as its paper, in millimetres at any resolution: 275 mm wide for 10 s.
 
     Raises:
-        OptionError: where the array, rate, lead or stretch of time cannot be meant.
+        OptionError: if the array, rate, lead or stretch of time cannot be meant.
     """
     signal, fs = _signal(recording, fs)
     duration = len(signal) / fs
@@ -336,7 +336,7 @@ def _signal(recording: Record | np.ndarray, fs: float | None) -> tuple[np.ndarra
             f" {len(LEADS)})."
         )
     if fs is None or not fs > 0:
-        raise OptionError("an array does not say its rate; give fs in hertz, above 0.")
+        raise OptionError("an array has no sampling rate; give fs in hertz, above 0.")
     return signal, float(fs)
 
 

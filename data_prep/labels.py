@@ -13,6 +13,7 @@ from data_prep.errors import LabelError
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
+CPSC_TASK = "cpsc2018"
 CPSC_CLASSES = ("Normal", "AF", "I-AVB", "LBBB", "RBBB", "PAC", "PVC", "STD", "STE")
 """The classes of the China Physiological Signal Challenge 2018, in its order 1 to 9."""
 
@@ -60,7 +61,7 @@ def read_recordings(path: Path) -> tuple[str, ...]:
         The names, in the file's order.
 
     Raises:
-        LabelError: where the file is missing, is no CSV, lacks the column or names nothing.
+        LabelError: if the file is missing, is no CSV, lacks the column or names nothing.
     """
     names = tuple(row["Recording"] for _, row in _read_table(path, ["Recording"]))
     if not all(names):
@@ -82,7 +83,7 @@ def read_reference(path: Path) -> dict[str, tuple[int, ...]]:
         0-based class indices (of :data:`CPSC_CLASSES`) of each recording, First_label first.
 
     Raises:
-        LabelError: naming the file and line, where the table cannot be understood.
+        LabelError: naming the file and line, if the table cannot be understood.
     """
     reference: dict[str, tuple[int, ...]] = {}
     for line, row in _read_table(path, ["Recording", "First_label"]):
@@ -131,11 +132,11 @@ class PTBXLRecord:
 
     Attributes:
         patient: the patient's number.
-        age: in years; NaN where unknown or, as PTB-XL does beyond 89 years, masked by 300.
-        sex: ``"male"``, ``"female"`` or, where unknown, ``""``.
+        age: in years; NaN if unknown or, as PTB-XL does beyond 89 years, masked by 300.
+        sex: ``"male"``, ``"female"`` or, if unknown, ``""``.
         statements: SCP-ECG statements, whatever their likelihood.
         fold: the published fold, 1 to 10.
-        filename_lr: of the 100 Hz record, relative to the folder; ``""`` where not given.
+        filename_lr: of the 100 Hz record, relative to the folder; ``""`` if not given.
         filename_hr: of the 500 Hz record, likewise.
     """
 
@@ -191,7 +192,7 @@ def read_ptbxl_tables(folder: Path) -> PTBXLTables:
         The classes of all six tasks, and all records.
 
     Raises:
-        LabelError: naming the file and line, where a table cannot be understood or a record
+        LabelError: naming the file and line, if a table cannot be understood or a record
             carries a statement that ``scp_statements.csv`` does not know.
     """
     classes = _read_statements(folder / "scp_statements.csv")
@@ -278,5 +279,38 @@ def _read_table(path: Path, columns: list[str]) -> list[tuple[int, dict[str, str
                 " its first line must name the columns, separated by commas."
             )
     if not rows:
-        raise LabelError(f"{path} holds no line but its first; give a table with records.")
+        raise LabelError(f"{path} has a header line only; give a table with records.")
     return rows
+
+
+def one_hot(classes: np.ndarray, num_classes: int) -> np.ndarray:
+    """Turn classes ``(N,)``, 0-based, into a matrix ``(N, num_classes)`` uint8 of 0 and 1.
+
+    Raises:
+        LabelError: if a class is outside 0..num_classes - 1, as an unknown one (-1) is.
+    """
+    classes = np.asarray(classes)
+    outside = (classes < 0) | (classes >= num_classes)
+    if outside.any():
+        raise LabelError(
+            f"{outside.sum()} records have no class between 0 and {num_classes - 1} (the first of"
+            f" them has {classes[outside][0]}); give the first label of every record."
+        )
+    return (classes[:, None] == np.arange(num_classes)).astype(np.uint8)
+
+
+def known_first_labels(labels: np.ndarray, first_labels: np.ndarray | None) -> np.ndarray | None:
+    """Fill in the first label of each record that has just one; None if any stays unknown.
+
+    Args:
+        labels: ``(N, C)`` of 0 and 1.
+        first_labels: ``(N,)`` 0-based, -1 if unknown; None if all are.
+
+    Returns:
+        ``(N,)`` int64, 0-based; or None.
+    """
+    labels = np.asarray(labels)
+    known = np.full(len(labels), -1) if first_labels is None else np.array(first_labels, np.int64)
+    lone = (known < 0) & (labels.sum(axis=1) == 1)
+    known[lone] = labels[lone].argmax(axis=1)
+    return None if (known < 0).any() else known

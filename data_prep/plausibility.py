@@ -1,7 +1,7 @@
-"""Whether a recording can be what it says it is: doubts, told before a network is asked.
+"""Plausibility checks: warnings raised before prediction.
 
-A doubt keeps nobody from predicting.  Each rule is set so that it is silent on nearly all
-records of CPSC 2018, PTB-XL, Georgia and Chapman-Shaoxing.
+A warning does not stop a prediction.  The thresholds are set so that hardly any record of CPSC
+2018, PTB-XL, Georgia or Chapman-Shaoxing triggers one.
 """
 
 from dataclasses import dataclass
@@ -40,10 +40,10 @@ _OPPOSITE = -0.5  # correlation
 
 @dataclass(frozen=True)
 class Doubt:
-    """Something about a recording that makes its answer doubtful.
+    """A reason to doubt the answer to a recording.
 
     Attributes:
-        kind: what sort of doubt.
+        kind: the kind of warning.
         text: one sentence for the user, without the recording's name.
     """
 
@@ -58,7 +58,7 @@ def check(record: Record) -> tuple[Doubt, ...]:
         record: from :func:`data_prep.records.read_record`.
 
     Returns:
-        What is doubtful, the gravest first; nothing for an ordinary recording.
+        The warnings, most serious first; none for an ordinary recording.
     """
     signal = record.signal.astype(np.float64)
     centred = signal - np.nan_to_num(_by_lead(np.nanmedian, signal))
@@ -79,7 +79,7 @@ def check(record: Record) -> tuple[Doubt, ...]:
 
 
 def _by_lead(statistic: object, signal: np.ndarray) -> np.ndarray:
-    """A statistic of each lead's valid samples, NaN where there are none."""
+    """A statistic of each lead's valid samples, NaN if there are none."""
     assert callable(statistic)
     valid = [lead[np.isfinite(lead)] for lead in signal.T]
     return np.array([statistic(lead) if lead.size else np.nan for lead in valid])
@@ -99,7 +99,7 @@ def _mostly_empty(empty: np.ndarray) -> Doubt | None:
         return None
     return Doubt(
         "mostly empty",
-        f"all leads are flat or invalid for {empty.mean():.0%} of the recording; look whether the"
+        f"all leads are flat or invalid for {empty.mean():.0%} of the recording; check that the"
         " file is complete.",
     )
 
@@ -118,7 +118,7 @@ def _amplitude(centred: np.ndarray) -> Doubt | None:
         return Doubt(
             "amplitude",
             f"lead {LEADS[int(np.nanargmax(most))]} reaches {np.nanmax(most):.0f} mV from its"
-            " median, which no heart does; look for artefacts or a wrong gain.",
+            " median, which no heart produces; look for artefacts or a wrong gain.",
         )
     return None
 
@@ -146,7 +146,7 @@ def _invalid(signal: np.ndarray) -> Doubt | None:
 
 
 def _clipped(centred: np.ndarray, fs: float) -> Doubt | None:
-    """A lead that stands still at its own extreme, time and again."""
+    """A lead that repeatedly stays at its own extreme."""
     clipped = np.array([_times_clipped(lead[np.isfinite(lead)], fs) >= 3 for lead in centred.T])
     if not clipped.any():
         return None
@@ -195,8 +195,8 @@ def _contradiction(centred: np.ndarray, derived: tuple[str, ...]) -> Doubt | Non
         return None
     return Doubt(
         "limb leads contradict",
-        f"{', '.join(broken)}: leads are swapped, inverted or scaled by themselves; look whether"
-        " their names and gains are right.",
+        f"{', '.join(broken)}: leads are swapped, inverted or scaled individually; check"
+        " their names and gains.",
     )
 
 
@@ -215,19 +215,19 @@ def _right_leg(ranges: np.ndarray) -> Doubt | None:
         if size < _SWAPPED_QRS and min(others) > 3 * max(size, _SWAPPED_QRS):
             return Doubt(
                 "limb electrodes swapped",
-                f"lead {lead} alone among I, II and III is all but flat, as where the electrodes of"
-                f" {electrodes} are swapped.",
+                f"lead {lead} alone among I, II and III is almost flat, as if the electrodes of"
+                f" {electrodes} were swapped.",
             )
     return None
 
 
 def _arms(centred: np.ndarray, fs: float) -> Doubt | None:
-    """Lead I upside down: the arms' electrodes are swapped.
+    """Lead I inverted: the arm electrodes are swapped.
 
     After Batchvarov, Malik & Camm (Europace 2007; 9: 1081-1090): P, QRS and T of lead I are
-    inverted while the precordial leads are as ever, so that I runs against V6, which it follows
-    in an ECG that is rightly taken.  That aVR is upright, too, is not asked for: it then shows
-    what aVL did, which often points down.  Dextrocardia looks alike in the limb leads.
+    inverted while the precordial leads are unchanged, so that I runs against V6, which it
+    otherwise follows.  An upright aVR is not required: it then shows what aVL did, which often
+    points down.  Dextrocardia looks the same in the limb leads.
     """
     from scipy.signal import butter, sosfiltfilt
 
@@ -241,7 +241,7 @@ def _arms(centred: np.ndarray, fs: float) -> Doubt | None:
     if np.corrcoef(i, v6)[0, 1] < _OPPOSITE and deflection < 0:
         return Doubt(
             "limb electrodes swapped",
-            "lead I is upside down and runs against V6, as where the arms' electrodes are swapped,"
+            "lead I is inverted and runs against V6, as if the arm electrodes were swapped,"
             " or in dextrocardia.",
         )
     return None

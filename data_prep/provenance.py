@@ -1,4 +1,4 @@
-"""Where a result came from: versions, commit, machine."""
+"""Provenance of a result: versions, commit, machine."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ FORMS: dict[str, str] = {}
 
 
 def package_version() -> str:
-    """Return the version of this package, ``"unknown"`` where it is not installed."""
+    """Return the version of this package, ``"unknown"`` if it is not installed."""
     return _version("ecg-keras")
 
 

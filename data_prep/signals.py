@@ -1,4 +1,4 @@
-"""What is done to a signal before a network sees it: pure functions on ``(time, lead)`` arrays."""
+"""Signal preparation: pure functions on ``(time, lead)`` arrays."""
 
 import math
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ def fill_invalid(signal: np.ndarray, *, max_fraction: float = 0.2) -> np.ndarray
     """Bridge invalid samples by straight lines, lead by lead.
 
     Args:
-        signal: ``(time, lead)``, NaN or infinite where invalid; it is not changed.
+        signal: ``(time, lead)``, NaN or infinite if invalid; it is not changed.
         max_fraction: of the samples of a lead that may be invalid, 0 to 1.
 
     Returns:
@@ -24,7 +24,7 @@ def fill_invalid(signal: np.ndarray, *, max_fraction: float = 0.2) -> np.ndarray
         valid sample of a lead, that sample is repeated.
 
     Raises:
-        RecordError: where a lead has a larger part of invalid samples, or none that is valid.
+        RecordError: if a lead has a larger part of invalid samples, or none that is valid.
     """
     invalid = ~np.isfinite(signal)
     if not invalid.any():
@@ -45,8 +45,8 @@ def fill_invalid(signal: np.ndarray, *, max_fraction: float = 0.2) -> np.ndarray
 def resample(signal: np.ndarray, *, fs: float, target_fs: float) -> np.ndarray:
     """Change the sampling rate by polyphase filtering.
 
-    The line from the first to the last sample is taken off first and put back after, so that a
-    baseline far from zero does not ring at the ends.
+    The line from the first to the last sample is subtracted first and added back afterwards, so
+    that a baseline far from zero does not ring at the ends.
 
     Args:
         signal: ``(time, lead)``, finite.
@@ -127,7 +127,7 @@ def fit_standardisation(signals: Iterable[ArrayLike]) -> tuple[float, float]:
         ``(mean, std)`` in millivolts, both of all samples together (a long record weighs more).
 
     Raises:
-        RecordError: where there are no samples, an invalid one, or all are equal.
+        RecordError: if there are no samples, an invalid one, or all are equal.
     """
     count, mean, squares = 0, 0.0, 0.0
     for signal in signals:
@@ -159,7 +159,7 @@ def prepare(
     """Bring a recording to the rate and length of a network's input.
 
     Args:
-        signal: ``(time, 12)``, millivolts, NaN where invalid.
+        signal: ``(time, 12)``, millivolts, NaN if invalid.
         fs: its rate, hertz.
         target_fs: the input's rate, hertz.
         length: of the input, samples.
@@ -171,7 +171,7 @@ def prepare(
         float32 ``(length, 12)``, millivolts.
 
     Raises:
-        RecordError: where too much of a lead is invalid.
+        RecordError: if too much of a lead is invalid.
     """
     resampled = resample(fill_invalid(signal), fs=fs, target_fs=target_fs)
     if fit == "stretch" and len(resampled) < length:

@@ -6,13 +6,13 @@ from data_prep.errors import StoreError
 
 
 def stratified_folds(labels: np.ndarray, *, seed: int, num_folds: int = 10) -> np.ndarray:
-    """Deal records into folds so that every class is spread evenly.
+    """Assign records to folds so that every class is spread evenly.
 
     By iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011), which looks at all labels
     of a record, not only at the first.
 
     Args:
-        labels: uint8 ``(records, classes)``, 1 where a record carries the class.
+        labels: uint8 ``(records, classes)``, 1 if a record carries the class.
         seed: of the dealing; the same seed and labels give the same folds.
         num_folds: how many folds, 2 or more.
 
@@ -20,7 +20,7 @@ def stratified_folds(labels: np.ndarray, *, seed: int, num_folds: int = 10) -> n
         int16 ``(records,)``, 1 to ``num_folds``.
 
     Raises:
-        StoreError: where there are fewer records than folds.
+        StoreError: if there are fewer records than folds.
     """
     from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 
@@ -35,7 +35,7 @@ def stratified_folds(labels: np.ndarray, *, seed: int, num_folds: int = 10) -> n
 
 
 def random_folds(num_records: int, *, seed: int, num_folds: int = 10) -> np.ndarray:
-    """Deal records into folds of equal size at random, whatever their labels.
+    """Assign records to folds of equal size at random, whatever their labels.
 
     As MLBF-Net's paper does (sections IV-D and V-A).
 
@@ -58,7 +58,7 @@ def random_folds(num_records: int, *, seed: int, num_folds: int = 10) -> np.ndar
 def _require_records(num_records: int, num_folds: int) -> None:
     if num_records < num_folds:
         raise StoreError(
-            f"{num_records} usable records cannot be dealt into {num_folds} folds; give at least"
+            f"{num_records} usable records cannot be divided into {num_folds} folds; give at least"
             f" {num_folds} records."
         )
 
@@ -68,7 +68,7 @@ def require_patients_apart(folds: np.ndarray, patients: np.ndarray) -> None:
 
     Args:
         folds: int ``(records,)``.
-        patients: str ``(records,)``, ``""`` where the patient is not known.
+        patients: str ``(records,)``, ``""`` if the patient is unknown.
 
     Raises:
         StoreError: naming the patients that are in several folds.

@@ -7,12 +7,12 @@ The schema, version 1.  Attributes of the file: ``schema`` (``"ecg-keras store"`
 ``signals``        (total, 12)  float32        millivolts, one record after the other, unpadded
 ``offsets``        (N + 1,)     int64          record i is ``signals[offsets[i]:offsets[i+1]]``
 ``ids``            (N,)         UTF-8 bytes    names of the records, unique
-``patients``       (N,)         UTF-8 bytes    empty where unknown
+``patients``       (N,)         UTF-8 bytes    empty if unknown
 ``sexes``          (N,)         UTF-8 bytes    ``male``, ``female`` or empty
-``ages``           (N,)         float32        years, NaN where unknown
+``ages``           (N,)         float32        years, NaN if unknown
 ``folds``          (N,)         int16          1 to 10
-``first_labels``   (N,)         int16          class that comes first, -1 where unknown
-``labels/TASK``    (N, C)       uint8          1 where a record carries the class; its attribute
+``first_labels``   (N,)         int16          class that comes first, -1 if unknown
+``labels/TASK``    (N, C)       uint8          1 if a record carries the class; its attribute
                                                ``class_names`` (JSON) names the columns
 ``checksums``      (N,)         uint32         CRC-32 of each record's signal, as little-endian
                                                bytes; absent in the first stores of this version
@@ -47,7 +47,7 @@ _REBUILD = "build it again with ecg-build"
 
 
 class _Disk(FileIO):
-    """The file under HDF5, which does not learn of failed writes: it could not close the file.
+    """The file that HDF5 writes to; failed writes are hidden from HDF5, which could not close it.
 
     (HDF5 that cannot flush its caches keeps the file open, and the process crashes at its end.)
     The first failure is kept, later writes go nowhere, and the ``with`` block ends by raising it.
@@ -70,7 +70,7 @@ class _Disk(FileIO):
 
     def require_written(self) -> None:
         if self.failure is not None:
-            # An exhausted quota is a full disk to whom it befalls.
+            # To the user, an exhausted quota is a full disk.
             number = self.failure.errno
             code = errno.ENOSPC if number in (errno.EDQUOT, errno.ENOSPC) else number
             raise OSError(code, self.failure.strerror, str(self.path)) from self.failure
@@ -83,8 +83,8 @@ class _Disk(FileIO):
 class StoreWriter:
     """Writes a store record by record, in memory that does not grow with the signals.
 
-    Used in a ``with`` block: the file takes its name when the block ends well; if it raises, or
-    is interrupted, what stood there before stays.
+    Used in a ``with`` block: the file gets its name when the block ends without an error; if it
+    raises or is interrupted, a store of that name stays as it was.
 
     Args:
         path: of the store.
@@ -94,9 +94,9 @@ class StoreWriter:
         provenance: what the store was made from and how; kept as JSON.
 
     Raises:
-        StoreError: at the block's end, where there is no record, a record has no fold, or a
+        StoreError: at the block's end, if there is no record, a record has no fold, or a
             patient is in several folds.
-        OSError: with ``errno.ENOSPC`` where the disk is full.
+        OSError: with ``errno.ENOSPC`` if the disk is full.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class StoreWriter:
         self._labels: dict[str, list[np.ndarray]] = {task: [] for task in self.class_names}
 
     def __enter__(self) -> "StoreWriter":
-        """Open the file beside its final place."""
+        """Open a temporary file beside the final path."""
         with ExitStack() as stack:
             part = stack.enter_context(written_whole(self.path))
             self._disk = stack.enter_context(_Disk(part))
@@ -163,15 +163,15 @@ class StoreWriter:
             record_id: its name, not yet in the store.
             signal: ``(time, 12)``, millivolts at the store's rate, all finite.
             labels: for each task the 0-based class indices, possibly none.
-            first_label: 0-based class that comes first, -1 where unknown.
+            first_label: 0-based class that comes first, -1 if unknown.
             fold: 1 to 10; may be left at 0 if :meth:`set_folds` follows.
-            patient: the patient's name, empty where unknown.
-            age: in years, NaN where unknown.
-            sex: ``"male"``, ``"female"``, or empty where unknown.
+            patient: the patient's name, empty if unknown.
+            age: in years, NaN if unknown.
+            sex: ``"male"``, ``"female"``, or empty if unknown.
 
         Raises:
-            StoreError: where the name is taken or the signal is not as stated.
-            LabelError: where a task is missing or a label is none of its classes.
+            StoreError: if the name is taken or the signal is not as stated.
+            LabelError: if a task is missing or a label is none of its classes.
         """
         if record_id in self._ids:
             raise StoreError(f"{self.path} holds {record_id} already; give each record once.")
@@ -270,15 +270,15 @@ class Store:
         ids: str ``(N,)``.
         lengths: int64 ``(N,)``, samples.
         folds: int16 ``(N,)``, 1 to 10.
-        patients: str ``(N,)``, empty where unknown.
-        first_labels: int16 ``(N,)``, 0-based class that comes first, -1 where unknown.
-        ages: float32 ``(N,)``, years, NaN where unknown.
-        sexes: str ``(N,)``, ``"male"``, ``"female"`` or empty where unknown.
+        patients: str ``(N,)``, empty if unknown.
+        first_labels: int16 ``(N,)``, 0-based class that comes first, -1 if unknown.
+        ages: float32 ``(N,)``, years, NaN if unknown.
+        sexes: str ``(N,)``, ``"male"``, ``"female"`` or empty if unknown.
         checksums: uint32 ``(N,)``, CRC-32 of each signal; None in stores of earlier releases.
         provenance: what the store was made from, and how.
 
     Raises:
-        StoreError: where the file is missing, is no store, is of another schema version, or is
+        StoreError: if the file is missing, is no store, is of another schema version, or is
             broken.
     """
 
@@ -360,7 +360,7 @@ class Store:
             task: its name; None for the only one of the store.
 
         Raises:
-            StoreError: listing the tasks, where there is no such task or None is ambiguous.
+            StoreError: listing the tasks, if there is no such task or None is ambiguous.
         """
         if task is None and len(self.tasks) == 1:
             return self.tasks[0]
@@ -374,7 +374,7 @@ class Store:
         return self._class_names[self.resolve_task(task)]
 
     def labels(self, task: str | None = None) -> np.ndarray:
-        """Return the labels of a task: uint8 ``(N, C)``, 1 where a record carries the class."""
+        """Return the labels of a task: uint8 ``(N, C)``, 1 if a record carries the class."""
         return self._labels[self.resolve_task(task)]
 
     def records_of(self, task: str | None = None) -> np.ndarray:
@@ -391,20 +391,20 @@ class Store:
             float32 ``(time, 12)``, millivolts at the store's rate.
 
         Raises:
-            StoreError: where the file is broken there, or the signal is no more what was written.
+            StoreError: if the file is broken there, or the signal has changed since it was written.
         """
         with self._broken_as_store_error():
             signal = np.asarray(self._signals[self._offsets[index] : self._offsets[index + 1]])
         if self.checksums is not None and _checksum(signal) != self.checksums[index]:
             raise StoreError(
                 f"the record {self.ids[index]} in {self.path} has changed since it was written"
-                f" (its checksum is another); copy the store again, or {_REBUILD}."
+                f" (its checksum differs); copy the store again, or {_REBUILD}."
             )
         return signal
 
     @contextmanager
     def _broken_as_store_error(self) -> Iterator[None]:
-        """HDF5 reports damage by several kinds of errors, depending on where it meets it."""
+        """HDF5 reports damage by several kinds of errors, depending on where it finds it."""
         try:
             yield
         except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
@@ -412,7 +412,7 @@ class Store:
 
 
 def _table(dataset: Any) -> np.ndarray:
-    """Read a dataset whole, and hold it to its checksum where it carries one."""
+    """Read a whole dataset and verify its checksum, if it has one."""
     table: np.ndarray = dataset[:]
     if dataset.attrs.get("crc32", _checksum(table)) != _checksum(table):
         raise ValueError(f"its table {dataset.name} has changed since it was written")

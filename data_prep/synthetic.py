@@ -1,8 +1,8 @@
 """A small physiological generator of labelled 12-lead records.
 
-It is for demos and tests and is no substitute for patients: networks trained on its records have
-learnt its textbook signs and nothing about people, and no figure obtained on them says how well a
-network does on real recordings.
+It is for demos and tests and is no substitute for patients: networks trained on its records learn
+its textbook signs and nothing about people, and no score on them says how well a network does on
+real recordings.
 
 The heart is one moving dipole.  Its P, QRS, ST and T waves are Gaussian bumps with directions in
 the body, its potentials at nine electrodes come from the lead vectors of Dower's transform (Dower
@@ -27,6 +27,7 @@ from data_prep.files import written_whole
 from data_prep.labels import CPSC_CLASSES, CPSC_SNOMED, LEADS
 
 RATE = 500.0
+_MARK = "#Hx: Synthetic"
 MIN_SECONDS = 6.0
 MAX_SECONDS = 600.0
 
@@ -153,7 +154,7 @@ class SyntheticRecord:
         beat_onsets: ``(beats,)``, start of each QRS complex, seconds from the first sample.
         beat_kinds: ``(beats,)``, ``"N"`` conducted in the record's usual way, ``"A"`` premature
             atrial, ``"V"`` premature ventricular.
-        pr_intervals: ``(beats,)``, from the start of P to that of QRS, seconds; NaN where there
+        pr_intervals: ``(beats,)``, from the start of P to that of QRS, seconds; NaN if there
             is no P.
         qrs_widths: ``(beats,)``, seconds.
         st_shift: ``(12,)``, millivolts by which ST departs from the baseline in each lead, beyond
@@ -293,7 +294,7 @@ def main(
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         what = "is not empty" if out.is_dir() else "is a file"
-        raise OptionError(f"{out} {what}; give a folder that is empty or does not exist yet.")
+        raise OptionError(f"{out} {what}; give an empty or new folder.")
 
     out.mkdir(parents=True, exist_ok=True)
     parts = {"train": records, "test": test_records}
@@ -319,6 +320,19 @@ def main(
             recordings = [name for name, _ in rows[records:]]
             path.write_text("\n".join(["Recording", *recordings]) + "\n")
     print(f"{records} training and {test_records} test records, synthetic, are in {out}")
+
+
+def is_generated(path: Path) -> bool:
+    """Say whether a recording was written by ``ecg-synthetic``; its header says so.
+
+    Args:
+        path: of the recording, with any ending.
+    """
+    try:
+        header = path.with_suffix(".hea").read_text(encoding="latin-1")
+    except OSError:
+        return False
+    return _MARK in header.splitlines()
 
 
 def command() -> None:
@@ -674,7 +688,7 @@ def _write_record(path: Path, record: SyntheticRecord) -> None:
         f"#Sex: {record.sex.capitalize()}",
         f"#Dx: {','.join(codes[CPSC_CLASSES[label]] for label in record.labels)}",
         "#Rx: Unknown",
-        "#Hx: Synthetic",
+        _MARK,
         "#Sx: Unknown",
     ]
     path.with_suffix(".hea").write_text("\n".join(lines) + "\n")

@@ -32,8 +32,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def reference_of(package: str) -> str:
     """An entry of mkdocstrings for each module of a package, by name."""
-    modules = sorted(path.stem for path in (ROOT / package).glob("*.py"))
-    return "\n\n".join(f"::: {package}.{name}" for name in modules if name != "__init__")
+    files = sorted((ROOT / package).rglob("*.py"))
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
+    return "\n\n".join(f"::: {name}" for name in names if not name.endswith("__init__"))
 
 
 def code_of(

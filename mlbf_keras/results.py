@@ -14,7 +14,7 @@ from sklearn.manifold import TSNE
 from data_prep.ecg_paper import ecg_figure
 from data_prep.errors import OptionError, RecordError
 from data_prep.files import written_whole
-from data_prep.labels import CPSC_CLASSES, encode, read_reference
+from data_prep.labels import CPSC_CLASSES, encode, one_hot, read_reference
 from data_prep.store import Store
 from ecg_keras.evaluation.command import label_predictions
 from ecg_keras.evaluation.document import Estimate
@@ -27,7 +27,7 @@ from ecg_keras.evaluation.predictions import (
     save_predictions,
 )
 from ecg_keras.evaluation.report import Result, compare, score_predictions
-from ecg_keras.evaluation.scores import class_f1, one_hot
+from ecg_keras.evaluation.scores import class_f1
 from ecg_keras.papers.jobs import Unit, run_units
 from ecg_keras.papers.tables import Cell, ResultTable, Spread, as_text, published
 from mlbf_keras.published import (

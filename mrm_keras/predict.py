@@ -9,9 +9,11 @@ from data_prep.commands import run_command
 def main(
     *,
     models: tuple[str, ...],
-    records: Path,
     out: Path,
+    records: Path | None = None,
     csv: Path | None = None,
+    store: Path | None = None,
+    fold: int | None = None,
     batch_size: int = 64,
     fs: float | None = None,
     unit: Literal["mV", "uV", "V", "nV"] | None = None,
@@ -21,14 +23,18 @@ def main(
 
     Writes OUT/predictions.npz, probabilities.csv, answers.csv, rejected.csv and warnings.csv.
     Recordings may have any rate, length and lead order: each model file says what it needs.
+    If a recording trained a model, or chose its epoch and thresholds, a warning says so.
     Read are WFDB, CPSC 2018's structs, CSV, NumPy, EDF, DICOM, SCP-ECG, GE MUSE and HL7 aECG.
 
     Args:
         models: best.keras files or quoted patterns, such as 'runs/ptbxl/fold_*/best.keras'.
-        records: folder of recordings, or one recording.
         out: folder for the answers.
+        records: folder of recordings, or one recording.
         csv: table with a column Recording that chooses recordings of the folder; by default all
             of the folder are answered.
+        store: store made by ecg-build, instead of --records; its rate must be the models'.
+        fold: fold of the store whose records are answered, such as PTB-XL's test fold, 10; their
+            labels go into predictions.npz, so that ecg-evaluate needs no other source.
         batch_size: recordings at a time.
         fs: sampling rate in Hz of recordings that state none, such as arrays.
         unit: of recordings that state none, such as tables; by default they are taken for mV if
@@ -44,10 +50,12 @@ def main(
     predict(
         load_model,
         models=models,
-        csv_file=csv,
-        records=records,
         out=out,
         batch_size=batch_size,
+        records=records,
+        csv_file=csv,
+        store=store,
+        fold=fold,
         fs=fs,
         unit=unit,
         explainer=Explainer if explain else None,

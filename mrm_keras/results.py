@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from data_prep.errors import StoreError
+from data_prep.labels import known_first_labels
 from data_prep.store import Store
 from ecg_keras.evaluation.document import Estimate
 from ecg_keras.evaluation.plots import (
@@ -27,7 +28,6 @@ from ecg_keras.evaluation.scores import (
     bootstrap_intervals,
     confusion_matrix,
     drawn_by,
-    known_first_labels,
     paired_bootstrap,
 )
 from ecg_keras.papers.jobs import Unit, run_units

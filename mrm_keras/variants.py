@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +14,7 @@ import numpy as np
 from data_prep.errors import StoreError
 from data_prep.store import Store
 from ecg_keras.evaluation.predictions import Predictions, save_predictions
+from ecg_keras.model.origin import CHOSE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -211,6 +212,7 @@ def train(
         if every_epoch:
             training["epoch_on_test"], best = best_on_test(model, folder, answer)
             for head, answers in best.items():
+                answers = replace(answers, seen=np.full(len(scored), CHOSE, np.int8))
                 save_predictions(folder / scored_file(head, "test"), answers)
         (folder / "training.json").write_text(json.dumps(training) + "\n", encoding="utf-8")
         shutil.rmtree(folder / EPOCHS, ignore_errors=True)

@@ -20,6 +20,7 @@ from make_records import (
     write_wfdb,
 )
 
+from data_prep import synthetic
 from data_prep.errors import ECGError, LabelError, OptionError, RecordError, StoreError
 from data_prep.records import read_record
 from data_prep.signals import resample
@@ -321,7 +322,7 @@ def test_nothing_usable(tmp_path: Path) -> None:
     assert os.listdir(out.parent) == ["rejected.csv"]
     assert "holds no ECG" in rejected(out)["A1"]
 
-    with pytest.raises(StoreError, match="5 usable records cannot be dealt into 10 folds"):
+    with pytest.raises(StoreError, match="5 usable records cannot be divided into 10 folds"):
         main(source=(write_cpsc(tmp_path / "few", 5),), out=out, workers=1)
     (tmp_path / "empty").mkdir()
     with pytest.raises(RecordError, match="no recordings in .*empty"):
@@ -490,3 +491,26 @@ def test_real_ptbxl_records(shared_data: Path, tmp_path: Path, folder: str, coun
         norm = store.labels("all")[:, store.class_names("all").index("NORM")]
         assert [("'NORM'" in published[name]["scp_codes"]) for name in store.ids] == norm.tolist()
         np.testing.assert_array_equal(norm, store.labels("superdiagnostic")[:, 0])
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_store_knows_that_records_were_generated(
+    tmp_path: Path, mixed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    synthetic.main(out=tmp_path / "made", records=10, max_seconds=6, workers=1)
+    source = [tmp_path / "made" / "train"]
+    if mixed:
+        source.append(write_cpsc(tmp_path / "cpsc", 9))
+        write_reference(source[1] / "REFERENCE.csv", {f"A{i:04d}": [i] for i in range(1, 10)})
+    main(source=tuple(source), out=tmp_path / "s.h5", workers=1)
+    with Store(tmp_path / "s.h5") as store:
+        assert store.provenance["generated"] == ("some" if mixed else "all")
+    assert "10 of" in capsys.readouterr().out
+
+
+def test_a_store_of_real_records_says_nothing_of_generated_ones(tmp_path: Path) -> None:
+    source = write_cpsc(tmp_path / "cpsc", 10)
+    write_reference(source / "REFERENCE.csv", {f"A{i:04d}": [i % 9 + 1] for i in range(1, 11)})
+    main(source=(source,), out=tmp_path / "s.h5", workers=1)
+    with Store(tmp_path / "s.h5") as store:
+        assert "generated" not in store.provenance

@@ -31,9 +31,9 @@ COMMANDS = (
 )
 ROOT = Path(data_prep.__file__).parents[1]
 MODULES = sorted(
-    f"{package}.{path.stem}".removesuffix(".__init__")
-    for package in ("data_prep", "mlbf_keras", "mrm_keras")
-    for path in (ROOT / package).glob("*.py")
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for package in ("data_prep", "ecg_keras", "mlbf_keras", "mrm_keras")
+    for path in (ROOT / package).rglob("*.py")
 )
 
 
@@ -205,7 +205,8 @@ def test_importing_tensorflow_prints_nothing() -> None:
 def test_importing_the_packages_leaves_tensorflow_alone() -> None:
     code = (
         "import sys, data_prep, mlbf_keras, mrm_keras, mlbf_keras.train, mrm_keras.predict\n"
-        "import data_prep.store, ecg_keras.evaluation.command, ecg_keras.evaluation.report, data_prep.storing.build\n"
+        "import ecg_keras, ecg_keras.evaluation.command, ecg_keras.evaluation.report\n"
+        "import data_prep.store, data_prep.storing.build\n"
         "sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)\n"
     )
     assert run_python("-c", code).returncode == 0

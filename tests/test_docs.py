@@ -88,7 +88,7 @@ def test_python_on_the_pages_names_what_there_is() -> None:
 def said() -> list[str]:
     """Each text in the packages, … where it is filled in."""
     texts = []
-    for package in ("data_prep", "mlbf_keras", "mrm_keras"):
+    for package in ("data_prep", "ecg_keras", "mlbf_keras", "mrm_keras"):
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 parts = node.values if isinstance(node, ast.JoinedStr) else [node]
@@ -182,8 +182,12 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path: Path) -
         loaded_from = re.findall(r'<(?:script|img|link)[^>]+(?:src|href)="(https?://[^"]+)"', text)
         assert not loaded_from, (page.name, loaded_from)
         assert "{{ code" not in text
-    reference = (tmp_path / "site" / "reference" / "data_prep.html").read_text()
-    for name in ("records.read_record", "contract.SignalContract", "export.inference_model"):
-        assert f'id="data_prep.{name}"' in reference
-    # The sources are shown as they are.
-    assert ":func:" not in re.sub(r"<details.*?</details>", "", reference, flags=re.DOTALL)
+    for package, name in (
+        ("data_prep", "records.read_record"),
+        ("ecg_keras", "model.contract.SignalContract"),
+        ("ecg_keras", "export.export.inference_model"),
+    ):
+        reference = (tmp_path / "site" / "reference" / f"{package}.html").read_text()
+        assert f'id="{package}.{name}"' in reference
+        # The sources are shown as they are.
+        assert ":func:" not in re.sub(r"<details.*?</details>", "", reference, flags=re.DOTALL)

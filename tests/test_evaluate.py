@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from ecg_keras.evaluation import command as evaluate
 from ecg_keras.evaluation import report
 from ecg_keras.evaluation.predictions import Predictions, load_predictions, save_predictions
 from ecg_keras.evaluation.scores import best_thresholds, cpsc_score
+from ecg_keras.model.origin import ModelFacts
 
 RECORDS = 60
 
@@ -379,6 +381,90 @@ class TestWhatCannotBeScored:
         made = answered(network="MRM-Net", single_label=False, seed=1, with_labels=True)
         _, text = self.evaluated(replace(made, thresholds=np.full(9, 0.5)), tmp_path)
         assert "none were fitted" in text
+
+
+FACTS = ModelFacts(
+    "runs/fold_1/best.keras",
+    version="0.1.0",
+    commit="abc1234",
+    date="2026-11-24T10:00:00+00:00",
+    dataset="cpsc2018",
+    sources=("train",),
+    trained=40,
+    chose=5,
+    epoch=3,
+    monitor="val_macro_f1",
+    score=0.75,
+)
+
+
+@pytest.mark.usefixtures("undrawn")
+class TestWhatTheModelHasSeen:
+    def evaluated(
+        self, folder: Path, capsys: pytest.CaptureFixture[str], **changes: Any
+    ) -> tuple[list[dict], str, str, str]:
+        made = answered(network="MRM-Net", single_label=False, seed=1, with_labels=True)
+        alone = replace(made, members=made.members[:1], probabilities=made.members[0])
+        save_predictions(folder / "p.npz", replace(alone, **changes))
+        evaluate.main(predictions=(folder / "p.npz",), out=folder / "r", bootstrap=10)
+        sections = json.loads((folder / "r" / "scores.json").read_text())["predictions"]
+        told = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
+        page = (folder / "r" / "index.html").read_text()
+        return sections, (folder / "r" / "report.md").read_text(), page, "\n".join(told)
+
+    def test_it_is_said_first_and_the_rest_scored_by_itself(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        seen = np.zeros(RECORDS, np.int8)
+        seen[:25], seen[25:30] = 2, 1
+        sections, text, page, told = self.evaluated(
+            tmp_path, capsys, seen=seen, dataset="cpsc2018", models=(FACTS,)
+        )
+        sentence = "25 of 60 records scored here trained this model"
+        assert text.startswith(f"**{sentence}: ")
+        assert sentence in page[page.index("<body>") :].splitlines()[1]
+        assert sentence in told and "5 of 60 records scored here chose its epoch" in told
+        whole, rest = sections
+        assert (whole["records"], rest["records"]) == (60, 30)
+        assert (whole["only_unseen"], rest["only_unseen"]) == (False, True)
+        assert whole["seen"] == {"trained": 25, "chose": 5, "unseen": 30, "unknown": 0}
+        assert rest["name"] == "MRM-Net, unseen records" and rest["name"] in text
+        made = load_predictions(tmp_path / "p.npz")
+        assert made.labels is not None
+        expected = metrics.roc_auc_score(made.labels[30:], made.probabilities[30:])
+        assert rest["scores"]["macro_auc"]["value"] == pytest.approx(expected)
+        assert "not set against each other" not in text
+
+    def test_the_report_names_the_model(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        seen = np.zeros(RECORDS, np.int8)
+        (section,), text, page, told = self.evaluated(tmp_path, capsys, seen=seen, models=(FACTS,))
+        assert told == "" and text.startswith("# Evaluation")
+        assert section["models"][0]["trained"] == 40
+        for said in ("runs/fold_1/best.keras", "commit abc1234", "2026-11-24", "40 of cpsc2018"):
+            assert said in page
+
+    def test_nothing_unseen_is_left(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (section,), text, _, told = self.evaluated(tmp_path, capsys, seen=np.ones(RECORDS))
+        assert "60 of 60 records scored here chose its epoch and thresholds" in told
+        assert "No record is left that is known to be unseen" in text
+
+    def test_it_is_not_known(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (section,), text, _, told = self.evaluated(tmp_path, capsys)
+        assert told == "" and section["seen"] is None
+        assert "Whether these records trained the model is not known" in text
+
+    def test_generated_records_are_named_in_the_first_line(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        models = (replace(FACTS, generated="all"),)
+        _, text, page, told = self.evaluated(tmp_path, capsys, models=models)
+        sentence = "This model was trained on generated records, not patients"
+        assert sentence in text.splitlines()[0] and sentence in told
+        assert sentence in page[page.index("<body>") :].splitlines()[1]
 
 
 class TestLabels:

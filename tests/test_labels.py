@@ -68,7 +68,7 @@ def test_reference_with_an_unknown_label(tmp_path: Path, label: str) -> None:
         ("", "no column 'Recording'"),
         ("name;First_label\nA1;1\n", "no column 'Recording'"),
         ("Recording\nA1\n", "no column 'First_label'"),
-        ("Recording,First_label\n", "holds no line"),
+        ("Recording,First_label\n", "has a header line only"),
         ("Recording,First_label\nA1,\n", "line 2: A1 has no First_label"),
         ("Recording,First_label\n,3\n", "line 2: the column Recording is empty"),
         ("Recording,First_label\nA1,3\nA1,4\n", "line 3: A1 is listed twice"),

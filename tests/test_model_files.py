@@ -117,8 +117,12 @@ def test_every_class_from_its_threshold_on_is_an_answer(tmp_path: Path) -> None:
     thresholds = (float(np.nextafter(found[0], np.float32(1))), float(found[1]), 0.001)
     model = opened(saved(tmp_path / "b.keras", single_label=False, thresholds=thresholds))
     assert model.predict_record(header).labels == CLASSES[1:]
-    model = opened(saved(tmp_path / "c.keras", single_label=False, thresholds=(1.0,) * 3))
+    never = {"single_label": False, "thresholds": (1.0,) * 3}
+    model = opened(saved(tmp_path / "c.keras", task="rhythm", **never))
     assert model.predict_record(header).labels == ()
+    # Every recording of CPSC 2018 has a class, and its answers.csv one number for each.
+    model = opened(saved(tmp_path / "d.keras", task="cpsc2018", **never))
+    assert model.predict_record(header).labels == (CLASSES[int(found.argmax())],)
 
 
 def test_an_invalid_recording_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """What both networks' packages promise alike: who knows one knows the other."""
 
-import ast
 import inspect
 import sys
 from collections.abc import Iterator
@@ -143,24 +142,6 @@ def test_both_train_commands_share_their_options() -> None:
     assert differing == {"folds", "test_fold", "input_length", "epochs"}
     assert (ours["learning_rate"].default, ours["batch_size"].default) == (1e-3, 64)
     assert ours["patience"].default == 50
-
-
-def imports_of(package: str) -> set[str]:
-    folder = Path(import_module(package).__file__ or "").parent
-    names = set()
-    for path in folder.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                names.add(node.module or "")
-    return {name.partition(".")[0] for name in names}
-
-
-def test_the_direction_of_flow() -> None:
-    assert not imports_of("data_prep") & set(PACKAGES)
-    assert "mrm_keras" not in imports_of("mlbf_keras")
-    assert "mlbf_keras" not in imports_of("mrm_keras")
 
 
 # --- Answers -----------------------------------------------------------------------------------

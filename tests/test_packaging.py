@@ -49,15 +49,15 @@ def run(installed: Path, cwd: Path, *command: str | Path) -> str:
 @pytest.mark.slow
 def test_wheel_works_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     code = (
-        "import data_prep, mlbf_keras, mrm_keras\n"
-        "for package in (data_prep, mlbf_keras, mrm_keras):\n"
+        "import data_prep, ecg_keras, mlbf_keras, mrm_keras\n"
+        "for package in (data_prep, ecg_keras, mlbf_keras, mrm_keras):\n"
         "    print(package.__file__)\n"
         "print(mlbf_keras.build_model(input_length=256, filters=2, gru_units=2).name)\n"
     )
     *files, name = run(installed, tmp_path, sys.executable, "-c", code).split()
     assert all(Path(file).is_relative_to(installed) for file in files)
     assert name == "mlbf_net"
-    for package in ("data_prep", "mlbf_keras", "mrm_keras"):
+    for package in ("data_prep", "ecg_keras", "mlbf_keras", "mrm_keras"):
         assert (installed / package / "py.typed").is_file()
 
 

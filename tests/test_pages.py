@@ -24,7 +24,8 @@ from ecg_keras.explanation.methods import SHARES, Attention, Explanation, Releva
 from ecg_keras.explanation.pages import write_page
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract
-from ecg_keras.model.model_files import ECGModel, load_model
+from ecg_keras.model.model_files import ECGModel, load_model, set_origin
+from ecg_keras.model.origin import ModelFacts, Origin
 from ecg_keras.prediction.ensemble import predict
 
 FS = 100.0
@@ -116,6 +117,23 @@ def test_the_page_says_what_was_answered_and_how_surely(tmp_path: Path) -> None:
         ("PVC", "1 of 3", "0.300", "0.100 to 0.600"),
     ]
     assert "female, 61 years" in page.words and "10.0 s at 100 Hz" in page.words
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_the_page_names_the_models_and_what_trained_them(tmp_path: Path) -> None:
+    facts = ModelFacts(
+        "fold_1/best.keras", "0.1.0", "abc1234", "2026-11-24T10:00", "ptb-xl", ("ptb-xl",)
+    )
+    models = tuple(replace(facts, file=f"fold_{i}/best.keras", generated="all") for i in (1, 2, 3))
+    told = replace(explanation(), models=models)
+    path, page = written(tmp_path, told, notices=("This recording trained this model.",))
+    first, second = path.read_text()[path.read_text().index("<body>") :].splitlines()[1:3]
+    assert "These models were trained on generated records, not patients" in first
+    assert "This recording trained this model." in second
+    for said in ("3: fold_1/best.keras to fold_3/best.keras", "commit abc1234", "of ptb-xl"):
+        assert said in page.words
+    _, page = written(tmp_path, replace(told, models=(facts,) * 3))
+    assert "generated" not in page.words
 
 
 @pytest.mark.usefixtures("unpainted")
@@ -250,7 +268,9 @@ def test_a_browser_shows_it_without_errors(chromium: str, tmp_path: Path) -> Non
 def test_each_answered_recording_gets_a_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keras.saving.save_model(compiled_toy(toy_contract()), tmp_path / "toy.keras")
+    model = compiled_toy(toy_contract())
+    set_origin(model, Origin("cpsc2018", trained=("A2",), chose=("A3",)))
+    keras.saving.save_model(model, tmp_path / "toy.keras")
     for name in ("A1", "A2"):
         write_wfdb(tmp_path / "records", name, sine_leads(1500))
     write_wfdb(tmp_path / "records", "broken", np.full((1500, 12), np.nan))
@@ -276,3 +296,5 @@ def test_each_answered_recording_gets_a_page(
     pages = sorted((tmp_path / "out" / "explained").iterdir())
     assert [page.name for page in pages] == ["A1.html", "A2.html"]
     assert "<title>A2: AF</title>" in pages[1].read_text()
+    trained = [re.findall('class="notice">(.*)<', page.read_text()) for page in pages]
+    assert trained[0] == [] and trained[1][0].startswith("This recording trained this model ")

@@ -36,8 +36,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         for command, *options in (
             ("synthetic", "--out", place / "records", "--records", 54, "--test-records", 9),
-            ("build", "--source", place / "records" / "train", "--out", place / "250.h5"),
-            ("build", "--source", place / "records" / "train", "--out", place / "100.h5"),
+            ("storing.build", "--source", place / "records" / "train", "--out", place / "250.h5"),
+            ("storing.build", "--source", place / "records" / "train", "--out", place / "100.h5"),
         ):
             options += ["--workers", 1]
             options += ["--max-seconds", 7] if command == "synthetic" else []

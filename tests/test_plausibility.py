@@ -160,14 +160,14 @@ def test_swapped_arms_of_generated_records(seed: int) -> None:
     signal = synthetic_record((0,), seconds=10, seed=seed, fs=FS).signal.astype(np.float64)
     swapped = rewired(signal, right="L", left="R", foot="F")
     np.testing.assert_allclose(swapped[:, 0], -signal[:, 0], atol=1e-6)
-    assert "arms' electrodes are swapped" in text_of(swapped, "limb electrodes swapped")
+    assert "arm electrodes were swapped" in text_of(swapped, "limb electrodes swapped")
     assert kinds_of(swapped) == ["limb electrodes swapped"]
 
 
 @pytest.mark.parametrize(
     ("right", "left", "foot", "words"),
     [
-        ("N", "L", "F", "lead II alone among I, II and III is all but flat"),
+        ("N", "L", "F", "lead II alone among I, II and III is almost flat"),
         ("R", "N", "F", "lead III alone among"),
         ("N", "F", "R", "lead I alone among"),
     ],

@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 from make_records import sine_leads, write_reference, write_struct, write_wfdb
-from toy import CLASSES, toy_answers, toy_contract, toy_model
+from toy import CLASSES, toy_answers, toy_contract, toy_model, write_toy_store
 
-from data_prep.errors import LabelError, ModelFileError, OptionError, RecordError
+from data_prep.errors import LabelError, ModelFileError, OptionError, RecordError, StoreError
 from data_prep.labels import LEADS
 from data_prep.signals import prepare
+from data_prep.store import Store
 from ecg_keras.evaluation.predictions import load_predictions
-from ecg_keras.model.model_files import ECGModel, load_model
+from ecg_keras.model.model_files import ECGModel, load_model, set_origin
+from ecg_keras.model.origin import Origin
 from ecg_keras.prediction import ensemble as prediction
 from ecg_keras.prediction.ensemble import choose_records, open_models, predict, predict_records
 from ecg_keras.training.batches import WINDOW
@@ -205,8 +207,9 @@ def test_answers_of_several_labels_are_names(tmp_path: Path) -> None:
     probabilities = expected_of(model, list(LENGTHS))
     rows = rows_of(out / "answers.csv")[1:]
     for (name, result), row in zip(rows, probabilities, strict=True):
-        assert result == ("calm slow" if row[2] >= 0.5 else "calm"), name
-    assert {result for _, result in rows} == {"calm", "calm slow"}
+        both = ["calm", "slow"] if row[0] >= row[2] else ["slow", "calm"]
+        assert result == (" ".join(both) if row[2] >= 0.5 else "calm"), name
+    assert {result for _, result in rows} >= {"calm"} and len({result for _, result in rows}) > 1
 
 
 def test_cpsc_2018_has_one_result_whatever_the_network(tmp_path: Path) -> None:
@@ -377,3 +380,125 @@ def test_recordings_of_similar_length_are_answered_together_and_in_their_order(
     assert found.ids.tolist() == list(records)
     np.testing.assert_allclose(found.probabilities[:, 0], lengths / 100)
     assert batches == [list(range(i, i + 8)) for i in range(1, 41, 8)]
+
+
+# --- A fold of a store, and what the models have seen ------------------------------------------
+
+
+def trained_on(folder: Path, number: int, origin: Origin, **changes: Any) -> Any:
+    """Save ``fold_N/best.keras`` of a network that certain records trained and chose."""
+    model = toy_model(toy_contract(**changes), seed=number)
+    set_origin(model, origin)
+    (folder / f"fold_{number}").mkdir()
+    model.save(folder / f"fold_{number}" / "best.keras")
+    return model
+
+
+def of_store(tmp_path: Path, **options: Any) -> Path:
+    path = tmp_path / "toy.h5"
+    if not path.exists():
+        write_toy_store(path, labels={12: ()})
+    return answer(tmp_path, **{"records": None, "store": path, "fold": 3, **options})
+
+
+def test_a_fold_of_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its labels come with it, records without one are left out; models are compared by name."""
+    outside = Origin("cpsc2018", trained=("R003", "R004"), chose=("R005",))
+    models = [trained_on(tmp_path, 1, outside), trained_on(tmp_path, 2, outside, std=0.5)]
+    out = of_store(tmp_path)
+    found = load_predictions(out / "predictions.npz")
+    assert found.ids.tolist() == ["R002", "R022", "R032", "R042", "R052"]
+    assert found.labels is not None and found.first_labels is not None
+    assert found.first_labels.tolist() == [int(name[1:]) % 3 for name in found.ids]
+    with Store(tmp_path / "toy.h5") as store:
+        signals = np.stack([store.signal(int(name[1:])) for name in found.ids])
+    for model, member in zip(models, found.members, strict=True):
+        np.testing.assert_allclose(member, toy_answers(model, signals), rtol=1e-4)
+    assert found.seen is not None and not found.seen.any() and found.dataset == "cpsc2018"
+    rows = rows_of(out / "answers.csv")[1:]
+    assert rows == [[n, str(a + 1)] for n, a in zip(found.ids, found.answers, strict=True)]
+    assert {row[0] for row in rows_of(out / "warnings.csv")[1:]} == set(found.ids)  # 2 s are short
+    printed = capsys.readouterr()
+    assert printed.out == f"{out}: 5 recordings answered by 2 models of Toy.\n"
+    assert "warning: " not in printed.err
+
+
+def test_records_that_the_models_have_seen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained_on(tmp_path, 1, Origin("cpsc2018", trained=("R002", "R022"), chose=("R032",)))
+    trained_on(tmp_path, 2, Origin("ptb-xl", trained=("R042",), chose=("R052",)))
+    out = of_store(tmp_path)
+    found = load_predictions(out / "predictions.npz")
+    assert found.seen is not None and found.seen.tolist() == [2, 2, 1, 0, 0]
+    assert [model.trained for model in found.models] == [2, 1]
+    told = capsys.readouterr().err
+    assert "warning: 2 of 5 records answered here trained a member of this ensemble: " in told
+    assert "warning: 1 of 5 records answered here chose the epoch and thresholds of a" in told
+
+
+def test_files_in_a_folder_are_compared_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_records(tmp_path / "records")
+    trained_on(tmp_path, 1, Origin("ptb-xl", trained=("A2", "A3"), chose=("B1",)))
+    found = load_predictions(answer(tmp_path) / "predictions.npz")
+    assert found.seen is not None and found.seen.tolist() == [0, 2, 2, 0, 0]
+    assert found.dataset == ""
+    told = capsys.readouterr().err
+    assert "warning: 2 of 5 records answered here trained this model (compared by name" in told
+
+
+def test_nothing_is_known_of_models_without_an_origin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_models(tmp_path, {})
+    found = load_predictions(of_store(tmp_path) / "predictions.npz")
+    assert found.seen is not None and (found.seen == -1).all()
+    assert "warning: " not in capsys.readouterr().err
+
+
+def test_models_of_generated_records_say_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained_on(tmp_path, 1, Origin("cpsc2018", ("S1",), ("S2",), {"generated": "all"}))
+    of_store(tmp_path)
+    told = capsys.readouterr().err
+    assert "warning: This model was trained on generated records, not patients" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"records": Path("records")}, "either --records.* or --store and --fold"),
+        ({"store": None, "fold": None}, "either --records.* or --store and --fold"),
+        ({"fold": None}, "--store and --fold go together"),
+        ({"store": None, "records": Path("records")}, "--store and --fold go together"),
+        ({"csv_file": Path("test.csv")}, "--csv is for files"),
+        ({"fs": 500.0}, "--fs is for files"),
+        ({"unit": "uV"}, "--unit is for files"),
+    ],
+)
+def test_options_that_contradict_each_other(
+    tmp_path: Path, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(OptionError, match=sentence):
+        of_store(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fold", "sentence"),
+    [
+        ({}, 11, r"toy.h5 has no record with a label of cpsc2018 in fold 11; .* 1, 2, 3"),
+        ({"task": "rhythm"}, 3, "toy.h5 has no task 'rhythm'; name one of cpsc2018"),
+        ({"class_names": ("a", "b", "c")}, 3, "other classes of cpsc2018 than .*best.keras"),
+        ({"sampling_rate": 100.0}, 3, "50 Hz and the network needs 100 Hz; build .*--rate 100"),
+    ],
+)
+def test_a_store_that_does_not_suit(
+    tmp_path: Path, changes: dict[str, Any], fold: int, sentence: str
+) -> None:
+    save_models(tmp_path, changes)
+    with pytest.raises(StoreError, match=sentence):
+        of_store(tmp_path, fold=fold)
+    assert not (tmp_path / "out").exists()

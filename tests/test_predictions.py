@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from data_prep.errors import PredictionsError
-from ecg_keras.evaluation.predictions import Predictions, load_predictions, save_predictions
+from ecg_keras.evaluation.predictions import (
+    Predictions,
+    averaged,
+    load_predictions,
+    pooled,
+    save_predictions,
+)
+from ecg_keras.model.origin import ModelFacts
 
 
 @pytest.fixture
@@ -24,6 +31,9 @@ def predictions() -> Predictions:
         task="cpsc2018",
         labels=np.array([[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0]]),
         first_labels=np.array([0, 3, -1]),
+        seen=np.array([2, 0, -1]),
+        dataset="cpsc2018",
+        models=(ModelFacts("best.keras", "0.1.0", trained=1), ModelFacts(score=0.5)),
     )
 
 
@@ -59,6 +69,31 @@ class TestRoundTrip:
         assert replace(predictions, probabilities=np.full((3, 4), above)).probabilities.max() > 1
 
 
+class TestTogether:
+    def test_each_record_keeps_what_its_own_models_saw(self, predictions: Predictions) -> None:
+        """Folds of a cross-validation trained each other's models and none of their own."""
+        other = replace(
+            predictions,
+            ids=np.array(["B1", "B2", "B3"]),
+            seen=np.zeros(3),
+            models=(ModelFacts("other.keras", score=0.5),),
+        )
+        joined = pooled([replace(predictions, seen=np.zeros(3)), other])
+        assert joined.seen is not None and joined.seen.tolist() == [0] * 6
+        assert joined.overlap() == () and len(joined.models) == 3
+        assert joined.dataset == "cpsc2018"
+        assert pooled([predictions, replace(other, dataset="")]).dataset == ""
+        assert pooled([predictions, replace(other, seen=None)]).seen is None
+
+    def test_an_ensemble_has_seen_what_any_member_has(self, predictions: Predictions) -> None:
+        other = replace(predictions, seen=np.array([0, 1, 0]), models=())
+        together = averaged([predictions, other])
+        assert together.seen is not None and together.seen.tolist() == [2, 1, -1]
+        assert together.models == predictions.models
+        unknown = averaged([other, replace(other, seen=None)])
+        assert unknown.seen is not None and unknown.seen.tolist() == [-1, 1, -1]
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("changes", "trouble"),
@@ -70,6 +105,8 @@ class TestRefused:
             ({"labels": np.zeros((3, 3))}, "labels has the shape"),
             ({"labels": np.full((3, 4), 2)}, "other than 0 and 1"),
             ({"first_labels": np.array([0, 1, 4])}, "outside -1..3"),
+            ({"seen": np.array([0, 1, 3])}, "seen holds numbers outside -1..2"),
+            ({"seen": np.array([0, 1])}, "seen has the shape"),
             ({"probabilities": np.full((3, 4), np.nan)}, "not between 0 and 1"),
             ({"probabilities": np.full((3, 4), 1.5)}, "not between 0 and 1"),
             ({"ids": np.array(["a", "b", "a"])}, "record a comes more than once"),

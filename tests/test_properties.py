@@ -20,6 +20,7 @@ from data_prep.labels import (
     LEADS,
     PTBXL_TASKS,
     cpsc_codes_to_labels,
+    one_hot,
     read_ptbxl_tables,
     read_reference,
 )
@@ -419,7 +420,7 @@ def test_no_threshold_is_better_than_the_best(drawn: tuple[np.ndarray, np.ndarra
 def test_the_challenge_score_is_its_definition(pairs: list[tuple[int, int]]) -> None:
     truth, answered = (np.array(side) for side in zip(*pairs, strict=True))
     matrix = confusion_matrix(truth, answered, labels=range(9))
-    score = scores.cpsc_score(scores.one_hot(truth, 9), truth, answered)
+    score = scores.cpsc_score(one_hot(truth, 9), truth, answered)
     either = matrix.sum(axis=0) + matrix.sum(axis=1)
     expected = [2 * matrix[i, i] / either[i] if either[i] else np.nan for i in range(9)]
     np.testing.assert_allclose(score.f1, expected)

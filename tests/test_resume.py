@@ -99,7 +99,10 @@ def everything(folder: Path) -> dict[str, Any]:
         numbers: dict[str, Any] = {name: arrays[name] for name in arrays.files}
     told = json.loads(numbers.pop("told").tobytes())
     numbers |= {name: json.dumps(value) for name, value in told.items()}
-    numbers |= vars(load_predictions(folder / "validation.npz"))
+    validation = load_predictions(folder / "validation.npz")
+    numbers |= vars(validation)
+    # Only the day may differ.
+    numbers["models"] = str([replace(model, date="") for model in validation.models])
     numbers["csv"] = (folder / "history.csv").read_text()
     best = keras.saving.load_model(folder / "best.keras", compile=False)
     numbers |= {f"best {v.path}": np.asarray(v) for v in best.weights}

@@ -7,6 +7,7 @@ import pytest
 from sklearn import metrics
 
 from data_prep.errors import PredictionsError
+from data_prep.labels import known_first_labels, one_hot
 from ecg_keras.evaluation.scores import (
     all_scores,
     best_thresholds,
@@ -17,11 +18,9 @@ from ecg_keras.evaluation.scores import (
     confusion_matrix,
     cpsc_score,
     drawn_by,
-    known_first_labels,
     label_accuracy,
     macro_auc,
     macro_f1,
-    one_hot,
     paired_bootstrap,
     patient_groups,
     per_class,

@@ -37,9 +37,9 @@ def test_folds_follow_the_seed() -> None:
 
 
 def test_fewer_records_than_folds() -> None:
-    with pytest.raises(StoreError, match="9 usable records cannot be dealt into 10 folds"):
+    with pytest.raises(StoreError, match="9 usable records cannot be divided into 10 folds"):
         stratified_folds(random_labels(9), seed=0)
-    with pytest.raises(StoreError, match="9 usable records cannot be dealt into 10 folds"):
+    with pytest.raises(StoreError, match="9 usable records cannot be divided into 10 folds"):
         random_folds(9, seed=0)
 
 

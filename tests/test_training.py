@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +34,7 @@ from ecg_keras.evaluation.scores import best_thresholds, single_label_macro_f1
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract
 from ecg_keras.model.model_files import load_model
+from ecg_keras.model.origin import CHOSE
 from ecg_keras.training import fit as training
 from ecg_keras.training.batches import StoreBatches
 from ecg_keras.training.fit import (
@@ -60,6 +62,7 @@ SETTINGS = Settings(
 LABELS = {3: (0, 1), 8: (2, 0), 14: (2, 1), 25: (1, 2), 38: ()}
 # In fold 1 most have the first class too, which moves its threshold.
 LABELS |= {10: (1, 0), 20: (2, 0), 50: (2, 0)}
+FOLDS = range(1, 11)
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +247,24 @@ def test_the_kept_model_gives_the_kept_answers(run: Path, store: Store) -> None:
     assert (model.contract.mean, model.contract.std) == (0.05, 0.5)
 
 
+def test_the_kept_model_names_the_records_that_made_it(run: Path, store: Store) -> None:
+    origin = load_model(run / "best.keras", networks=("Toy",)).origin
+    assert origin is not None
+    names = {fold: store.ids[store.labels().any(axis=1) & (store.folds == fold)] for fold in FOLDS}
+    assert set(origin.chose) == set(names[1])
+    assert set(origin.trained) == {name for fold in range(2, 10) for name in names[fold]}
+    history = read_history(run / "history.csv")
+    assert origin.epoch == history["val_macro_f1"].argmax() + 1
+    assert origin.score == history["val_macro_f1"].max() and origin.monitor == "val_macro_f1"
+    assert (origin.dataset, origin.store) == ("cpsc2018", store.provenance)
+    made_with = json.loads((run / "args.json").read_text())["made with"]
+    assert (origin.version, origin.commit) == (made_with["ecg-keras"], made_with["commit"])
+    assert datetime.fromisoformat(origin.date).tzinfo is not None
+    kept = load_predictions(run / "validation.npz")
+    assert kept.seen is not None and (kept.seen == CHOSE).all()
+    assert kept.models == (origin.facts("best.keras"),) and kept.dataset == "cpsc2018"
+
+
 def test_thresholds_are_found_on_validation_records_only(run: Path, store: Store) -> None:
     kept = load_predictions(run / "validation.npz")
     assert kept.ids.tolist() == [f"R{i:03d}" for i in range(0, 60, 10)]
@@ -304,6 +325,9 @@ def test_fitting_stops_when_patience_ends(
     assert len(read_history(folder / "history.csv")["epoch"]) == epochs
 
 
+TRAINED = np.arange(2, 60, 10)
+
+
 class Told(keras.callbacks.Callback):
     """Stands for KeepBest: scores that are given beforehand."""
 
@@ -349,7 +373,7 @@ def test_the_best_epoch_is_kept_and_not_the_last(
     contract = toy_contract()
     batches = StoreBatches(store, np.arange(1, 60, 10), contract=contract, heads=("diagnosis",))
     model = compiled_toy(contract)
-    best = KeepBest(store, batches, folder=tmp_path, monitor=monitor)
+    best = KeepBest(store, batches, trained=TRAINED, folder=tmp_path, monitor=monitor)
     best.set_model(model)
     dense, logs = model.get_layer("diagnosis"), []
     for epoch, columns in enumerate([[1, 2, 0], [0, 1, 2], [2, 0, 1], [0, 1, 2]]):
@@ -377,7 +401,7 @@ def test_the_monitor_decides(store: Store, tmp_path: Path) -> None:
     chosen = {}
     monitors: tuple[Monitor, ...] = ("macro-f1", "macro-auc")
     for monitor in monitors:
-        best = KeepBest(store, batches, folder=tmp_path, monitor=monitor)
+        best = KeepBest(store, batches, trained=TRAINED, folder=tmp_path, monitor=monitor)
         model = compiled_toy(contract)
         best.set_model(model)
         for epoch, weights in enumerate(epochs):
@@ -552,7 +576,7 @@ def test_what_was_complete_survives_a_full_disk(
     contract = toy_contract()
     batches = StoreBatches(store, np.arange(0, 60, 10), contract=contract, heads=("diagnosis",))
     model = compiled_toy(contract)
-    best = KeepBest(store, batches, folder=tmp_path, monitor="macro-f1")
+    best = KeepBest(store, batches, trained=TRAINED, folder=tmp_path, monitor="macro-f1")
     best.set_model(model)
     weights = np.zeros((12, 3), np.float32)
     model.get_layer("diagnosis").set_weights([weights, np.zeros(3, np.float32)])

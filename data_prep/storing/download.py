@@ -48,8 +48,8 @@ def main(
 ) -> None:
     """Download a data set from PhysioNet, in parallel, and check every file.
 
-    Files that are there and right are not fetched again, and a file broken off is gone on with:
-    after an interruption, run the same command again.
+    Complete files are not fetched again, and a partial file is resumed: after an interruption, run
+    the same command again.
 
     Args:
         dataset: cpsc2018 (6,877 records of 500 Hz, in the form of the PhysioNet/CinC Challenge
@@ -60,16 +60,18 @@ def main(
         workers: files at a time.
 
     Raises:
-        DownloadError: where the server does not answer, or has not the files that it lists.
-        OptionError: where the options contradict each other.
+        DownloadError: if the server does not answer, or lacks files that it lists.
+        OptionError: if the options contradict each other.
     """
     if workers < 1:
-        raise OptionError(f"{workers} workers fetch nothing; give at least 1.")
+        raise OptionError(f"{workers} workers cannot fetch anything; give at least 1.")
     if dataset == "cpsc2018" and rate != "100":
         raise OptionError("CPSC 2018 is of 500 Hz only; drop --rate.")
     root = (url or _ROOTS[dataset]).rstrip("/") + "/"
     if not root.startswith(("http://", "https://")):
-        raise OptionError(f"{url} is no address of a server; give one that begins with https://.")
+        raise OptionError(
+            f"{url} is not the address of a server; give one that begins with https://."
+        )
     source = _Source(root)
     files = _chosen(source.text(SUMS), *_PARTS["cpsc2018" if dataset == "cpsc2018" else rate])
     if not files:
@@ -78,7 +80,9 @@ def main(
         )
     fetched = _fetch_all(source, files, out, workers)
     _write_sums(out, files)
-    print(f"{out}: {len(files)} files of {dataset} are there and right, {fetched} of them new.")
+    print(
+        f"{out}: {len(files)} files of {dataset} are complete and checked, {fetched} of them new."
+    )
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def _chosen(text: str, pattern: str, prefix: str) -> list[_File]:
 
 
 def _fetch_all(source: "_Source", files: list[_File], out: Path, workers: int) -> int:
-    """Fetch what is not there yet, and tell how many files that were."""
+    """Fetch what is missing; return the number of files fetched."""
     from tqdm import tqdm
 
     out.mkdir(parents=True, exist_ok=True)
@@ -124,7 +128,7 @@ def _fetch_all(source: "_Source", files: list[_File], out: Path, workers: int) -
                 progress.set_postfix_str(f"{source.rate():.1f} MB/s", refresh=False)
                 progress.update()
         except BaseException:
-            # The first trouble ends all: what is complete stays, and what is not goes on later.
+            # The first error ends all; complete files stay, partial ones are resumed later.
             source.stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
@@ -159,7 +163,7 @@ class _Source:
                 self._wait_or_give_up(path, failures, error)
 
     def fetch(self, file: _File, out: Path) -> bool:
-        """Fetch a file unless it is there; whether it had to be fetched."""
+        """Fetch a file unless it is complete; return whether it had to be fetched."""
         target = out / file.place
         if target.is_file() and _sha256(target) == file.sha256:
             return False
@@ -178,7 +182,7 @@ class _Source:
         )
 
     def _complete(self, path: str, part: Path) -> None:
-        """Get a file to its end, going on where a connection broke off."""
+        """Download a file, resuming after a broken connection."""
         failures = 0
         while True:
             if self.stopped.is_set():
@@ -200,7 +204,7 @@ class _Source:
                     return
             except _broken() as error:
                 gained = (part.stat().st_size if part.is_file() else 0) > there
-                # A connection that brought something is no failure to count.
+                # A connection that delivered something does not count as a failure.
                 failures = 0 if gained else failures + 1
                 self._wait_or_give_up(path, failures, error)
 
@@ -224,15 +228,15 @@ class _Source:
             answer.raise_for_status()  # may pass; tried again
         if answer.status_code >= 400:
             raise DownloadError(
-                f"{self.root}{path} is not to be had (the server answers {answer.status_code}"
-                f" {answer.reason}); look at the address in a browser, or give another with --url."
+                f"{self.root}{path} cannot be downloaded (the server answers {answer.status_code}"
+                f" {answer.reason}); check the address in a browser, or give another with --url."
             )
 
     def _wait_or_give_up(self, path: str, failures: int, error: Exception) -> None:
         if failures >= _TRIES:
             raise DownloadError(
                 f"{self.root}{path} cannot be fetched ({_reason(error)}) after {_TRIES} tries;"
-                " look at your network and run the same command again, it goes on from here."
+                " check your network and run the same command again; it resumes from here."
             ) from error
         self.stopped.wait(_pause(failures))
 
@@ -243,7 +247,7 @@ def _pause(failures: int) -> float:
 
 
 def _broken() -> tuple[type[Exception], ...]:
-    """What a connection raises that is broken, or that may do better next time."""
+    """Errors of a broken connection, or of one that may work next time."""
     import requests
 
     return (requests.RequestException,)

@@ -1,4 +1,4 @@
-"""What a folder of records holds, and what it lacks, before a store is built of it."""
+"""What a folder of records holds, and what it lacks, before a store is built from it."""
 
 import re
 from dataclasses import dataclass
@@ -51,8 +51,8 @@ def inspect_folder(folder: Path) -> FolderReport:
         folder: as downloaded, or copied from elsewhere.
 
     Raises:
-        RecordError: where there is no such folder, or nothing in it.
-        LabelError: where a table in it cannot be understood.
+        RecordError: if there is no such folder, or nothing in it.
+        LabelError: if a table in it cannot be understood.
     """
     from data_prep.records import list_records
 
@@ -93,7 +93,7 @@ def _absent_files(folder: Path, names: list[str], by: str) -> list[str]:
 
 
 def _sample_files(header: Path) -> list[str]:
-    """The files that a WFDB header names; none where it cannot be understood."""
+    """The files that a WFDB header names; none if the header cannot be understood."""
     lines = header.read_bytes()[:1_000_000].decode("latin-1").splitlines()
     fields = [line.split() for line in lines if line.strip() and not line.startswith("#")]
     names = dict.fromkeys(line[0] for line in fields[1:] if line)

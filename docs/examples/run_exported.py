@@ -7,6 +7,7 @@ import onnxruntime
 
 from data_prep.records import read_record
 from data_prep.signals import prepare
+from ecg_keras.evaluation.predictions import found_classes
 
 network = onnxruntime.InferenceSession("exported/model.onnx")
 properties = network.get_modelmeta().custom_metadata_map
@@ -21,5 +22,11 @@ signal = prepare(
     fit=facts["fit"],
 )
 (probabilities,) = network.run(["diagnosis"], {"signal": signal[np.newaxis]})
-for name, probability in zip(facts["class_names"], probabilities[0], strict=True):
-    print(f"{name:8}{probability:.3f}")
+found = found_classes(
+    probabilities[0],
+    facts["thresholds"],
+    single_label=facts["single_label"],
+    task=facts["task"],
+)
+for name, probability, is_found in zip(facts["class_names"], probabilities[0], found, strict=True):
+    print(f"{name:8}{probability:.3f}{' found' if is_found else ''}")

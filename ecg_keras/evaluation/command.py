@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,8 @@ def main(
 
     Writes scores.json, per_class.csv, report.md, the figures as PNG, and index.html, one page
     that holds everything.  Several files of predictions are scored one by one and, where they
-    answer for the same records, compared.
+    answer for the same records, compared.  If records scored here trained the model, or chose its
+    epoch and thresholds, that is said first, and the unseen rest is scored once more by itself.
 
     Args:
         predictions: one or more predictions.npz, as mlbf-predict and mrm-predict write them.
@@ -46,7 +48,9 @@ def main(
     from ecg_keras.evaluation.predictions import load_predictions
     from ecg_keras.evaluation.report import (
         learning_curves,
+        notices,
         score_predictions,
+        score_unseen,
         summary,
         write_report,
     )
@@ -83,6 +87,14 @@ def main(
             labelled, predictions, _names(labelled, predictions), strict=True
         )
     ]
+    results = [
+        each
+        for result in results
+        for each in (result, score_unseen(result, resamples=bootstrap, seed=seed))
+        if each is not None
+    ]
+    for notice in notices(results):
+        print(f"warning: {notice}", file=sys.stderr)
     page = write_report(out, results, learning=learning, resamples=bootstrap, seed=seed)
     print(summary(results))
     print(page)

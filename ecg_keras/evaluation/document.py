@@ -103,8 +103,14 @@ Block = Heading | Paragraph | Notes | Facts | Definitions | Table | Picture
 # --- Markdown --------------------------------------------------------------------------------
 
 
-def markdown(title: str, blocks: Sequence[Block]) -> str:
-    """Lay out a document as Markdown; its figures are the files its pictures name."""
+def markdown(title: str, blocks: Sequence[Block], *, notices: Sequence[str] = ()) -> str:
+    """Lay out a document as Markdown; its figures are the files its pictures name.
+
+    Args:
+        title: of the document.
+        blocks: what it says.
+        notices: sentences that stand before all else.
+    """
 
     def text(words: str) -> str:
         return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", words)
@@ -112,7 +118,8 @@ def markdown(title: str, blocks: Sequence[Block]) -> str:
     def row(cells: Iterable[str]) -> str:
         return "| " + " | ".join(cells) + " |"
 
-    lines = [f"# {text(title)}", ""]
+    lines = [line for notice in notices for line in (f"**{text(notice)}**", "")]
+    lines += [f"# {text(title)}", ""]
     for block in blocks:
         match block:
             case Heading():
@@ -141,13 +148,20 @@ def figure_to_data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-def page(title: str, blocks: Sequence[Block], *, author: str = "ecg-evaluate") -> str:
+def page(
+    title: str,
+    blocks: Sequence[Block],
+    *,
+    author: str = "ecg-evaluate",
+    notices: Sequence[str] = (),
+) -> str:
     """Lay out a document as one HTML page; a heading opens a section, so begin with one.
 
     Args:
         title: of the page.
         blocks: what it says.
         author: what the page names as its writer.
+        notices: sentences that stand before all else.
     """
     headings = [block.text for block in blocks if isinstance(block, Heading)]
     links = "".join(
@@ -165,6 +179,7 @@ def page(title: str, blocks: Sequence[Block], *, author: str = "ecg-evaluate") -
             parts.append(_element(block))
     return Template(_PAGE).substitute(
         title=html.escape(title),
+        notices="".join(f'<p class="notice">{html.escape(notice)}</p>\n' for notice in notices),
         style=_STYLE,
         links=links,
         parts="\n".join(parts),
@@ -255,7 +270,7 @@ _PAGE = """<!DOCTYPE html>
 $style</style>
 </head>
 <body>
-<header>
+$notices<header>
 <p class="eyebrow">ECG-Keras</p>
 <h1>$title</h1>
 <nav>$links</nav>
@@ -330,6 +345,9 @@ small { color: var(--soft); font-size: 0.8rem; }
 .bar b {
   position: absolute; top: -2px; width: 3px; height: 9px; margin-left: -1px;
   background: var(--accent); border-radius: 1px;
+}
+.notice {
+  margin: 0; padding: 10px 24px; background: #8a1c1c; color: #ffffff; font-weight: 600;
 }
 figure { margin: 0; }
 figure .scroll {

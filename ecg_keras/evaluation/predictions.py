@@ -1,5 +1,6 @@
 """The file that stands between predicting and scoring: probabilities, and what they mean."""
 
+import io
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -10,7 +11,9 @@ import numpy as np
 
 from data_prep.errors import PredictionsError
 from data_prep.files import require_text, written_whole
+from data_prep.labels import CPSC_TASK
 from ecg_keras.evaluation.scores import patient_groups
+from ecg_keras.model.origin import UNKNOWN, ModelFacts, overlap, seen_by_any
 
 _REQUIRED = (
     "ids",
@@ -41,6 +44,11 @@ class Predictions:
         first_labels: ``(N,)`` int16, 0-based class that stands first among a record's labels
             (CPSC 2018's ``First_label``), -1 where unknown; or None.
         patients: ``(N,)`` str, whom each record is of, empty where unknown; or None.
+        seen: ``(N,)`` int8, what the models had to do with each record: 0 nothing, 1 it chose the
+            epoch and thresholds of one, 2 it trained one, -1 unknown; None if all are unknown.
+        dataset: that the records are known to be of, such as ``"ptb-xl"``; empty for files, of
+            which ``seen`` goes by the names alone.
+        models: the files that answered, and what trained them.
 
     Raises:
         PredictionsError: if shapes disagree, an id comes twice, or a number is out of range.
@@ -57,6 +65,9 @@ class Predictions:
     labels: np.ndarray | None = None
     first_labels: np.ndarray | None = None
     patients: np.ndarray | None = None
+    seen: np.ndarray | None = None
+    dataset: str = ""
+    models: tuple[ModelFacts, ...] = ()
 
     def __post_init__(self) -> None:
         """Bring every field to its type and refuse what does not fit together."""
@@ -68,6 +79,7 @@ class Predictions:
             ("labels", np.uint8),
             ("first_labels", np.int16),
             ("patients", np.str_),
+            ("seen", np.int8),
         ):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, np.asarray(getattr(self, name), dtype))
@@ -82,6 +94,7 @@ class Predictions:
             "labels": (records, classes),
             "first_labels": (records,),
             "patients": (records,),
+            "seen": (records,),
         }
         for name, shape in expected.items():
             array = getattr(self, name)
@@ -108,6 +121,8 @@ class Predictions:
             raise PredictionsError(
                 f"first_labels holds numbers outside -1..{classes - 1}; predict again."
             )
+        if self.seen is not None and ((self.seen < -1).any() or (self.seen > 2).any()):
+            raise PredictionsError("seen holds numbers outside -1..2; predict again.")
         for kind, names in (("record", self.ids), ("class", np.array(self.class_names))):
             unique, times = np.unique(names, return_counts=True)
             if (times > 1).any():
@@ -125,6 +140,73 @@ class Predictions:
     def answers(self) -> np.ndarray:
         """``(N,)`` int64, the 0-based class of the largest probability of each record."""
         return self.probabilities.argmax(axis=1)
+
+    @property
+    def found(self) -> np.ndarray:
+        """``(N, C)`` bool, the classes found in each record; see :func:`found_classes`."""
+        return found_classes(
+            self.probabilities, self.thresholds, single_label=self.single_label, task=self.task
+        )
+
+    @property
+    def names_found(self) -> list[tuple[str, ...]]:
+        """The names of the classes found in each record, the most probable first."""
+        return [
+            names_by_probability(self.class_names, row, found)
+            for row, found in zip(self.probabilities, self.found, strict=True)
+        ]
+
+    def overlap(self, verb: str = "scored") -> tuple[str, ...]:
+        """Say how many records the models have seen before; see :func:`origin.overlap`."""
+        return overlap(self.seen, dataset=self.dataset, members=len(self.members), verb=verb)
+
+
+def found_classes(
+    probabilities: np.ndarray,
+    thresholds: Sequence[float] | np.ndarray,
+    *,
+    single_label: bool,
+    task: str,
+) -> np.ndarray:
+    """Decide which classes are found: the one rule of every answer.
+
+    If a record has one answer only, it is the most probable class.  Else it is every class from
+    its threshold on.  CPSC 2018 gives every recording at least one of its nine classes, of which
+    one is Normal, and wants an answer for each: if no class reaches its threshold there, the most
+    probable one is found.  (Scores "at the thresholds" know no such exception.)
+
+    Args:
+        probabilities: ``(..., C)`` in 0..1.
+        thresholds: ``(C,)``; compared as float32, as they are stored.
+        single_label: True if a record has one answer only.
+        task: the task of the classes.
+
+    Returns:
+        bool ``(..., C)``.
+    """
+    probabilities = np.asarray(probabilities, np.float32)
+    classes = np.arange(probabilities.shape[-1])
+    most_probable = classes == probabilities.argmax(axis=-1)[..., None]
+    if single_label:
+        return most_probable
+    found: np.ndarray = probabilities >= np.asarray(thresholds, np.float32)
+    if task == CPSC_TASK:
+        found |= most_probable & ~found.any(axis=-1, keepdims=True)
+    return found
+
+
+def names_by_probability(
+    class_names: Sequence[str], probabilities: np.ndarray, found: np.ndarray
+) -> tuple[str, ...]:
+    """Name the classes found in one record, the most probable first.
+
+    Args:
+        class_names: of the C classes.
+        probabilities: ``(C,)``.
+        found: bool ``(C,)``.
+    """
+    ranked = np.argsort(-np.asarray(probabilities), kind="stable")
+    return tuple(class_names[c] for c in ranked if found[c])
 
 
 def pooled(parts: Sequence[Predictions]) -> Predictions:
@@ -155,6 +237,9 @@ def pooled(parts: Sequence[Predictions]) -> Predictions:
         labels=_joined([part.labels for part in parts]),
         first_labels=_joined([part.first_labels for part in parts]),
         patients=_joined([part.patients for part in parts]),
+        seen=_joined([part.seen for part in parts]),
+        dataset=first.dataset if len({part.dataset for part in parts}) == 1 else "",
+        models=_all_models(parts),
     )
 
 
@@ -183,7 +268,17 @@ def averaged(members: Sequence[Predictions]) -> Predictions:
         probabilities=probabilities.mean(axis=0),
         members=probabilities,
         thresholds=np.mean([member.thresholds for member in members], axis=0),
+        seen=seen_by_any([_seen(member) for member in members]),
+        models=_all_models(members),
     )
+
+
+def _seen(part: Predictions) -> np.ndarray:
+    return np.full(len(part.ids), UNKNOWN, np.int8) if part.seen is None else part.seen
+
+
+def _all_models(parts: Sequence[Predictions]) -> tuple[ModelFacts, ...]:
+    return tuple(dict.fromkeys(model for part in parts for model in part.models))
 
 
 def _require_alike(parts: Sequence[Predictions]) -> None:
@@ -205,8 +300,11 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
         path: the file to make; its folder is created, and a file of that name replaced.
         predictions: what to write.
     """
+    values = {**vars(predictions), "models": [model.to_json() for model in predictions.models]}
     arrays = {
-        name: np.asarray(value) for name, value in vars(predictions).items() if value is not None
+        name: np.asarray(value, np.str_ if name == "models" else None)
+        for name, value in values.items()
+        if value is not None
     }
     with written_whole(Path(path)) as part, part.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -224,7 +322,9 @@ def load_predictions(path: Path) -> Predictions:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        # From memory: a damaged offset would else look like an error of the disk.
+        content = io.BytesIO(path.read_bytes())
+        with np.load(content, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
         for array in found.values():
             require_text(array)
@@ -270,6 +370,9 @@ def load_predictions(path: Path) -> Predictions:
             labels=found.get("labels"),
             first_labels=found.get("first_labels"),
             patients=found.get("patients"),
+            seen=found.get("seen"),
+            dataset=str(found.get("dataset", "")),
+            models=tuple(ModelFacts.from_json(str(text)) for text in found.get("models", ())),
         )
     except PredictionsError as error:
         raise PredictionsError(f"{path}: {error}") from None

@@ -1,6 +1,6 @@
 """The report on predictions: scored, then written as JSON, CSV, Markdown and one HTML page.
 
-What it says is put together here; how that looks is the matter of :mod:`ecg_keras.evaluation.document`.
+What it says is put together here, how that looks in :mod:`ecg_keras.evaluation.document`.
 """
 
 import csv
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from data_prep.errors import PredictionsError
 from data_prep.files import written_whole
-from data_prep.labels import CPSC_CLASSES
+from data_prep.labels import CPSC_CLASSES, known_first_labels, one_hot
 from ecg_keras.evaluation import plots, scores
 from ecg_keras.evaluation.document import (
     Block,
@@ -35,6 +35,14 @@ from ecg_keras.evaluation.document import (
     plain,
 )
 from ecg_keras.evaluation.predictions import Predictions
+from ecg_keras.model.origin import (
+    CHOSE,
+    TRAINED,
+    UNKNOWN,
+    UNSEEN,
+    facts_rows,
+    generated_notice,
+)
 
 # What each overall score is called and what it is, in the order of the report.
 SCORES = {
@@ -124,6 +132,7 @@ class Result:
         classes: precision, recall, F1 and support of each class.
         class_auc: ``(C,)``, NaN where it does not exist.
         average_precision: ``(C,)``, NaN where it does not exist.
+        only_unseen: these are those records of another result that no model has seen.
     """
 
     name: str
@@ -137,6 +146,7 @@ class Result:
     classes: scores.ClassScores
     class_auc: np.ndarray
     average_precision: np.ndarray
+    only_unseen: bool = False
 
     @property
     def labels(self) -> np.ndarray:
@@ -183,14 +193,14 @@ def score_predictions(
         )
     kept = _rows(predictions, np.flatnonzero(labelled))
     assert kept.labels is not None
-    first_labels = scores.known_first_labels(kept.labels, kept.first_labels)
+    first_labels = known_first_labels(kept.labels, kept.first_labels)
 
     called = kept.probabilities >= kept.thresholds
     truth = kept.labels
     if kept.single_label:
-        called = scores.one_hot(kept.answers, len(kept.class_names))
+        called = kept.found
         if first_labels is not None:
-            truth = scores.one_hot(first_labels, len(kept.class_names))
+            truth = one_hot(first_labels, len(kept.class_names))
 
     values = _scores_of(kept, first_labels)
     with _progress(f"resampling {name}", resamples) as step:
@@ -213,6 +223,49 @@ def score_predictions(
         class_auc=values["class_auc"][0],
         average_precision=scores.class_average_precision(kept.labels, kept.probabilities),
     )
+
+
+def score_unseen(result: Result, *, resamples: int = 1000, seed: int = 0) -> Result | None:
+    """Score once more the records that neither trained a model nor chose its epoch.
+
+    Args:
+        result: of all records.
+        resamples: how often records are resampled for the intervals.
+        seed: of the resampling.
+
+    Returns:
+        The scores; None if all records are unseen, or none is.
+    """
+    predictions = result.predictions
+    if not predictions.overlap() or predictions.seen is None:
+        return None
+    unseen = np.flatnonzero(predictions.seen == UNSEEN)
+    if not len(unseen):
+        return None
+    rest = score_predictions(
+        _rows(predictions, unseen),
+        path=result.path,
+        name=f"{result.name}, unseen records",
+        labels_from=result.labels_from,
+        resamples=resamples,
+        seed=seed,
+    )
+    return replace(rest, only_unseen=True)
+
+
+def notices(results: Sequence[Result]) -> tuple[str, ...]:
+    """Say what a reader must know before the first score, a sentence each.
+
+    Generated records that trained a model, and records scored here that the model has seen.
+    """
+    told: list[str] = []
+    several = len({result.path for result in results}) > 1
+    for result in results:
+        if result.only_unseen:
+            continue
+        sentences = (*generated_notice(result.predictions.models), *result.predictions.overlap())
+        told += [f"{result.name}: {each}" if several else each for each in sentences]
+    return tuple(told)
 
 
 @dataclass(frozen=True, eq=False)
@@ -327,18 +380,20 @@ def write_report(
     differences = [
         difference
         for other in results[1:]
+        if not other.only_unseen
         if (difference := compare(results[0], other, resamples=resamples, seed=seed)) is not None
     ]
     blocks = _blocks(results, differences, learning, resamples=resamples, seed=seed)
     title = "Evaluation of " + " and ".join(result.name for result in results)
+    told = notices(results)
 
     for block in blocks:
         if isinstance(block, Picture):
             _write(out / block.file, block.png)
     _write(out / "scores.json", _json(results, differences, resamples=resamples, seed=seed))
     _write(out / "per_class.csv", _per_class_csv(results))
-    _write(out / "report.md", markdown(title, blocks))
-    _write(out / "index.html", page(title, blocks))
+    _write(out / "report.md", markdown(title, blocks, notices=told))
+    _write(out / "index.html", page(title, blocks, notices=told))
     return out / "index.html"
 
 
@@ -415,6 +470,7 @@ def _section(result: Result, *, alone: bool) -> list[Block]:
                     if predictions.single_label
                     else "every class from its threshold on",
                 ),
+                *facts_rows(predictions.models),
                 ("Labels from", result.labels_from),
                 ("Predictions", str(result.path)),
             )
@@ -440,6 +496,14 @@ def _score_table(results: Sequence[Result]) -> Table:
 def _remarks(result: Result) -> Iterator[str]:
     predictions, labels = result.predictions, result.labels
     names = np.array(predictions.class_names)
+    if result.only_unseen:
+        yield "These records neither trained a model nor chose its epoch and thresholds."
+    yield from predictions.overlap()
+    if predictions.overlap() and predictions.seen is not None:
+        if not (predictions.seen == UNSEEN).any():
+            yield "No record is left that is known to be unseen."
+    if predictions.seen is None or (predictions.seen == UNKNOWN).any():
+        yield "Whether these records trained the model is not known: its file does not say."
     if result.left_out:
         yield (f"{result.left_out:,} predicted records have no label of the task and are left out.")
     unsupported = names[result.classes.support == 0]
@@ -563,6 +627,8 @@ def _comparison(results: Sequence[Result], differences: Sequence[Difference]) ->
     compared = {id(difference.other): difference for difference in differences}
     blocks: list[Block] = [Heading("Side by side"), _score_table(results)]
     for other in results[1:]:
+        if other.only_unseen:
+            continue
         difference = compared.get(id(other))
         if difference is None:
             blocks.append(
@@ -604,6 +670,9 @@ def _json(
                 "members": len(result.predictions.members),
                 "single_label": result.predictions.single_label,
                 "labels_from": result.labels_from,
+                "only_unseen": result.only_unseen,
+                "seen": _seen_counts(result.predictions),
+                "models": [json.loads(model.to_json()) for model in result.predictions.models],
                 "scores": {key: _numbers(_estimate(result, key)) for key in result.values},
                 "classes": list(_class_rows(result)),
             }
@@ -692,7 +761,15 @@ def _rows(predictions: Predictions, rows: np.ndarray) -> Predictions:
         labels=None if labels is None else labels[rows],
         first_labels=None if first_labels is None else first_labels[rows],
         patients=None if patients is None else patients[rows],
+        seen=None if predictions.seen is None else predictions.seen[rows],
     )
+
+
+def _seen_counts(predictions: Predictions) -> dict[str, int] | None:
+    if predictions.seen is None:
+        return None
+    kinds = {"trained": TRAINED, "chose": CHOSE, "unseen": UNSEEN, "unknown": UNKNOWN}
+    return {name: int((predictions.seen == code).sum()) for name, code in kinds.items()}
 
 
 def _estimate(result: Result, key: str) -> Estimate:

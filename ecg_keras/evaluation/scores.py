@@ -15,6 +15,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 from data_prep.errors import PredictionsError
+from data_prep.labels import one_hot
 
 # Groups of the CPSC 2018 score, as 0-based classes in the challenge's order.
 CPSC_GROUPS = {
@@ -64,22 +65,6 @@ def best_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray
         best = np.flatnonzero(f1 == f1.max())
         thresholds[c] = candidates[best[np.abs(candidates[best] - 0.5).argmin()]]
     return thresholds
-
-
-def one_hot(classes: np.ndarray, num_classes: int) -> np.ndarray:
-    """Turn classes ``(N,)``, 0-based, into a matrix ``(N, num_classes)`` uint8 of 0 and 1.
-
-    Raises:
-        PredictionsError: if a class is outside 0..num_classes - 1, as an unknown one (-1) is.
-    """
-    classes = np.asarray(classes)
-    outside = (classes < 0) | (classes >= num_classes)
-    if outside.any():
-        raise PredictionsError(
-            f"{outside.sum()} records have no class between 0 and {num_classes - 1} (the first of"
-            f" them has {classes[outside][0]}); give the first label of every record."
-        )
-    return (classes[:, None] == np.arange(num_classes)).astype(np.uint8)
 
 
 # --- Scores over classes ---------------------------------------------------------------------
@@ -319,23 +304,6 @@ def confusion_matrix(
 
 
 # --- All of them, with intervals -------------------------------------------------------------
-
-
-def known_first_labels(labels: np.ndarray, first_labels: np.ndarray | None) -> np.ndarray | None:
-    """Fill in the first label of each record that has just one; None if any stays unknown.
-
-    Args:
-        labels: ``(N, C)`` of 0 and 1.
-        first_labels: ``(N,)`` 0-based, -1 where unknown; None if all are.
-
-    Returns:
-        ``(N,)`` int64, 0-based; or None.
-    """
-    labels = np.asarray(labels)
-    known = np.full(len(labels), -1) if first_labels is None else np.array(first_labels, np.int64)
-    lone = (known < 0) & (labels.sum(axis=1) == 1)
-    known[lone] = labels[lone].argmax(axis=1)
-    return None if (known < 0).any() else known
 
 
 def all_scores(

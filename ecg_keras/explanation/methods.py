@@ -10,8 +10,10 @@ from data_prep.ecg_paper import Shading
 from data_prep.errors import OptionError
 from data_prep.labels import LEADS
 from data_prep.records import Record
+from ecg_keras.evaluation.predictions import names_by_probability
 from ecg_keras.model.contract import Contract
 from ecg_keras.model.model_files import ECGModel, prepare_record
+from ecg_keras.model.origin import ModelFacts
 
 CELL = 0.1
 """Seconds of one lead that relevance is summed over, and that the deletion test removes at once."""
@@ -87,6 +89,7 @@ class Explanation:
             none was found, for the most probable.
         channels: ``(M, channels)`` weights in 0..1 that each network gives its feature channels, by
             the name of the attention.
+        models: the files that answered, and what trained them.
     """
 
     record: Record
@@ -99,6 +102,7 @@ class Explanation:
     without_lead: np.ndarray
     relevances: tuple[Relevance, ...]
     channels: dict[str, np.ndarray] = field(default_factory=dict)
+    models: tuple[ModelFacts, ...] = ()
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -107,13 +111,18 @@ class Explanation:
 
     @property
     def found(self) -> tuple[str, ...]:
-        """The answer: the most probable class, or all classes from their thresholds on."""
-        return tuple(self.contract.class_names[c] for c in np.flatnonzero(self._found()))
+        """The answer: the classes found, the most probable first; see ``Contract.found``."""
+        together = self._together.found(self.probabilities)
+        return names_by_probability(self.contract.class_names, self.probabilities, together)
 
-    def _found(self) -> np.ndarray:
-        if self.contract.single_label:
-            return np.arange(len(self.thresholds)) == self.probabilities.argmax()
-        return self.probabilities >= self.thresholds
+    @property
+    def members_found(self) -> np.ndarray:
+        """``(M, C)`` bool, what each network finds by itself, at the thresholds of all."""
+        return self._together.found(self.members)
+
+    @property
+    def _together(self) -> Contract:
+        return replace(self.contract, thresholds=tuple(self.thresholds.tolist()))
 
 
 # --- Methods, for any network --------------------------------------------------------------------
@@ -226,6 +235,7 @@ class Lens:
         from ecg_keras.model.backend import tf
 
         self.contract = model.contract
+        self.facts = model.facts
         network = model.network
         self._look = tf.function(look)
 
@@ -379,11 +389,10 @@ def explain(
         without_lead=_mean_probabilities(lenses, silenced),
         relevances=(),
         channels=channels or {},
+        models=tuple(lens.facts for lens in lenses),
     )
-    ranked = np.argsort(-partial.probabilities, kind="stable")
-    chosen = [int(c) for c in ranked if contract.class_names[c] in partial.found] or [
-        int(ranked[0])
-    ]
+    chosen = [contract.class_names.index(name) for name in partial.found]
+    chosen = chosen or [int(partial.probabilities.argmax())]
     return replace(
         partial,
         relevances=tuple(

@@ -22,6 +22,7 @@ from ecg_keras.evaluation.document import (
     page,
 )
 from ecg_keras.explanation.methods import Explanation, Relevance
+from ecg_keras.model.origin import facts_rows, generated_notice
 
 WINDOW = 10.0
 """Seconds of a long recording that are shown with all leads."""
@@ -32,17 +33,28 @@ _MOST_ROWS = 12
 _PAPER_PIXELS = 72.0
 
 
-def write_page(path: Path, explanation: Explanation, *, warnings: Sequence[str] = ()) -> None:
+def write_page(
+    path: Path,
+    explanation: Explanation,
+    *,
+    warnings: Sequence[str] = (),
+    notices: Sequence[str] = (),
+) -> None:
     """Write the page of one recording.
+
+    Models that generated records trained are said to be such in the page's first line.
 
     Args:
         path: of the HTML file; its folder is created.
         explanation: from the ``Explainer`` of a package.
         warnings: what is doubtful about the recording, a sentence each.
+        notices: what is to be said of the models before all else, such as that this record
+            trained them, a sentence each.
     """
     title = f"{explanation.record.id}: {_answer(explanation)}"
     author = f"ECG-Keras from the answers of {explanation.contract.network}"
-    text = page(title, list(_blocks(explanation, warnings)), author=author)
+    notices = (*generated_notice(explanation.models), *notices)
+    text = page(title, list(_blocks(explanation, warnings)), author=author, notices=notices)
     with written_whole(path) as part:
         part.write_text(text, encoding="utf-8")
 
@@ -110,6 +122,7 @@ def _facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
         "Answered by",
         f"{contract.network}" if len(members) == 1 else f"{len(members)} × {contract.network}",
     )
+    yield from facts_rows(explanation.models)
     yield "Task", f"{contract.task}, {len(contract.class_names)} classes"
     age = f"{record.age:g} years" if np.isfinite(record.age) else ""
     yield "Person", ", ".join(part for part in (record.sex, age) if part) or "unknown"
@@ -128,23 +141,16 @@ def _answer(explanation: Explanation) -> str:
 
 def _agreement(explanation: Explanation) -> str:
     """How many networks say by themselves what they say together."""
-    contract, members = explanation.contract, explanation.members
-    if contract.single_label:
-        same = int((members.argmax(axis=1) == explanation.probabilities.argmax()).sum())
-    else:
-        together = explanation.probabilities >= explanation.thresholds
-        same = int(((members >= explanation.thresholds) == together).all(axis=1).sum())
-    return f"{same} of {len(members)} networks answer so by themselves"
+    together = np.isin(explanation.contract.class_names, explanation.found)
+    same = int((explanation.members_found == together).all(axis=1).sum())
+    return f"{same} of {len(explanation.members)} networks answer so by themselves"
 
 
 def _table(explanation: Explanation) -> Table:
     contract, members = explanation.contract, explanation.members
     probabilities, several = explanation.probabilities, len(members) > 1
     ranked = np.argsort(-probabilities, kind="stable")[:_MOST_ROWS]
-    if contract.single_label:
-        says = members.argmax(axis=1)[:, None] == np.arange(len(probabilities))
-    else:
-        says = members >= explanation.thresholds
+    says = explanation.members_found
     rows = []
     for c in ranked:
         name = contract.class_names[c]

@@ -11,7 +11,9 @@ import numpy as np
 
 from data_prep.errors import OptionError
 from data_prep.labels import LEADS
+from ecg_keras.evaluation.predictions import found_classes
 from ecg_keras.model.backend import keras
+from ecg_keras.model.origin import Origin
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,19 @@ class Contract:
         """All that decides how a recording is prepared: rate, length, fit and leads."""
         return self.sampling_rate, self.input_length, self.fit, self.leads
 
+    def found(self, probabilities: np.ndarray) -> np.ndarray:
+        """Decide which classes are found; see :func:`found_classes` of the predictions.
+
+        Args:
+            probabilities: ``(..., C)``, in the order of the class names.
+
+        Returns:
+            bool ``(..., C)``.
+        """
+        return found_classes(
+            probabilities, self.thresholds, single_label=self.single_label, task=self.task
+        )
+
     def require_sizes(self, *, num_classes: int, input_length: int, num_leads: int) -> None:
         """Make sure that a network is built as its contract promises.
 
@@ -107,10 +122,12 @@ class SignalContract(keras.layers.Layer):
     """The first layer of a network: standardises the signal and carries the contract.
 
     The contract is part of the layer's configuration, so that every way of saving a model
-    (``model.save``, a checkpoint, a clone) keeps it.
+    (``model.save``, a checkpoint, a clone) keeps it; so is what the model comes from.
 
     Args:
         contract: a :class:`Contract`, or the dict of its fields.
+        origin: which records trained and chose the model, or what ``Origin.to_config`` gave; None
+            if nobody knows.
 
     Call arguments:
         signal: ``(batch, time, lead)``, millivolts.
@@ -119,7 +136,12 @@ class SignalContract(keras.layers.Layer):
         ``(signal - mean) / std``, of the same shape.
     """
 
-    def __init__(self, contract: Contract | dict[str, Any], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        contract: Contract | dict[str, Any],
+        origin: Origin | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         # Millivolts lose a digit in half precision before they are standardised.
         super().__init__(**{"dtype": "float32", **kwargs})
         if not isinstance(contract, Contract):
@@ -129,6 +151,7 @@ class SignalContract(keras.layers.Layer):
             }
             contract = Contract(**fields)
         self.contract = contract
+        self.origin = Origin.from_config(origin) if isinstance(origin, dict) else origin
 
     def call(self, signal: Any) -> Any:
         """Standardise the signal."""
@@ -141,5 +164,6 @@ class SignalContract(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, the contract as a dict."""
-        return {**super().get_config(), "contract": asdict(self.contract)}
+        """Return the constructor's arguments, contract and origin as dicts."""
+        origin = {} if self.origin is None else {"origin": self.origin.to_config()}
+        return {**super().get_config(), "contract": asdict(self.contract), **origin}

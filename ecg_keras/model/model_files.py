@@ -3,6 +3,7 @@
 import json
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from data_prep.errors import ModelFileError, OptionError, RecordError
 from data_prep.plausibility import check
 from data_prep.records import Record, read_record, record_of_array
 from data_prep.signals import prepare
+from ecg_keras.evaluation.predictions import names_by_probability
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract, SignalContract
+from ecg_keras.model.origin import UNKNOWN, ModelFacts, Origin
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,7 @@ class Answer:
     Attributes:
         record: the recording's name.
         probabilities: of each class, by its name, in 0..1.
-        labels: the classes found: the one of largest probability where the network knows one
-            answer only, else all from their thresholds on.
+        labels: the classes found, the most probable first; see :meth:`Contract.found`.
         warnings: what is doubtful about the recording, a sentence each; see
             :func:`data_prep.plausibility.check`.
     """
@@ -44,11 +46,29 @@ class ECGModel:
         network: the Keras model, from ``signal`` to a dict of probabilities.
         contract: rate, length, leads, classes, standardisation and thresholds.
         path: the file it came from.
+        origin: the records that trained and chose it; None for files of earlier releases.
     """
 
     network: Any
     contract: Contract
     path: Path
+    origin: Origin | None = None
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What pages and reports say about this model."""
+        file = str(self.path)
+        return ModelFacts(file) if self.origin is None else self.origin.facts(file)
+
+    def seen(self, names: Sequence[str], dataset: str = "") -> np.ndarray:
+        """Say which records this model has seen; see :meth:`ecg_keras.model.origin.Origin.seen`.
+
+        Returns:
+            int8 ``(N,)``, -1 for all if its file does not say.
+        """
+        if self.origin is None:
+            return np.full(len(names), UNKNOWN, np.int8)
+        return self.origin.seen(names, dataset)
 
     def predict(self, signals: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
         """Predict from arrays that are as the contract says.
@@ -101,16 +121,11 @@ class ECGModel:
         """
         record = _record_of(recording, fs, unit)
         probabilities = self.predict(prepare_record(record, self.contract)[None])[0]
-        if self.contract.single_label:
-            found = np.arange(len(probabilities)) == probabilities.argmax()
-        else:
-            found = probabilities >= np.array(self.contract.thresholds, np.float32)
-        names = np.array(self.contract.class_names)
-        by_name = {str(name): float(p) for name, p in zip(names, probabilities, strict=True)}
+        names = self.contract.class_names
         return Answer(
             record=record.id,
-            probabilities=by_name,
-            labels=tuple(str(name) for name in names[found]),
+            probabilities={name: float(p) for name, p in zip(names, probabilities, strict=True)},
+            labels=names_by_probability(names, probabilities, self.contract.found(probabilities)),
             warnings=tuple(doubt.text for doubt in check(record)),
         )
 
@@ -172,7 +187,8 @@ def load_model(path: str | Path, *, networks: tuple[str, ...]) -> ECGModel:
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(f"{path} does not exist; name a .keras file that training wrote.")
-    contract = _read_contract(path)
+    layer = _read_contract(path)
+    contract = layer.contract
     if contract.network not in networks:
         raise ModelFileError(
             f"{path} holds {contract.network} and not {' or '.join(networks)}; open it with the"
@@ -184,7 +200,7 @@ def load_model(path: str | Path, *, networks: tuple[str, ...]) -> ECGModel:
         raise ModelFileError(
             f"{path} is broken ({_first_line(error)}); copy it again or train again."
         ) from error
-    return ECGModel(model, contract, path)
+    return ECGModel(model, contract, path, layer.origin)
 
 
 def set_thresholds(model: Any, thresholds: np.ndarray) -> None:
@@ -199,8 +215,18 @@ def set_thresholds(model: Any, thresholds: np.ndarray) -> None:
     layer.contract = replace(layer.contract, thresholds=values)
 
 
-def _read_contract(path: Path) -> Contract:
-    """Read the contract without making the network, to say what is wrong with a strange file."""
+def set_origin(model: Any, origin: Origin) -> None:
+    """Put into a network's file which records trained and chose it.
+
+    Args:
+        model: as for :func:`set_thresholds`.
+        origin: of the weights it has now.
+    """
+    model.get_layer("contract").origin = origin
+
+
+def _read_contract(path: Path) -> SignalContract:
+    """Read contract and origin without the network, to say what is wrong with a strange file."""
     try:
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read("config.json"))
@@ -222,8 +248,9 @@ def _read_contract(path: Path) -> Contract:
             " best.keras that mlbf-train or mrm-train wrote."
         )
     try:
-        return SignalContract(layers["SignalContract"]["contract"]).contract
-    except (TypeError, KeyError, AttributeError, OptionError):
+        config = layers["SignalContract"]
+        return SignalContract(config["contract"], config.get("origin"))
+    except (TypeError, KeyError, ValueError, AttributeError, OptionError):
         raise ModelFileError(
             f"{path} carries a contract that this release cannot read; open it with the release"
             " that trained it, or train again."

@@ -29,6 +29,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from data_prep.cluster import WITHOUT_WORKERS, connect, has_dask, workers_of
 from data_prep.errors import OptionError, StoreError, UnitError
 from data_prep.files import locked, written_whole
 
@@ -37,8 +38,6 @@ ATTEMPTS = 2
 LOSSES = 3
 
 _CHUNK = 8 << 20  # bytes of a store that are sent at a time
-_ANSWER = 20.0  # seconds to wait for a scheduler's answer
-_WITHOUT_WORKERS = 300.0  # seconds to wait for a worker before giving up
 
 # TensorFlow's seed and Keras' precision belong to a process, so it computes one unit at a time.
 _one_at_a_time = threading.Lock()
@@ -129,7 +128,7 @@ def _do(todo: list[Unit], run: "_Run", scheduler: str | None) -> None:
     if scheduler is None and len(gpus) < 2:
         _do_here(todo, run)
         return
-    if scheduler is None and not _has_dask():
+    if scheduler is None and not has_dask():
         print(
             f"This machine's {len(gpus)} GPUs share one unit at a time; for one unit each,"
             " pip install 'ecg-keras[cluster]'.",
@@ -313,55 +312,6 @@ def _empty(folder: Path) -> Path:
 # --- Over a cluster --------------------------------------------------------------------------
 
 
-def _has_dask() -> bool:
-    return importlib.util.find_spec("distributed") is not None
-
-
-def connect(scheduler: str) -> Any:
-    """Connect to a Dask scheduler.
-
-    Args:
-        scheduler: its address, such as ``tcp://host:8786``.
-
-    Returns:
-        A ``distributed.Client``, to be closed.
-
-    Raises:
-        OptionError: where Dask is not installed or the scheduler does not answer.
-    """
-    if not _has_dask():
-        raise OptionError(
-            "--scheduler needs Dask, which is not installed; pip install 'ecg-keras[cluster]'."
-        )
-    from distributed import Client
-
-    try:
-        return Client(scheduler, timeout=_ANSWER, set_as_default=False)
-    except (OSError, ValueError, asyncio.TimeoutError):
-        raise OptionError(
-            f"no Dask scheduler answers at {scheduler}; start one with `dask scheduler`, and give"
-            " the address it prints, such as tcp://host:8786."
-        ) from None
-
-
-def require_workers(client: Any) -> None:
-    """Wait some minutes for a cluster's first worker.
-
-    Args:
-        client: from :func:`connect`.
-
-    Raises:
-        OptionError: where none comes.
-    """
-    try:
-        client.wait_for_workers(1, timeout=_WITHOUT_WORKERS)
-    except asyncio.TimeoutError:
-        raise OptionError(
-            f"the scheduler at {client.scheduler.address} has no worker; start some with"
-            f" `dask worker {client.scheduler.address}`."
-        ) from None
-
-
 def _local_cluster(gpus: list[str]) -> Any:
     """One worker process for each GPU, which sees no other."""
     from distributed import Nanny, Scheduler, SpecCluster
@@ -382,34 +332,6 @@ def _local_cluster(gpus: list[str]) -> Any:
             for gpu in gpus
         },
     )
-
-
-def workers_of(client: Any) -> dict[str, dict[str, Any]]:
-    """Return the addresses of a cluster's workers, those with a GPU alone if any announces one.
-
-    Args:
-        client: from :func:`connect`.
-
-    Returns:
-        What each is asked to set aside for a unit: its resources by its address.
-
-    Raises:
-        UnitError: where the scheduler is gone.
-    """
-    try:
-        # What the client knows itself is seconds old; here a worker that died is missing at once.
-        alive = client.nthreads()
-        known = client.scheduler_info(n_workers=-1)["workers"]
-    except Exception:  # many kinds, by the moment at which the connection broke
-        raise UnitError(
-            f"the Dask scheduler at {client.scheduler.address} is gone; what was done is kept, so"
-            " start one and run the same command again."
-        ) from None
-    resources = {
-        worker: known.get(worker, {}).get("resources") or {} for worker in alive if worker in known
-    }
-    with_gpu = {worker: {"GPU": 1} for worker, has in resources.items() if has.get("GPU", 0) >= 1}
-    return with_gpu or {worker: {} for worker in resources}
 
 
 def _do_there(todo: list[Unit], run: _Run, client: Any) -> None:
@@ -468,7 +390,7 @@ def _do_there(todo: list[Unit], run: _Run, client: Any) -> None:
         elif not told:
             told = True
             print("No worker is at hand; start some with dask worker.", file=sys.stderr)
-        elif time.monotonic() - last_seen > (0 if refusals and workers else _WITHOUT_WORKERS):
+        elif time.monotonic() - last_seen > (0 if refusals and workers else WITHOUT_WORKERS):
             reason = next(iter(refusals.values()), "it has no worker; start some with dask worker")
             raise UnitError(
                 f"the cluster at {client.scheduler.address} cannot go on: {reason}; what is done is"

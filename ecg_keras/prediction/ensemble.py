@@ -4,6 +4,7 @@ import csv
 import glob
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,19 +14,19 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from data_prep.errors import ModelFileError, OptionError, RecordError
+from data_prep.errors import ModelFileError, OptionError, RecordError, StoreError
 from data_prep.files import written_whole
-from data_prep.labels import read_recordings
+from data_prep.labels import CPSC_TASK, known_first_labels, read_recordings
 from data_prep.plausibility import Doubt, check
 from data_prep.records import Record, find_records, read_record
 from data_prep.signals import crop_or_pad
 from data_prep.store import Store
-from ecg_keras.evaluation.predictions import Predictions, save_predictions
-from ecg_keras.evaluation.scores import known_first_labels
+from ecg_keras.evaluation.predictions import Predictions, averaged, save_predictions
 from ecg_keras.explanation.methods import Explanation
 from ecg_keras.explanation.pages import write_page
 from ecg_keras.model.contract import Contract
 from ecg_keras.model.model_files import ECGModel, prepare_record
+from ecg_keras.model.origin import generated_notice, overlap, seen_by_any
 from ecg_keras.training.batches import WINDOW, StoreBatches
 
 
@@ -187,6 +188,8 @@ def predict_records(
         single_label=contract.single_label,
         network=contract.network,
         task=contract.task,
+        seen=seen_by_any([model.seen(names) for model in models]),
+        models=tuple(model.facts for model in models),
     )
     return predictions, refused, doubts
 
@@ -267,9 +270,14 @@ def predict_store(
         ``records``, with the model's thresholds and the store's labels and patients.
 
     Raises:
-        StoreError: where the store's rate is not the model's, or labels are missing.
+        StoreError: where the store's rate or classes are not the model's, or labels are missing.
     """
     contract = model.contract
+    if store.class_names(contract.task) != contract.class_names:
+        raise StoreError(
+            f"{store.path} knows other classes of {contract.task} than {model.path}; use the store"
+            " that it was trained on, or one built likewise."
+        )
     order = np.argsort(store.lengths[records], kind="stable")
     heads = tuple(model.network.output)
     batches = StoreBatches(
@@ -291,9 +299,52 @@ def predict_store(
             labels=labels,
             first_labels=known_first_labels(labels, store.first_labels[records]),
             patients=store.patients[records],
+            seen=model.seen(store.ids[records], store.dataset),
+            dataset=store.dataset,
+            models=(model.facts,),
         )
         for head in heads
     }
+
+
+def fold_of_store(store: Store, *, task: str, fold: int) -> np.ndarray:
+    """Find the records of one fold, by their indices.
+
+    Args:
+        store: an open store.
+        task: records without a label of it are left out.
+        fold: its number.
+
+    Raises:
+        StoreError: if the store lacks the task, or has no such record.
+    """
+    usable = store.records_of(task)
+    folds = store.folds[usable]
+    if not (folds == fold).any():
+        present = ", ".join(str(number) for number in np.unique(folds))
+        raise StoreError(
+            f"{store.path} has no record with a label of {task} in fold {fold}; give with --fold"
+            f" one of {present}."
+        )
+    return usable[folds == fold]
+
+
+def record_of_store(store: Store, index: int) -> Record:
+    """Read a record of a store as if from a file.
+
+    Args:
+        store: an open store.
+        index: of the record.
+    """
+    return Record(
+        id=str(store.ids[index]),
+        signal=store.signal(index),
+        fs=store.fs,
+        age=float(store.ages[index]),
+        sex=str(store.sexes[index]),
+        codes=(),
+        path=store.path,
+    )
 
 
 def write_answers(
@@ -305,10 +356,11 @@ def write_answers(
     """Write what a prediction found.
 
     ``predictions.npz`` holds everything; ``probabilities.csv`` has a column a class;
-    ``answers.csv`` is in the form of CPSC 2018 (``Recording,Result``, the class numbered from 1)
-    for that task, and has the names of all classes from their thresholds on for others;
-    ``rejected.csv`` lists the recordings that could not be used, and ``warnings.csv`` what is
-    doubtful about the others, a line each.
+    ``answers.csv`` (``Recording,Result``) names the classes found, the most probable first, with
+    spaces between them.  For CPSC 2018, whose challenge wants one number from 1 to 9, and for
+    networks of one answer it has the number of the first of them.  ``rejected.csv`` lists the
+    recordings that could not be used, and ``warnings.csv`` what is doubtful about the others, a
+    line each.
 
     Args:
         out: a folder; it is created, and files of these names in it are replaced.
@@ -323,12 +375,10 @@ def write_answers(
         ["Recording", *predictions.class_names],
         [[name, *(f"{p:.6f}" for p in row)] for name, row in rows],
     )
-    if predictions.single_label or predictions.task == "cpsc2018":
-        results = [str(answer + 1) for answer in predictions.answers]
-    else:
-        names = np.array(predictions.class_names)
-        present = predictions.probabilities >= predictions.thresholds
-        results = [" ".join(names[row]) for row in present]
+    results = [" ".join(names) for names in predictions.names_found]
+    if predictions.single_label or predictions.task == CPSC_TASK:
+        number = {name: str(c) for c, name in enumerate(predictions.class_names, start=1)}
+        results = [number[names[0]] for names in predictions.names_found]
     _write_csv(
         out / "answers.csv",
         ["Recording", "Result"],
@@ -357,10 +407,12 @@ def predict(
     load_model: Callable[[Path], ECGModel],
     *,
     models: Sequence[str],
-    csv_file: Path | None,
-    records: Path,
     out: Path,
     batch_size: int,
+    records: Path | None = None,
+    csv_file: Path | None = None,
+    store: Path | None = None,
+    fold: int | None = None,
     fs: float | None = None,
     unit: str | None = None,
     explainer: Callable[[Sequence[ECGModel]], Explainer] | None = None,
@@ -370,10 +422,12 @@ def predict(
     Args:
         load_model: of the package.
         models: files or patterns.
-        csv_file: a table with a column ``Recording``, or None.
-        records: a folder, or one recording.
         out: a folder for the answers.
         batch_size: recordings at a time.
+        records: a folder, or one recording.
+        csv_file: a table with a column ``Recording`` that chooses among them, or None.
+        store: a store, instead of files.
+        fold: of the store, whose records with a label of the models' task are answered.
         fs: sampling rate, hertz, of recordings that state none.
         unit: of recordings that state none.
         explainer: of the package, to write ``explained/NAME.html`` for each recording; or None.
@@ -384,29 +438,96 @@ def predict(
     """
     if batch_size < 1:
         raise OptionError(f"--batch-size must be above 0, not {batch_size}.")
-    chosen = choose_records(csv_file=csv_file, records=records)
-    ensemble = open_models(models, load_model)
-    predictions, refused, doubts = predict_records(
-        ensemble, chosen, batch_size=batch_size, fs=fs, unit=unit
-    )
-    write_answers(out, predictions, refused, doubts)
-    if explainer is not None:
-        explained = explainer(ensemble)
-        for name in tqdm(predictions.ids, desc="explanations", unit="rec", disable=None):
-            explanation = explained.explain(read_record(chosen[name], fs=fs, unit=unit))
-            warnings = [doubt.text for doubt in doubts.get(name, ())]
-            write_page(out / "explained" / f"{name}.html", explanation, warnings=warnings)
+    _require_one_source(records, store, fold, {"csv": csv_file, "fs": fs, "unit": unit})
+    with ExitStack() as stack:
+        read: Callable[[str], Record]
+        refused: list[_Refused] = []
+        if store is not None:
+            assert fold is not None
+            opened = stack.enter_context(Store(store))
+            ensemble = open_models(models, load_model)
+            rows = fold_of_store(opened, task=ensemble[0].contract.task, fold=fold)
+            index = {str(opened.ids[row]): int(row) for row in rows}
+            predictions = averaged(
+                [
+                    predict_store(model, opened, rows, batch_size=batch_size)["diagnosis"]
+                    for model in ensemble
+                ]
+            )
+
+            def read(name: str) -> Record:
+                return record_of_store(opened, index[name])
+
+            found = {name: check(read(name)) for name in index}
+            doubts = {name: doubt for name, doubt in found.items() if doubt}
+        else:
+            assert records is not None
+            chosen = choose_records(csv_file=csv_file, records=records)
+            ensemble = open_models(models, load_model)
+            predictions, refused, doubts = predict_records(
+                ensemble, chosen, batch_size=batch_size, fs=fs, unit=unit
+            )
+
+            def read(name: str) -> Record:
+                return read_record(chosen[name], fs=fs, unit=unit)
+
+        write_answers(out, predictions, refused, doubts)
+        if explainer is not None:
+            _write_pages(out / "explained", explainer(ensemble), predictions, read, doubts)
     answered = len(predictions.ids)
     print(
         f"{out}: {answered} recording{'s' if answered > 1 else ''} answered by {len(ensemble)}"
         f" model{'s' if len(ensemble) > 1 else ''} of {predictions.network}."
     )
+    for notice in (*generated_notice(predictions.models), *predictions.overlap("answered")):
+        print(f"warning: {notice}", file=sys.stderr)
     _print_doubts(doubts, out / "warnings.csv")
     if refused:
         raise RecordError(
-            f"{len(refused)} of {len(chosen)} recordings could not be used, the first because:"
-            f" {refused[0].reason.rstrip('.')}; the others are answered, and"
+            f"{len(refused)} of {answered + len(refused)} recordings could not be used, the first"
+            f" because: {refused[0].reason.rstrip('.')}; the others are answered, and"
             f" {out / 'rejected.csv'} lists all reasons."
+        )
+
+
+def _require_one_source(
+    records: Path | None, store: Path | None, fold: int | None, of_files: Mapping[str, object]
+) -> None:
+    if (records is None) == (store is None):
+        raise OptionError(
+            "give either --records, for files, or --store and --fold, for the records of one fold"
+            " of a store."
+        )
+    if (store is None) != (fold is None):
+        raise OptionError("--store and --fold go together; give both, or --records.")
+    for name, value in of_files.items():
+        if store is not None and value is not None:
+            raise OptionError(f"--{name} is for files; leave it out, or --store.")
+
+
+def _write_pages(
+    folder: Path,
+    explainer: Explainer,
+    predictions: Predictions,
+    read: Callable[[str], Record],
+    doubts: Mapping[str, Sequence[Doubt]],
+) -> None:
+    assert predictions.seen is not None
+    for name, seen in zip(
+        tqdm(predictions.ids, desc="explanations", unit="rec", disable=None),
+        predictions.seen,
+        strict=True,
+    ):
+        write_page(
+            folder / f"{name}.html",
+            explainer.explain(read(str(name))),
+            warnings=[doubt.text for doubt in doubts.get(name, ())],
+            notices=overlap(
+                seen[None],
+                dataset=predictions.dataset,
+                members=len(predictions.members),
+                verb="answered",
+            ),
         )
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.errors import StoreError
+from data_prep.labels import known_first_labels, one_hot
 from data_prep.signals import prepare
 from data_prep.store import Store
-from ecg_keras.evaluation.scores import known_first_labels, one_hot
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract
 

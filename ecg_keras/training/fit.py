@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -13,20 +14,16 @@ from tqdm import tqdm
 
 from data_prep.errors import OptionError, StoreError
 from data_prep.files import locked, written_whole
+from data_prep.labels import known_first_labels
 from data_prep.provenance import provenance
 from data_prep.store import Store
 from ecg_keras.evaluation.plots import plot_learning_curves, read_history
 from ecg_keras.evaluation.predictions import Predictions, save_predictions
-from ecg_keras.evaluation.scores import (
-    best_thresholds,
-    known_first_labels,
-    macro_auc,
-    macro_f1,
-    single_label_macro_f1,
-)
+from ecg_keras.evaluation.scores import best_thresholds, macro_auc, macro_f1, single_label_macro_f1
 from ecg_keras.model.backend import keras, tf
 from ecg_keras.model.contract import Contract
-from ecg_keras.model.model_files import set_thresholds
+from ecg_keras.model.model_files import set_origin, set_thresholds
+from ecg_keras.model.origin import Origin
 from ecg_keras.papers.tables import Spread, as_text
 from ecg_keras.training.batches import StoreBatches, describe
 from ecg_keras.training.checkpoint import (
@@ -420,7 +417,13 @@ def _fit(
     }
     _write_down(folder, run)
     bests = {
-        name: KeepBest(store, batches, folder=folder / NEW_BEST / name, monitor=settings.monitor)
+        name: KeepBest(
+            store,
+            batches,
+            trained=parts.train,
+            folder=folder / NEW_BEST / name,
+            monitor=settings.monitor,
+        )
         for name, batches in zip(validating, validations, strict=True)
     }
     best = bests[""]
@@ -521,13 +524,14 @@ class KeepBest(keras.callbacks.Callback):
     """Scores the validation records after each epoch and keeps the best model.
 
     Adds ``val_loss``, ``val_macro_f1`` and ``val_macro_auc`` to the epoch's logs.  The model is
-    written as soon as it is the best, with thresholds found on these validation records, beside
-    its answers to them.  The validation loss is that of the heads alone: losses that layers add
-    belong to training.
+    written as soon as it is the best, with thresholds found on these validation records and the
+    names of the records that trained and chose it, beside its answers to them.  The validation
+    loss is that of the heads alone: losses that layers add belong to training.
 
     Args:
         store: whose records they are.
         validation: their batches, in the records' order.
+        trained: indices of the records that train.
         folder: where ``best.keras`` and ``validation.npz`` go.
         monitor: the score that decides.
 
@@ -538,7 +542,13 @@ class KeepBest(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, store: Store, validation: StoreBatches, *, folder: Path, monitor: Monitor
+        self,
+        store: Store,
+        validation: StoreBatches,
+        *,
+        trained: np.ndarray,
+        folder: Path,
+        monitor: Monitor,
     ) -> None:
         super().__init__()
         self.validation = validation
@@ -549,6 +559,16 @@ class KeepBest(keras.callbacks.Callback):
         self.ids = store.ids[validation.records]
         self.labels = store.labels(validation.contract.task)[validation.records]
         self.first_labels = known_first_labels(self.labels, store.first_labels[validation.records])
+        made_with = provenance()
+        self.origin = Origin(
+            dataset=store.dataset,
+            trained=tuple(store.ids[trained].tolist()),
+            chose=tuple(self.ids.tolist()),
+            store=store.provenance,
+            version=str(made_with["ecg-keras"]),
+            commit=str(made_with["commit"]),
+            monitor=self.key,
+        )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Score, and keep what is better than before."""
@@ -568,7 +588,14 @@ class KeepBest(keras.callbacks.Callback):
         if not logs[self.key] > self.score:
             return
         thresholds = best_thresholds(self.labels, probabilities)
+        origin = replace(
+            self.origin,
+            date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            epoch=epoch + 1,
+            score=logs[self.key],
+        )
         set_thresholds(self.model, thresholds)
+        set_origin(self.model, origin)
         with written_whole(self.folder / "best.keras") as part:
             self.model.save(part)
         contract = self.validation.contract
@@ -585,6 +612,9 @@ class KeepBest(keras.callbacks.Callback):
                 task=contract.task,
                 labels=self.labels,
                 first_labels=self.first_labels,
+                seen=origin.seen(self.ids, origin.dataset),
+                dataset=origin.dataset,
+                models=(origin.facts("best.keras"),),
             ),
         )
         self.score, self.epoch = logs[self.key], epoch

@@ -1,0 +1,307 @@
+"""Where a model comes from: the records that trained and chose it, when, and with what code.
+
+Never imports Keras, so that reports can use it.
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+UNKNOWN, UNSEEN, CHOSE, TRAINED = -1, 0, 1, 2
+"""What a model had to do with a record, as :meth:`Origin.seen` gives it."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What pages and reports say about a model file.
+
+    Attributes:
+        file: its path; empty if it has none.
+        version: of this package, when the model was trained; empty, like all that follows, if
+            the file was written before model files carried their origin.
+        commit: of the code.
+        date: of the best epoch, ISO 8601, UTC.
+        dataset: of the store, such as ``"ptb-xl"``.
+        sources: the folders that the store was built from.
+        generated: ``"all"`` or ``"some"`` if the store held generated records.
+        trained: how many records trained the model.
+        chose: how many chose its epoch and thresholds.
+        epoch: the best one, counted from 1; 0 if unknown.
+        monitor: the validation score that chose it.
+        score: its value; NaN if unknown.
+    """
+
+    file: str = ""
+    version: str = ""
+    commit: str = ""
+    date: str = ""
+    dataset: str = ""
+    sources: tuple[str, ...] = ()
+    generated: str = ""
+    trained: int = 0
+    chose: int = 0
+    epoch: int = 0
+    monitor: str = ""
+    score: float = float("nan")
+
+    def to_json(self) -> str:
+        """Write all of it as one line of JSON."""
+        values = {**asdict(self), "score": self.score if np.isfinite(self.score) else None}
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelFacts":
+        """Read what :meth:`to_json` wrote, and leave out what a later release added.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("the facts of a model must be a JSON object")
+        known = {f.name: values[f.name] for f in fields(cls) if values.get(f.name) is not None}
+        return cls(**{**known, "sources": tuple(known.get("sources", ()))})
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a model came to be; its file carries this beside the contract.
+
+    Attributes:
+        dataset: of the store, such as ``"ptb-xl"``.
+        trained: names of the records that trained it.
+        chose: names of the records that chose its epoch and thresholds.
+        store: the store's own provenance.
+        version: of this package.
+        commit: of the code; with a plus sign if it was changed since.
+        date: of the epoch, ISO 8601, UTC.
+        epoch: counted from 1.
+        monitor: the validation score that chose it.
+        score: its value.
+    """
+
+    dataset: str
+    trained: tuple[str, ...]
+    chose: tuple[str, ...]
+    store: Mapping[str, Any] = field(default_factory=dict)
+    version: str = ""
+    commit: str = ""
+    date: str = ""
+    epoch: int = 0
+    monitor: str = ""
+    score: float = float("nan")
+
+    def seen(self, names: Sequence[str], dataset: str = "") -> np.ndarray:
+        """Say which records this model has seen.
+
+        Args:
+            names: of N records.
+            dataset: theirs; empty if unknown, as for files in a folder: then names alone decide.
+
+        Returns:
+            int8 ``(N,)``: :data:`TRAINED` or :data:`CHOSE`, else :data:`UNSEEN`.
+        """
+        if dataset and dataset != self.dataset:
+            return np.zeros(len(names), np.int8)
+        codes = dict.fromkeys(self.chose, CHOSE) | dict.fromkeys(self.trained, TRAINED)
+        return np.array([codes.get(str(name), UNSEEN) for name in names], np.int8)
+
+    def facts(self, file: str = "") -> ModelFacts:
+        """Sum up for pages and reports.
+
+        Args:
+            file: path of the model file.
+        """
+        sources, generated = _sources(self.store)
+        return ModelFacts(
+            file=file,
+            version=self.version,
+            commit=self.commit,
+            date=self.date,
+            dataset=self.dataset,
+            sources=sources,
+            generated=generated,
+            trained=len(self.trained),
+            chose=len(self.chose),
+            epoch=self.epoch,
+            monitor=self.monitor,
+            score=self.score,
+        )
+
+    def to_config(self) -> dict[str, Any]:
+        """Return a dict for JSON; the names compressed, some 3 bytes each."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {
+            **values,
+            "store": dict(self.store),
+            "trained": _packed(self.trained),
+            "chose": _packed(self.chose),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Origin":
+        """Read what :meth:`to_config` gave.
+
+        Raises:
+            ValueError: if the names are damaged.
+            TypeError: if it is something else.
+        """
+        names = {part: _unpacked(config[part]) for part in ("trained", "chose")}
+        return cls(**{**config, **names})
+
+
+def seen_by_any(codes: Sequence[np.ndarray]) -> np.ndarray:
+    """Join what the members of an ensemble have seen.
+
+    Args:
+        codes: for each member ``(N,)`` of :data:`UNKNOWN` to :data:`TRAINED`.
+
+    Returns:
+        int8 ``(N,)``: the most that any member had to do with a record; :data:`UNKNOWN` if none
+        is known to have seen it and one may have.
+    """
+    stacked = np.stack(codes)
+    most = stacked.max(axis=0)
+    unknown = (most == UNSEEN) & (stacked == UNKNOWN).any(axis=0)
+    return np.where(unknown, UNKNOWN, most).astype(np.int8)
+
+
+def overlap(
+    seen: np.ndarray | None, *, dataset: str, members: int = 1, verb: str = "scored"
+) -> tuple[str, ...]:
+    """Say how many records the models have seen before.
+
+    Args:
+        seen: ``(N,)``, or None if nothing is known.
+        dataset: of the records; empty if they were compared by their names only.
+        members: number of models that answer together.
+        verb: what is done with the records here.
+
+    Returns:
+        A sentence for each kind of overlap; none if every record is known to be unseen.
+    """
+    if seen is None:
+        return ()
+    total = f"{len(seen):,}"
+    model = "this model" if members == 1 else "a member of this ensemble"
+    by = "" if dataset else " (compared by name: files do not say which data set they are from)"
+    told = []
+    if len(seen) == 1:
+        did = {TRAINED: f"trained {model}", CHOSE: f"chose epoch and thresholds of {model}"}
+        if int(seen[0]) not in did:
+            return ()
+        return (
+            f"This recording {did[int(seen[0])]}{by}: the answer here says nothing about others.",
+        )
+    if count := int((seen == TRAINED).sum()):
+        told.append(
+            f"{count:,} of {total} records {verb} here trained {model}{by}: its scores on them say"
+            " nothing about other recordings."
+        )
+    if count := int((seen == CHOSE).sum()):
+        whose = "its" if members == 1 else "the"
+        told.append(
+            f"{count:,} of {total} records {verb} here chose {whose} epoch and thresholds"
+            f"{'' if members == 1 else ' of ' + model}{by}: scores on them flatter."
+        )
+    return tuple(told)
+
+
+def generated_notice(models: Sequence[ModelFacts]) -> tuple[str, ...]:
+    """Say in one sentence that generated records trained these models, if any did."""
+    kinds = {model.generated for model in models if model.generated}
+    if not kinds:
+        return ()
+    several = len(models) > 1
+    all_of_them = all(model.generated for model in models)
+    who = (
+        "This model was"
+        if not several
+        else f"{'T' if all_of_them else 'Some of t'}hese models were"
+    )
+    if kinds == {"all"}:
+        what = "generated records, not patients"
+        so = f"{'their' if several else 'its'} answers and scores say nothing about patients."
+        return (f"{who} trained on {what}: {so}",)
+    return (f"{who} trained on generated records among others.",)
+
+
+def facts_rows(models: Sequence[ModelFacts]) -> tuple[tuple[str, str], ...]:
+    """Describe the models that answer together, for a page or a report.
+
+    Returns:
+        Pairs of a name and what it holds; none without models.
+    """
+    if not models:
+        return ()
+    files = [model.file for model in models if model.file]
+    rows = []
+    if files:
+        several = f"{len(files)}: {files[0]} to {files[-1]}"
+        rows.append(("Model file", files[0] if len(files) == 1 else several))
+    known = [model for model in models if model.version]
+    if len(known) < len(models):
+        how_many = "" if len(models) == 1 else f" of {len(models) - len(known)} of them"
+        rows.append(
+            ("Origin", f"unknown{how_many}: written before model files named what trained them")
+        )
+    if not known:
+        return tuple(rows)
+    made = {f"ecg-keras {model.version}, commit {model.commit}" for model in known}
+    where = {f"{m.dataset} ({', '.join(m.sources)})" if m.sources else m.dataset for m in known}
+    epochs, scores = sorted(m.epoch for m in known), sorted(m.score for m in known)
+    monitors = " and ".join(sorted({m.monitor for m in known}))
+    return (
+        *rows,
+        ("Made with", " and ".join(sorted(made))),
+        ("Trained", _span(sorted(model.date[:10] for model in known))),
+        (
+            "Training records",
+            f"{_counts(m.trained for m in known)} of {' and '.join(sorted(where))}",
+        ),
+        (
+            "Epoch and thresholds",
+            f"epoch {_span([str(epoch) for epoch in epochs])}, {monitors}"
+            f" {_span([f'{score:.3f}' for score in scores])} on the"
+            f" {_counts(m.chose for m in known)} records that chose them",
+        ),
+    )
+
+
+def _counts(numbers: Iterable[int]) -> str:
+    return _span([f"{number:,}" for number in sorted(numbers)])
+
+
+def _span(in_order: Sequence[str]) -> str:
+    first, last = in_order[0], in_order[-1]
+    return first if first == last else f"{first} to {last}"
+
+
+def _sources(store: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+    """The folders a store was built from, and whether its records were generated."""
+    parts = store.get("stores")
+    if parts:  # of several stores
+        of_parts = [_sources(part) for part in parts]
+        kinds = {generated for _, generated in of_parts}
+        mixed = "some" if kinds - {""} else ""
+        sources = tuple(source for sources, _ in of_parts for source in sources)
+        return sources, kinds.pop() if len(kinds) == 1 else mixed
+    return tuple(store.get("source", ())), str(store.get("generated", ""))
+
+
+def _packed(names: Sequence[str]) -> str:
+    text = "\0".join(sorted(names)).encode()
+    return base64.b64encode(zlib.compress(text, 9)).decode("ascii")
+
+
+def _unpacked(text: str) -> tuple[str, ...]:
+    try:
+        names = zlib.decompress(base64.b64decode(text, validate=True)).decode()
+    except zlib.error as error:
+        raise ValueError(f"its names of records are damaged ({error})") from None
+    return tuple(names.split("\0")) if names else ()

@@ -1,0 +1,99 @@
+"""One model's answer to one recording is the same wherever it is given."""
+
+import csv
+import html
+import json
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from make_records import sine_leads, write_wfdb
+from test_export import PACKAGES, small_contract, small_model
+
+from data_prep.labels import CPSC_CLASSES
+from data_prep.records import read_record
+from ecg_keras.evaluation.predictions import found_classes, load_predictions, names_by_probability
+from ecg_keras.model.backend import keras
+from ecg_keras.model.model_files import prepare_record
+
+
+@pytest.mark.parametrize(
+    ("single_label", "task", "expected"),
+    [
+        (True, "cpsc2018", [[0, 0, 1], [1, 0, 0]]),
+        (False, "rhythm", [[1, 0, 1], [0, 0, 0]]),
+        (False, "cpsc2018", [[1, 0, 1], [1, 0, 0]]),
+    ],
+)
+def test_the_rule(single_label: bool, task: str, expected: list[list[int]]) -> None:
+    probabilities = np.array([[0.3, 0.1, 0.8], [0.2, 0.1, 0.1]], np.float32)
+    thresholds = (0.3, 0.2, 0.8)
+    rule = {"single_label": single_label, "task": task}
+    found = found_classes(probabilities, thresholds, **rule)  # type: ignore[arg-type]
+    assert found.tolist() == np.array(expected, bool).tolist()
+    alone = found_classes(probabilities[0], thresholds, **rule)  # type: ignore[arg-type]
+    assert alone.tolist() == found[0].tolist()
+
+
+def test_the_most_probable_class_comes_first() -> None:
+    found = np.array([True, False, True, True])
+    names = names_by_probability(("a", "b", "c", "d"), np.array([0.3, 0.9, 0.8, 0.3]), found)
+    assert names == ("c", "a", "d")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize(("task", "members"), [("cpsc2018", 1), ("rhythm", 2)])
+def test_tables_page_function_and_exported_file_agree(
+    tmp_path: Path, package: str, task: str, members: int
+) -> None:
+    classes = CPSC_CLASSES if task == "cpsc2018" else ("calm", "fast", "slow", "odd")
+    rng = np.random.default_rng(3)
+    for number in range(members):
+        thresholds = tuple(rng.uniform(0.3, 0.7, len(classes)).tolist())
+        contract = small_contract(package, task=task, class_names=classes, thresholds=thresholds)
+        (tmp_path / f"fold_{number}").mkdir()
+        small_model(contract, seed=number).save(tmp_path / f"fold_{number}" / "best.keras")
+    for name, gain in (("A1", 1.0), ("A2", 0.05)):
+        write_wfdb(tmp_path / "records", name, gain * sine_leads(3000, seed=int(name[1])))
+    models = (str(tmp_path / "fold_*" / "best.keras"),)
+    command = import_module(f"{package}.predict").main
+    command(models=models, records=tmp_path / "records", out=tmp_path / "out", explain=True)
+    exporting: Any = import_module(f"{package}.export").main
+    exporting(
+        models=models,
+        out=tmp_path / "exported",
+        formats=("onnx",),
+        records=tmp_path / "records",
+    )
+
+    predictions = load_predictions(tmp_path / "out" / "predictions.npz")
+    with (tmp_path / "out" / "answers.csv").open(newline="") as file:
+        table = {row["Recording"]: row["Result"] for row in csv.DictReader(file)}
+    session = onnxruntime.InferenceSession(tmp_path / "exported" / "model.onnx")
+    properties = session.get_modelmeta().custom_metadata_map
+    facts = {name: json.loads(text) for name, text in properties.items()}
+    assert list(table) == ["A1", "A2"]
+    for name, answer in zip(predictions.ids, predictions.names_found, strict=True):
+        record = read_record(tmp_path / "records" / f"{name}.hea")
+        text = (tmp_path / "out" / "explained" / f"{name}.html").read_text()
+        (title,) = re.findall(r"<title>(.*)</title>", text)
+        said = " and ".join(answer) or "no class reaches its threshold"
+        assert html.unescape(title) == f"{name}: {said}"
+        if task == "cpsc2018" or predictions.single_label:
+            assert table[name] == str(classes.index(answer[0]) + 1)
+        else:
+            assert table[name] == " ".join(answer)
+        (probabilities,) = session.run(
+            ["diagnosis"], {"signal": prepare_record(record, contract)[None]}
+        )
+        rule = {"single_label": facts["single_label"], "task": facts["task"]}
+        found = found_classes(probabilities[0], facts["thresholds"], **rule)
+        assert names_by_probability(facts["class_names"], probabilities[0], found) == answer
+        if members == 1:
+            model = import_module(package).load_model(tmp_path / "fold_0" / "best.keras")
+            assert model.predict_record(record).labels == answer
+    keras.backend.clear_session()
