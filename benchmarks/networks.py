@@ -6,48 +6,91 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from benchmarks import mlbf_plain, mrm_plain
-from benchmarks.timing import Result, once, ratio, times
+from benchmarks.timing import Ratio, Result, once, ratio, times
 from data_prep.store import Store, StoreWriter
 from ecg_keras.model.backend import keras
-from ecg_keras.training.batches import WINDOW, StoreBatches
+from ecg_keras.training.batches import StoreBatches
+from mlbf_keras import layers as mlbf_layers
 from mlbf_keras import model as mlbf
 from mrm_keras import model as mrm
 
 BATCH = 64
+RANDOM_BATCHES = 6  # of MLBF-Net: their mean is that of an epoch within a few per cent
 Batches = list[tuple[np.ndarray, dict[str, np.ndarray]]]
 
 
 def measure_mlbf(repeats: int, *, batch_size: int = BATCH, **sizes: Any) -> Result:
-    """Measure MLBF-Net on an epoch of records as long as those of CPSC 2018.
+    """Measure MLBF-Net on random batches of records as long as those of CPSC 2018.
 
     Args:
         repeats: how often the forms are run in turn.
         batch_size: records a step.
-        sizes: ``input_length`` and ``num_leads``, where they are not to be the paper's.
+        sizes: ``input_length`` and ``num_leads``, if they are not to be the paper's.
     """
     contract = mlbf.default_contract(**sizes)
-    records = WINDOW * batch_size
-    with cpsc_like(contract, records, batch_size=batch_size) as source:
-        # An epoch of CPSC 2018 has six windows of batches.  Two are mixed here, and of their
-        # batches every second is run, taken by length so that the mean stays that of all.
-        form: dict[str, Any] = {
-            "contract": contract, "heads": source.heads, "batch_size": batch_size
-        }  # fmt: skip
-        mixed = StoreBatches(source.store, np.tile(np.arange(records), 2), shuffle=True, **form)
-        training = sorted((mixed[i] for i in range(len(mixed))), key=_longest)[::2]
-        # Prediction has all records of a window sorted by length.
-        ordered = StoreBatches(source.store, np.argsort(source.lengths), **form)
-        return _measure(
-            "MLBF-Net",
-            plain=lambda: mlbf.compile_model(mlbf_plain.build_plain_model(**sizes)),
-            ours=lambda: mlbf.compile_model(mlbf.build_model(**sizes)),
-            batches={"training": training, "inference": [ordered[i] for i in range(len(ordered))]},
-            repeats=repeats,
+    with cpsc_like(contract, RANDOM_BATCHES * batch_size, batch_size=batch_size) as source:
+        batches = [source[i] for i in range(len(source))]
+    return _measure(
+        "MLBF-Net",
+        plain=lambda: mlbf.compile_model(mlbf_plain.build_plain_model(**sizes)),
+        ours=lambda: mlbf.compile_model(mlbf.build_model(**sizes)),
+        batches={"training": batches, "inference": batches},
+        repeats=repeats,
+    )
+
+
+def measure_slices(
+    repeats: int, *, batch_size: int = BATCH, **sizes: Any
+) -> dict[str, tuple[float, Ratio]]:
+    """Measure what MLBF-Net's slices are worth: training in float32, by the batches' lengths.
+
+    Args:
+        repeats: how often all is run in turn.
+        batch_size: records a step.
+        sizes: ``input_length`` and ``num_leads``, if they are not to be the paper's.
+
+    Returns:
+        Records a second and how many times faster than the plain form, which takes as long for
+        every batch, by what is run.
+    """
+    contract = mlbf.default_contract(**sizes)
+    with cpsc_like(contract, RANDOM_BATCHES * batch_size, batch_size=batch_size) as source:
+        random = [source[i] for i in range(len(source))]
+        ordered = StoreBatches(
+            source.store,
+            np.argsort(source.lengths, kind="stable"),
+            contract=contract,
+            heads=source.heads,
+            batch_size=batch_size,
         )
+        by_length = [ordered[i] for i in range(len(ordered))]
+    signal, labels = random[0]
+    noise = np.random.default_rng(0).standard_normal(signal.shape, np.float32)
+    plain = mlbf.compile_model(mlbf_plain.build_plain_model(**sizes))
+    sliced, whole = (mlbf.compile_model(mlbf.build_model(**sizes)) for _ in range(2))
+    with patch.object(mlbf_layers, "SLICES", 1):
+        whole.train_on_batch(signal, labels)  # traced with one slice, and so it stays
+    work = {
+        "plain form, any batch": (plain, random[:1]),
+        "one slice, sorted batches": (whole, by_length),
+        "one slice, random batches": (whole, random),
+        f"{mlbf_layers.SLICES} slices, random batches": (sliced, random),
+        f"{mlbf_layers.SLICES} slices, all records as long as the input": (
+            sliced, [(noise, labels)]
+        ),
+    }  # fmt: skip
+    taken = times({name: partial(_train, *run) for name, run in work.items()}, repeats=repeats)
+    seconds = {name: taken[name] / len(batches) for name, (_, batches) in work.items()}
+    plain_seconds = seconds["plain form, any batch"]
+    return {
+        name: (batch_size / float(np.median(values)), ratio(plain_seconds, values))
+        for name, values in seconds.items()
+    }
 
 
 def measure_mrm(repeats: int, *, batch_size: int = BATCH, **sizes: Any) -> Result:
@@ -153,11 +196,6 @@ def _measure(
             if form != "plain":
                 ratios[what, form] = ratio(per_batch["plain"], values)
     return Result(network, rates, ratios, first_step)
-
-
-def _longest(batch: tuple[np.ndarray, dict[str, np.ndarray]]) -> int:
-    """Return where the batch's longest record ends."""
-    return int(np.flatnonzero(batch[0].any(axis=(0, 2)))[-1])
 
 
 def _train(model: Any, batches: Batches) -> None:

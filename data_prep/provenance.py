@@ -3,10 +3,14 @@
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn")
+
+FORMS: dict[str, str] = {}
+"""How the networks in this process compute what has several forms; each network adds its own."""
 
 
 def package_version() -> str:
@@ -15,15 +19,26 @@ def package_version() -> str:
 
 
 def provenance() -> dict[str, str | int]:
-    """Return versions, commit and machine, to be written beside a result."""
+    """Return versions, commit, forms and machine, to be written beside a result."""
     return {
         "ecg-keras": package_version(),
         "commit": _commit(),
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
+        **_precision(),
+        **FORMS,
         "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
         "cores": os.cpu_count() or 0,
     }
+
+
+def _precision() -> dict[str, str]:
+    """Whether TensorFlow, if in use, may round to TF32, as NVIDIA's GPUs since Ampere can."""
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is None:
+        return {}
+    allowed = tensorflow.config.experimental.tensor_float_32_execution_enabled()
+    return {"TF32": "allowed" if allowed else "off"}
 
 
 def _version(package: str) -> str:

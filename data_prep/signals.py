@@ -164,7 +164,7 @@ def prepare(
         target_fs: the input's rate, hertz.
         length: of the input, samples.
         fit: what to do with a recording that is shorter: ``"pad"`` adds zeros at its end
-            (MLBF-Net, section III-A), ``"stretch"`` resamples it up (MRM-Net, section IV-A). A
+            (MLBF-Net, section IV-C), ``"stretch"`` resamples it up (MRM-Net, section IV-A). A
             longer one is cut at its end either way.
 
     Returns:

@@ -5,14 +5,28 @@ the weights of all branches stacked on the first axis and computes them side by 
 no number; it replaces some five hundred variables by forty and twenty-four recurrences by one.
 """
 
+import itertools
+import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+from data_prep.errors import OptionError
+from data_prep.provenance import FORMS
 from ecg_keras.model.backend import keras, tf
 
 ops = keras.ops
 
 LEAKY_SLOPE = 0.3  # Keras' default when the paper was written; the paper gives none.
+
+# A batch is convolved in this many slices of similar length.  Of 64 random recordings as long as
+# those of CPSC 2018, four slices compute 1.3 times what is recorded, eight 1.1 times and one 3.6
+# times.  On two cores four, six and eight took the same time, and each more costs seconds before
+# the first step.
+SLICES = 4
+FORMS["MLBF-Net's convolutions"] = f"each batch in {SLICES} slices of similar length"
 
 
 def stacked(make: Callable[[], Any], stack_dims: int) -> Callable[..., Any]:
@@ -107,10 +121,10 @@ def _convolve(x: Any, kernel: Any, bias: Any) -> tuple[Any, Callable[..., Any]]:
 def _convolve_by_two(x: Any, kernel: Any, bias: Any) -> Any:
     """LeakyReLU of a "same" convolution of even width and stride 2.
 
-    Two time steps are folded into the channels: with a zero tap put before and one after the
-    kernel, ``y[j] = sum_t w[t] x[2j - k/2 + 1 + t]`` reads whole pairs, and is a convolution of
-    stride 1 over the pairs with half the taps and twice the channels.  The numbers are the same;
-    the gradient of the kernel takes half the time.
+    Two time steps are folded into the channels: ``y[j] = sum_t w[t] x[2j - k/2 + 1 + t]`` reads
+    whole pairs, once a kernel of 4, 8, ... taps has a zero tap put before and one after it, and is
+    a convolution of stride 1 over the pairs with half the taps and twice the channels.  The
+    numbers are the same; the gradient of the kernel takes half the time.
 
     Args:
         x: ``(batch, 1, time, channel)``.
@@ -124,8 +138,15 @@ def _convolve_by_two(x: Any, kernel: Any, bias: Any) -> Any:
     if x.shape[2] is None or x.shape[2] % 2:
         x = tf.pad(x, [[0, 0], [0, 0], [0, tf.shape(x)[2] % 2], [0, 0]])
     pairs = tf.reshape(x, [tf.shape(x)[0], 1, tf.shape(x)[2] // 2, 2 * channels])
-    wide = tf.pad(kernel, [[1, 1], [0, 0], [0, 0]])
-    return _convolve(pairs, tf.reshape(wide, [1, taps // 2 + 1, 2 * channels, filters]), bias)
+    side = 1 - taps % 4 // 2
+    wide = tf.pad(kernel, [[side, side], [0, 0], [0, 0]])
+    return _convolve(pairs, tf.reshape(wide, [1, taps // 2 + side, 2 * channels, filters]), bias)
+
+
+@tf.custom_gradient
+def _reordered(x: Any, order: Any, back: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return the rows ``x[order]``; their gradient is put back by ``back``, the inverse."""
+    return tf.gather(x, order), lambda dy: (tf.gather(dy, back), None, None)
 
 
 @tf.custom_gradient
@@ -144,45 +165,105 @@ def _begin(x: Any, length: Any) -> tuple[Any, Callable[..., Any]]:
     return x[:, :, :length], gradient
 
 
-@tf.function(experimental_attributes={"_noinline": True})
-def _convolve_branch(
-    x: Any, time: int, kernels: list[Any], biases: list[Any], rate: float, seeds: Any
-) -> Any:
-    """Run one branch's blocks over the recordings and over silence, and join the two.
+# Functions of their own in TensorFlow's graph: they are then traced, differentiated and optimised
+# once for all branches and slices, which is most of the time before the first step.
+_once = tf.function(experimental_attributes={"_noinline": True})
 
-    A function of its own in TensorFlow's graph: twelve branches are then traced, differentiated
-    and optimised once, which is most of the time before the first step.
+
+@_once
+def _convolve_silence(
+    time: int, kernels: list[Any], biases: list[Any], rate: float, seeds: Any
+) -> list[Any]:
+    """Run one branch's blocks over an all-zero signal.
 
     Args:
-        x: ``(batch, 1, recorded, channel)``: the branch's signals as far as any is recorded.
         time: of the padded signals.
         kernels: ``(tap, channel, filter)`` of each convolution, three a block.
         biases: ``(filter,)`` of each convolution.
         rate: of the dropout after each block.
-        seeds: ``(block, 2, 2)`` int32, of the dropout of recordings and of silence.
+        seeds: ``(block, 2)`` int32, of that dropout.
+
+    Returns:
+        What goes into each block and what comes out of the last, ``(1, 1, time / 2**block, ...)``.
+    """
+    silences = [tf.zeros([1, 1, time, kernels[0].shape[1]], kernels[0].dtype)]
+    for block, weights in enumerate(_blocks(kernels, biases, rate)):
+        silence = _convolve_block(silences[-1], weights)
+        silences.append(silence * keep_mask(silence, rate, seeds[block]) if rate else silence)
+    return silences
+
+
+@_once
+def _convolve_slice(
+    x: Any, silences: list[Any], kernels: list[Any], biases: list[Any], rate: float, seeds: Any
+) -> Any:
+    """Run one branch's blocks over recordings, and join on what the silence behind them gives.
+
+    Args:
+        x: ``(batch, 1, recorded, channel)``: the branch's signals as far as any is recorded.
+        silences: from :func:`_convolve_silence`, to which the other arguments were given, too.
+        kernels: ``(tap, channel, filter)`` of each convolution, three a block.
+        biases: ``(filter,)`` of each convolution.
+        rate: of the dropout after each block.
+        seeds: ``(block, 2)`` int32, of that dropout.
 
     Returns:
         ``(batch, time / 2**blocks, filter)``.
     """
     batch = tf.shape(x)[0]
-    silence = tf.zeros([1, 1, time, x.shape[3]], x.dtype)
-    for block in range(len(kernels) // 3):
-        weights = list(zip(kernels, biases, strict=True))[3 * block : 3 * block + 3]
+    for block, weights in enumerate(_blocks(kernels, biases, rate)):
         reach = sum(kernel.shape[0] // 2 for kernel, _ in weights)
-        recorded, full = tf.shape(x)[2], silence.shape[2]
+        recorded, full = tf.shape(x)[2], silences[block].shape[2]
         touched = tf.minimum((recorded + reach + 3) // 4 * 2, (full + 1) // 2)
-        beyond = silence[:, :, recorded : recorded + 2 * reach + 4]
+        beyond = silences[block][:, :, recorded : recorded + 2 * reach + 4]
         x = tf.concat([x, tf.repeat(beyond, batch, axis=0)], axis=2)
-        if rate:
-            # Dropout's factor 1 / (1 - rate): a LeakyReLU lets it through from the weights.
-            weights[2] = (weights[2][0] / (1 - rate), weights[2][1] / (1 - rate))
         x = _begin(_convolve_block(x, weights), touched)
-        silence = _convolve_block(silence, weights)
         if rate:
-            x *= keep_mask(x, rate, seeds[block, 0])
-            silence *= keep_mask(silence, rate, seeds[block, 1])
-    beyond = silence[:, :, tf.shape(x)[2] :]
+            x *= keep_mask(x, rate, seeds[block])
+    beyond = silences[-1][:, :, tf.shape(x)[2] :]
     return tf.concat([x, tf.repeat(beyond, batch, axis=0)], axis=2)[:, 0]
+
+
+def _blocks(kernels: list[Any], biases: list[Any], rate: float) -> list[list[tuple[Any, Any]]]:
+    """Give the three kernels and biases of each block, the last with dropout's factor.
+
+    A LeakyReLU lets 1 / (1 - rate) through from the weights to its output.
+    """
+    weights = list(zip(kernels, biases, strict=True))
+    if rate:
+        weights[2::3] = [(kernel / (1 - rate), bias / (1 - rate)) for kernel, bias in weights[2::3]]
+    return [weights[i : i + 3] for i in range(0, len(weights), 3)]
+
+
+def _sliced(signal: Any) -> tuple[list[Any], Any, Any]:
+    """Sort recordings by length and cut them into slices of about as many samples.
+
+    Args:
+        signal: ``(batch, time, channel)``, zeros behind each recording's end.
+
+    Returns:
+        :data:`SLICES` times ``(rows, recorded, channel)``, as far as the longest is recorded; a
+        slice of a small batch may have no rows.  Then which row of the batch each row of the
+        slices is, ``(batch,)``, and which row of the slices each row of the batch is.  Where XLA
+        compiles the whole step, which takes fixed shapes, there is one slice, the batch as it is.
+    """
+    if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+        rows = tf.range(tf.shape(signal)[0])
+        return [signal], rows, rows
+    time = signal.shape[1]
+    used = tf.reduce_any(signal != 0, axis=2)
+    ends = tf.reduce_max(tf.where(used, tf.range(1, time + 1), 1), axis=1)
+    order = tf.argsort(ends)
+    back = tf.math.invert_permutation(order)
+    signal, ends = _reordered(signal, order, back), tf.gather(ends, order)
+    share = tf.cumsum(ends) * SLICES / tf.reduce_sum(ends)
+    bounds = tf.searchsorted(share, tf.range(1, SLICES, dtype=share.dtype))
+    bounds = [0, *tf.unstack(bounds), tf.shape(ends)[0]]
+    slices = []
+    for start, end in itertools.pairwise(bounds):
+        recorded = tf.maximum(tf.reduce_max(ends[start:end]), 1)  # of no rows it is the least int
+        slices.append(signal[start:end, : tf.minimum((recorded + 1) // 2 * 2, time)])
+    return slices, order, back
 
 
 def _convolve_block(x: Any, weights: list[tuple[Any, Any]]) -> Any:
@@ -200,24 +281,29 @@ class BranchConvolutions(keras.layers.Layer):
     and a dropout.
 
     Most of a batch of recordings is the padding behind them (three quarters of CPSC 2018 padded
-    to 60 s), and what the convolutions compute there does not depend on the recording.  So they
-    run over the batch only as far as its longest recording reaches, and over one all-zero signal
-    of full length; what follows the recordings is taken from that signal.  A block's output is
-    touched by a recording up to ``reach`` samples behind its end, and is wrong up to ``reach``
-    samples before the end of what it was given, so each block is given ``2 * reach`` samples of
-    the all-zero signal's features beyond what it must answer for.  Outputs and gradients are
-    those of the whole computation (the gradient of the signal up to the longest recording's end:
-    the zeros behind it are no input).
+    to 60 s), and what the convolutions compute there does not depend on the recording.  Nor does
+    what they compute of one recording depend on the others.  So the rows of a batch are sorted by
+    length and cut into :data:`SLICES` slices of about as many samples; the convolutions run over
+    each slice only as far as its longest recording reaches, and over one all-zero signal of full
+    length; what follows the recordings is taken from that signal, and the rows are put back in
+    their order.  A block's output is touched by a recording up to ``reach`` samples behind its
+    end, and is wrong up to ``reach`` samples before the end of what it was given, so each block is
+    given ``2 * reach`` samples of the all-zero signal's features beyond what it must answer for.
+    Outputs and gradients are those of the whole computation (the gradient of the signal up to the
+    end of its slice's longest recording: the zeros behind it are no input).
 
-    Dropout draws, behind the batch's longest recording, one mask for all recordings of the batch:
-    every recording still meets independent masks of the right rate, only shares that part of
-    them with its neighbours of this one step.
+    Dropout draws, behind the longest recording of each slice, one mask for all recordings of the
+    batch: every recording still meets independent masks of the right rate, only shares that part
+    of them with its neighbours of this one step.
 
     Args:
         branches: number of branches; the input's channels are dealt to them in order.
         filters: filters of every convolution.
         kernel_sizes: taps of the three convolutions of each block; the last must be even.
         dropout: share of a block's outputs dropped in training.
+
+    Raises:
+        OptionError: the last kernel of a block has an odd number of taps.
 
     Call arguments:
         signal: ``(batch, time, channel)``, millivolts; zeros behind each recording's end.
@@ -238,6 +324,11 @@ class BranchConvolutions(keras.layers.Layer):
         self.branches = branches
         self.filters = filters
         self.kernel_sizes = tuple(tuple(sizes) for sizes in kernel_sizes)
+        if any(last % 2 for *_, last in self.kernel_sizes):
+            raise OptionError(
+                "the last kernel of each block, which halves the time, must have an even number of"
+                f" taps, not {', '.join(str(last) for *_, last in self.kernel_sizes)}."
+            )
         self.dropout = dropout
         self.seed_generator = keras.random.SeedGenerator()
 
@@ -267,33 +358,31 @@ class BranchConvolutions(keras.layers.Layer):
     def call(self, signal: Any, training: bool = False) -> list[Any]:
         """Convolve every branch."""
         time, channels = signal.shape[1:]
-        used = tf.reduce_any(signal != 0, axis=[0, 2])
-        last = tf.reduce_max(tf.where(used, tf.range(1, time + 1), 1))
-        recorded = tf.minimum((last + 1) // 2 * 2, time)
-        signal = tf.cast(signal[:, None, :recorded], self.compute_dtype)
-        signals = tf.split(signal, self.branches, axis=3)
         kernels = [tf.unstack(tf.cast(k, self.compute_dtype)) for k in self.kernels]
         biases = [tf.unstack(tf.cast(b, self.compute_dtype)) for b in self.biases]
         blocks = len(self.kernel_sizes)
         drops = bool(training and self.dropout)
+        rate = self.dropout if drops else 0.0
         seed = self.seed_generator.next() if drops else tf.zeros([2], tf.int32)
-        seeds = tf.random.split(tf.cast(seed, tf.int32), self.branches * blocks * 2)
-        seeds = tf.reshape(seeds, [self.branches, blocks, 2, 2])
+        seeds = tf.random.split(tf.cast(seed, tf.int32), self.branches * (SLICES + 1) * blocks)
+        seeds = tf.reshape(seeds, [self.branches, SLICES + 1, blocks, 2])
         shape = self.compute_output_shape((None, time, channels))[0]
-        return [
-            tf.ensure_shape(
-                _convolve_branch(
-                    signals[branch],
-                    time,
-                    [kernel[branch] for kernel in kernels],
-                    [bias[branch] for bias in biases],
-                    self.dropout if drops else 0.0,
-                    seeds[branch],
-                ),
-                shape,
-            )
-            for branch in range(self.branches)
+
+        slices, order, back = _sliced(signal)
+        slices = [
+            tf.split(tf.cast(x[:, None], self.compute_dtype), self.branches, axis=3) for x in slices
         ]
+        features = []
+        for branch in range(self.branches):
+            weights = [k[branch] for k in kernels], [b[branch] for b in biases], rate
+            silences = _convolve_silence(time, *weights, seeds[branch, -1])
+            parts = [
+                _convolve_slice(x[branch], silences, *weights, seeds[branch, i])
+                for i, x in enumerate(slices)
+            ]
+            joined = _reordered(tf.concat(parts, axis=0), back, order)
+            features.append(tf.ensure_shape(joined, shape))
+        return features
 
     def compute_output_shape(
         self, input_shape: tuple[int | None, ...]
@@ -335,7 +424,6 @@ def _scan(step: Callable[..., Any], state: Any, steps: int, reverse: bool) -> tu
         lambda count, *_: count < steps,
         body,
         (tf.constant(0), state, arrays),
-        maximum_iterations=steps,
     )
     return state, [a.stack() for a in arrays]
 
@@ -419,10 +507,27 @@ def _gru_gradients(
     return dx, d_kernel, d_recurrent, d_bias
 
 
-# A step is some thirty operations on tensors of a few kilobytes.  Compiled, the loop costs a
-# tenth of what TensorFlow's interpreter needs for it; the compiler keeps one version a shape.
-_compiled_states = tf.function(_gru_states, jit_compile=True)
-_compiled_gradients = tf.function(_gru_gradients, jit_compile=True)
+@cache
+def _recurrence() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return :func:`_gru_states` and :func:`_gru_gradients` as graphs, compiled if XLA can do so.
+
+    A step is some thirty operations on tensors of a few kilobytes.  Compiled, the loop costs a
+    tenth of what TensorFlow's interpreter needs for it; the compiler keeps one version a shape.
+    """
+    states, gradients = (tf.function(f, jit_compile=True) for f in (_gru_states, _gru_gradients))
+    try:
+        with tf.init_scope():
+            one = [tf.zeros(shape) for shape in ([1] * 4, [1, 1, 3], [1, 1, 3], [1, 2, 3])]
+            states(*one, reverse=False, keep=False)
+    except tf.errors.OpError as error:
+        reason = next(iter(error.message.splitlines()), "")
+        print(
+            "MLBF-Net's recurrence runs without XLA, and slower, for XLA fails on this device:"
+            f" {reason}",
+            file=sys.stderr,
+        )
+        return tf.function(_gru_states), tf.function(_gru_gradients)
+    return states, gradients
 
 
 def _gru(x: Any, *weights: Any, reverse: bool, training: bool) -> Any:
@@ -431,18 +536,19 @@ def _gru(x: Any, *weights: Any, reverse: bool, training: bool) -> Any:
     TensorFlow's own gradient of a loop stores every intermediate of every step in lists, and took
     six times as long.  Outside training the gates are computed again if a gradient is asked for.
     """
+    states, gradients = _recurrence()
 
     @tf.custom_gradient
     def run(x: Any, *weights: Any) -> tuple[Any, Callable[..., Any]]:
         # Outside a graph, TensorFlow would look for its own gradient of the compiled loop.
         held = [tf.stop_gradient(value) for value in (x, *weights)]
-        kept = _compiled_states(*held, reverse=reverse, keep=training)
+        kept = states(*held, reverse=reverse, keep=training)
 
         def gradient(dy: Any) -> tuple[Any, Any, Any, Any]:
             gates = kept
             if not training:
-                gates = _compiled_states(*held, reverse=reverse, keep=True)
-            return _compiled_gradients(dy, x, gates, *weights[:2], reverse=reverse)
+                gates = states(*held, reverse=reverse, keep=True)
+            return gradients(dy, x, gates, *weights[:2], reverse=reverse)
 
         return kept[0], gradient
 

@@ -109,32 +109,41 @@ def test_the_order_is_fixed_by_seed_and_epoch(store: Store) -> None:
     assert order(0, 1, shuffle=False) == list(range(53))
 
 
-def test_records_of_similar_length_share_a_batch(tmp_path: Path) -> None:
-    """The network computes as far as a batch's longest record reaches."""
+def test_an_epoch_is_a_random_permutation_of_all_records(store: Store) -> None:
+    """No matter how long the records are: batch norm sees the batch."""
+    batches = make(store, shuffle=True)
+    orders = []
+    for epoch in range(200):
+        batches.start_epoch(epoch)
+        orders.append(np.concatenate([batches.records_of_batch(i) for i in range(len(batches))]))
+    assert all(sorted(order) == list(range(53)) for order in orders)
+    places = np.argsort(orders, axis=1)
+    # Each record comes anywhere in an epoch: means within 5 of their standard deviations.
+    deviation = np.sqrt((53**2 - 1) / 12 / len(orders))
+    assert np.abs(places.mean(axis=0) - 26).max() < 5 * deviation
+    # Neighbours of similar length are as rare as chance has them, in place and in batches.
+    lengths = np.array(LENGTHS)[np.array(orders)]
+    a, b = lengths[:, :-1].ravel(), lengths[:, 1:].ravel()
+    assert abs(np.corrcoef(a, b)[0, 1] + 1 / 52) < 5 / np.sqrt(a.size)
+
+
+def test_lengths_vary_between_batches_as_between_random_ones(tmp_path: Path) -> None:
     lengths = np.random.default_rng(0).permutation(np.repeat([20, 30, 40, 100], 64))
     with Store(write_toy_store(tmp_path / "toy.h5", lengths=lengths.tolist())) as store:
         batches = make(store, shuffle=True)
-        computed, compositions = [], set()
+        means = []
         for epoch in range(4):
             batches.start_epoch(epoch)
-            reach = [int(np.flatnonzero(x.any(axis=(0, 2)))[-1]) + 1 for x, _ in epoch_of(batches)]
-            computed.append(sum(reach) * 8)
-            compositions.add(tuple(reach))
-    # In batches of any 8, nine in ten would hold a record of 100 samples.
-    assert max(computed) < 1.35 * lengths.sum()
-    assert min(computed) < 0.7 * len(lengths) * 100
-    # Long and short batches alternate differently in each epoch.
-    assert len(compositions) == 4
-    # Four windows sorted and left so would fall back three times.
-    for order in compositions:
-        assert sum(a > b for a, b in zip(order, order[1:], strict=False)) > 5
+            means += [lengths[batches.records_of_batch(i)].mean() for i in range(len(batches))]
+    # Sorted by length, the means of batches of 8 would vary eight times as much.
+    assert np.var(means) == pytest.approx(lengths.var() / 8, rel=0.5)
 
 
 def test_what_does_not_fit_in_memory_is_read_when_its_turn_comes(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = make(store, shuffle=True)
-    monkeypatch.setattr(module, "_free_memory", lambda: 0)
+    monkeypatch.setattr(module, "_available_memory", lambda: 0)
     read = make(store, shuffle=True)
     assert (kept.in_memory, read.in_memory) == (True, False)
     for (a, x), (b, y) in zip(epoch_of(kept), epoch_of(read), strict=True):
@@ -149,22 +158,47 @@ def test_what_does_not_fit_in_memory_is_read_when_its_turn_comes(
 
 
 @pytest.mark.parametrize(("free", "in_memory"), [(2, False), (2.01, True)])
-def test_half_of_the_free_memory_may_be_used(
+def test_half_of_the_available_memory_may_be_used(
     store: Store, monkeypatch: pytest.MonkeyPatch, free: float, in_memory: bool
 ) -> None:
     size = make(store).num_bytes
-    monkeypatch.setattr(module, "_free_memory", lambda: int(free * size))
+    monkeypatch.setattr(module, "_available_memory", lambda: int(free * size))
     assert make(store).in_memory is in_memory
 
 
-def test_free_memory_is_what_the_system_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 1e6 < module._free_memory() < 1e14
+MEMINFO = "MemTotal: 8000 kB\nMemFree: 1000 kB\nMemAvailable: 6000 kB\nHugePages_Total: 0\n"
 
-    def unknown(name: str) -> int:
-        raise ValueError(name)
 
-    monkeypatch.setattr(module.os, "sysconf", unknown)
-    assert module._free_memory() == 0
+@pytest.mark.parametrize(
+    ("files", "available"),
+    [
+        ({}, 6000 * 1024),
+        ({"memory.max": "max", "memory.current": "5", "memory.stat": "inactive_file 0"}, 6144000),
+        ({"memory.max": "900", "memory.current": "500", "memory.stat": "inactive_file 0"}, 400),
+        ({"memory.max": "900", "memory.current": "800", "memory.stat": "anon 9\ninactive_file 300"},
+         400),
+        ({"memory.max": "900", "memory.current": "950", "memory.stat": "inactive_file 0"}, 0),
+        ({"memory/memory.limit_in_bytes": "900", "memory/memory.usage_in_bytes": "500",
+          "memory/memory.stat": "cache 1\ninactive_file 100"}, 500),
+        ({"memory/memory.limit_in_bytes": str(2**63 - 4096), "memory/memory.usage_in_bytes": "500",
+          "memory/memory.stat": "inactive_file 0"}, 6144000),
+    ],
+)  # fmt: skip
+def test_available_memory_is_what_linux_and_the_containers_limit_leave(
+    tmp_path: Path, files: dict[str, str], available: int
+) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text(MEMINFO)
+    for name, text in files.items():
+        file = tmp_path / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text + "\n")
+    assert module._available_memory(tmp_path) == available
+
+
+def test_available_memory_of_this_machine_and_of_one_that_does_not_say(tmp_path: Path) -> None:
+    assert 1e6 < module._available_memory() < 1e14
+    assert module._available_memory(tmp_path) == 0
 
 
 def test_fitting_takes_one_order_after_the_other(store: Store) -> None:

@@ -104,6 +104,7 @@ def test_everything_is_measured_and_written_down(tmp_path: Path) -> None:
     for title in (
         "MLBF-Net against its plain form",
         "MRM-Net against its plain form",
+        "Batches of MLBF-Net by the lengths in them",
         "Building a store",
         "Memory of building a store",
         "Does training wait for its batches?",

@@ -220,7 +220,7 @@ def test_a_changed_file_is_one_sentence(server: Server, tmp_path: Path) -> None:
 def test_a_dead_link_is_one_sentence(server: Server, tmp_path: Path, trees: Path) -> None:
     shutil.copytree(trees / "challenge", trees / "holes")
     (trees / "holes" / "training" / "cpsc_2018" / "g2" / "A0006.hea").unlink()
-    with pytest.raises(DownloadError, match=r"A0006.hea cannot be downloaded .the server answers 404"):
+    with pytest.raises(DownloadError, match=r"A0006.hea cannot be downloaded .*404"):
         main("cpsc2018", out=tmp_path, url=server.url + "holes")
     with pytest.raises(DownloadError, match=r"/absent/SHA256SUMS.txt cannot be downloaded"):
         main("cpsc2018", out=tmp_path, url=server.url + "absent")

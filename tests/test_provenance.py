@@ -2,6 +2,7 @@ import importlib.util
 import json
 import shutil
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +38,28 @@ def test_everything_is_told_and_can_be_written_as_json() -> None:
     assert told["ecg-keras"] == provenance.package_version()
     assert isinstance(told["cores"], int) and told["cores"] > 0
     assert json.loads(json.dumps(told)) == told
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_and_the_form_of_the_convolutions(allowed: bool) -> None:
+    import tensorflow as tf
+
+    import mlbf_keras.layers  # noqa: F401
+
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(allowed)
+    try:
+        told = provenance.provenance()
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+    assert told["TF32"] == ("allowed" if allowed else "off")
+    assert told["MLBF-Net's convolutions"] == "each batch in 4 slices of similar length"
+
+
+def test_tensorflow_is_not_imported_to_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    assert "TF32" not in provenance.provenance()
+    assert "tensorflow" not in sys.modules
 
 
 def test_the_commit_of_the_checkout(tmp_path: Path) -> None:

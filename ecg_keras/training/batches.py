@@ -1,7 +1,7 @@
 """From a store to the batches a network is fitted on."""
 
-import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -12,9 +12,14 @@ from data_prep.store import Store
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract
 
-# Records of similar length share a batch, chosen within a window of this many batches, so that
-# the short ones do not wait for the long ones and every epoch still mixes the records anew.
+# Prediction, which knows no batch norm by the batch, sorts this many batches by length at a time.
 WINDOW = 16
+
+# A container's limit and use of memory, in bytes, and of what: versions 2 and 1 of Linux's cgroups.
+_CGROUPS = (
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
 
 
 def targets(store: Store, records: np.ndarray, *, task: str, single_label: bool) -> np.ndarray:
@@ -48,8 +53,11 @@ class StoreBatches(keras.utils.PyDataset):
     """Batches of ``signal, {head: label}`` from a store.
 
     Signals are brought to the network's input (:func:`data_prep.signals.prepare`) but for the
-    zeros at their end, which are added batch by batch.  All signals are held in memory where
-    they take less than half of what is free, else each is read when its turn comes.
+    zeros at their end, which are added batch by batch.  All signals are held in memory if they
+    take less than half of what is available, else each is read when its turn comes.
+
+    A batch holds random records, as both papers have it: batch norm takes its statistics of the
+    batch, so which records share one is no matter of speed.
 
     Args:
         store: an open store; it must stay open.
@@ -57,7 +65,7 @@ class StoreBatches(keras.utils.PyDataset):
         contract: what the network expects.
         heads: names of the network's outputs; each is given the same label.
         batch_size: records a batch; the last may have fewer.
-        shuffle: mix the records anew each epoch; otherwise they come in the order given.
+        shuffle: take the records in a new random order each epoch, otherwise as they are given.
         seed: of the shuffling; with the epoch it fixes the order.
         devices: among which each batch is shared; the last batch is filled up with the epoch's
             first records so that each gets as many.
@@ -102,7 +110,7 @@ class StoreBatches(keras.utils.PyDataset):
             lengths = np.full(len(self.records), contract.input_length)
         self.lengths = lengths
         self.num_bytes = int(lengths.sum()) * len(contract.leads) * 4
-        self.in_memory = self.num_bytes < _free_memory() // 2
+        self.in_memory = self.num_bytes < _available_memory() // 2
         self._signals = [self._read(i) for i in range(len(self.records))] if self.in_memory else []
         self.epoch = 0
         self._order = self._shuffled()
@@ -162,30 +170,37 @@ class StoreBatches(keras.utils.PyDataset):
     def _shuffled(self) -> np.ndarray:
         order = np.arange(len(self.records))
         if self.shuffle:
-            order = self._mixed(order)
+            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
         return np.resize(order, -(-len(order) // self.devices) * self.devices)
 
-    def _mixed(self, order: np.ndarray) -> np.ndarray:
-        rng = np.random.default_rng((self.seed, self.epoch))
-        rng.shuffle(order)
-        # Sorted in one window only, the same records would meet in every epoch.
-        window = min(WINDOW, max(1, len(self) // 2)) * self.batch_size
-        for start in range(0, len(order), window):
-            part = order[start : start + window]
-            part[:] = part[np.argsort(self.lengths[part], kind="stable")]
-        # The last batch may be short, and stays last.
-        full = len(order) // self.batch_size * self.batch_size
-        batches = order[:full].reshape(-1, self.batch_size)
-        rng.shuffle(batches)
-        return np.concatenate([batches.ravel(), order[full:]])
 
+def _available_memory(root: Path = Path("/")) -> int:
+    """Bytes of main memory that can be had without swapping; zero if the system does not say.
 
-def _free_memory() -> int:
-    """Bytes of main memory that are free; zero where the system does not tell."""
+    Copies of files held in memory give way, so what they take is available, though not free.  A
+    container gets no more than its limit leaves.
+
+    Args:
+        root: of the file system in which Linux says it.
+    """
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
+        available = _entry(root / "proc/meminfo", "MemAvailable:") * 1024
+    except (OSError, KeyError):
         return 0
+    for limit, use, uses in _CGROUPS:
+        folder = root / "sys/fs/cgroup"
+        try:
+            left = int((folder / limit).read_text()) - int((folder / use).read_text())
+            left += _entry(folder / uses, "inactive_file")
+        except (OSError, ValueError, KeyError):  # absent, or "max"
+            continue
+        available = min(available, max(left, 0))
+    return available
+
+
+def _entry(file: Path, name: str) -> int:
+    """Read the number that stands behind a name, each in a line of its own."""
+    return int(dict(line.split()[:2] for line in file.read_text().splitlines())[name])
 
 
 def describe(batches: StoreBatches) -> str:
