@@ -93,6 +93,7 @@ def tracing_of(
 
 
 def is_recording(path: Path) -> bool:
+    """Tell whether a NumPy file holds 12 leads, without reading its samples."""
     try:
         if path.suffix.casefold() == ".npz":
             with np.load(path, allow_pickle=False) as arrays:

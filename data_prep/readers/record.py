@@ -98,6 +98,7 @@ def record_of(tracing: Tracing, path: Path, *, fs: float | None, unit: str | Non
 
 
 def choose_leads(names: Sequence[str], path: Path) -> dict[str, int]:
+    """Find the column of each lead; a RecordError names the leads that are missing."""
     try:
         return find_leads(names)
     except ValueError as error:
@@ -152,6 +153,7 @@ def _require_millivolts(record: Record) -> None:
 
 
 def require_rate(fs: float, path: Path) -> float:
+    """Return the rate in hertz; refuse one that no ECG has."""
     if not _RATES[0] <= fs <= _RATES[1]:
         raise RecordError(
             f"{path} states a rate of {fs:g} Hz, which no ECG has (from {_RATES[0]:g} to"
@@ -161,6 +163,7 @@ def require_rate(fs: float, path: Path) -> float:
 
 
 def require_duration(num_samples: int, fs: float, path: Path) -> int:
+    """Return the number of samples; refuse recordings that are too short or too long."""
     if not _SECONDS[0] <= num_samples / fs <= _SECONDS[1]:
         raise RecordError(
             f"{path} is {num_samples / fs:g} s long; recordings from {_SECONDS[0]:g} s to"
@@ -177,6 +180,7 @@ def millivolts(values: np.ndarray) -> np.ndarray:
 
 
 def require_ecg(record: Record) -> None:
+    """Refuse values that cannot be an ECG in millivolts."""
     spread = _spread(record)
     if not _SPREADS[0] <= spread <= _SPREADS[1]:
         raise RecordError(
@@ -200,12 +204,14 @@ def _spread(record: Record) -> float:
 
 
 def age_of(text: str) -> float:
+    """Read an age in years from a text; NaN if there is none or it is above 120."""
     number = re.search(r"\d+(\.\d+)?", text)
     age = float(number[0]) if number else math.nan
     return age if age <= 120 else math.nan
 
 
 def sex_of(text: str) -> str:
+    """Bring a sex to ``"male"`` or ``"female"``; ``""`` if it is another text."""
     return {"m": "male", "male": "male", "f": "female", "female": "female"}.get(
         text.strip().casefold(), ""
     )
@@ -255,5 +261,6 @@ def unreadable(path: Path, kind: str, error: Exception) -> RecordError:
 
 
 def reason(error: Exception) -> str:
+    """Shorten an error's message to one line."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__).rstrip(".")[:200]

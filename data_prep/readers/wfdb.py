@@ -139,6 +139,7 @@ def _whole(text: str) -> int:
 
 
 def read_wfdb(path: Path, unit: str | None) -> Record:
+    """Read a WFDB record, also one that joins segments; ``path`` is its header's."""
     header = _parse_header(path)
     read = _read_segments if header.segments else _read_signals
     fs, leads, samples = read(header, path, unit)
