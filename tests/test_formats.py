@@ -20,9 +20,9 @@ from format_files import (
 from make_records import sine_leads, write_ptbxl, write_reference, write_wfdb
 from toy import toy_contract, toy_model
 
+from data_prep import records
 from data_prep.errors import OptionError, RecordError
 from data_prep.labels import LEADS
-from data_prep.readers import formats
 from data_prep.readers.leads import complete_leads, find_leads, lead_of, leads_of
 from data_prep.records import Record, find_records, read_record, record_of_array
 from ecg_keras.evaluation.predictions import load_predictions
@@ -704,7 +704,7 @@ def test_files_too_large_or_unreadable(
     tmp_path: Path, signal: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_table(tmp_path / "A1.csv", signal)
-    monkeypatch.setattr(formats, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(records, "MOST_BYTES", 1000)
     with pytest.raises(RecordError, match="A1.csv is too large for a recording"):
         read_record(path, fs=FS)
     shutil.copy(path, tmp_path / "A1.pdf")

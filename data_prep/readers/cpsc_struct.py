@@ -11,12 +11,57 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.errors import RecordError
+from data_prep.labels import LEADS
+from data_prep.readers.record import Record, age_of, millivolts, require_duration, sex_of, unit_of
+
+CPSC_RATE = 500.0
+"""Hertz; the original files of CPSC 2018 do not carry their rate."""
+
 _HEADER_BYTES = 128
 _MOST_BYTES = 2**28  # an hour at 500 Hz takes 2**27.4
 _MATRIX, _COMPRESSED = 14, 15
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8"}
 _STORED |= {13: "u8", 16: "u1", 17: "u2", 18: "u4"}
 _CHAR, _STRUCT, _NUMBERS = 4, 2, range(6, 16)
+
+
+def read_cpsc_struct(path: Path, unit: str | None) -> Record:
+    """Read a file of CPSC 2018 as first published: a struct ECG with sex, age and data."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(10)
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read ({error.strerror}); check its rights.") from error
+    if start != b"MATLAB 5.0":
+        raise RecordError(
+            f"{path} has no header beside it and is not a MATLAB 5 file of CPSC 2018; put its"
+            f" {path.stem}.hea beside it or leave this recording out."
+        )
+    try:
+        fields = read_struct(path, "ECG")
+        sex, age = (str(fields[name].item()) for name in ("sex", "age"))
+        data = fields["data"].astype(np.float64)
+    except (ValueError, KeyError, IndexError, StopIteration, TypeError) as error:
+        raise RecordError(
+            f"{path} is cut short or holds no struct ECG with sex, age and data ({error}); fetch"
+            " it again or leave this recording out."
+        ) from error
+    if data.ndim != 2 or data.shape[0] != len(LEADS):
+        raise RecordError(
+            f"{path} holds data of shape {data.shape} and not (12, time); leave this recording out."
+        )
+    unit_of("mV", unit, path)
+    require_duration(data.shape[1], CPSC_RATE, path)
+    return Record(
+        id=path.stem,
+        signal=millivolts(data.T),
+        fs=CPSC_RATE,
+        age=age_of(age),
+        sex=sex_of(sex),
+        codes=(),
+        path=path,
+    )
 
 
 def read_struct(path: Path, name: str) -> dict[str, np.ndarray]:

@@ -102,6 +102,18 @@ def find_leads(names: Sequence[str]) -> dict[str, int]:
     return {lead: found.index(lead) for lead in LEADS if lead in found}
 
 
+def has_leads(names: Sequence[str]) -> bool:
+    """Tell whether a recording's signals include the leads that a record needs.
+
+    Args:
+        names: of all its signals.
+    """
+    try:
+        return bool(find_leads(names))
+    except ValueError:
+        return False
+
+
 def complete_leads(leads: Sequence[str], signal: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Put leads in order, and compute those that are missing from I and II.
 

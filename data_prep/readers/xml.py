@@ -8,14 +8,13 @@ import base64
 import math
 from datetime import date
 from pathlib import Path
-from typing import Any
 from xml.etree.ElementTree import Element
 
 import numpy as np
 
 from data_prep.errors import RecordError
-from data_prep.readers.formats import Tracing, library, unreadable, years_between
-from data_prep.readers.leads import find_leads
+from data_prep.readers.leads import has_leads
+from data_prep.readers.record import Tracing, library, unreadable, years_between
 
 _INVALID = -32768
 _HL7 = "{urn:hl7-org:v3}"
@@ -122,7 +121,7 @@ def _aecg(root: Element) -> Tracing:
                 for sequence in sequences.findall(f"{_HL7}component/{_HL7}sequence")
             }
             found.append({code: value for code, value in by_code.items() if value is not None})
-    chosen = next((codes for codes in found if _has_leads(codes)), found[0] if found else {})
+    chosen = next((codes for codes in found if has_leads(list(codes))), found[0] if found else {})
     leads = {code: value for code, value in chosen.items() if not code.startswith("TIME_")}
     times = next((value for code, value in chosen.items() if code.startswith("TIME_")), None)
     if not leads or times is None:
@@ -144,13 +143,6 @@ def _aecg(root: Element) -> Tracing:
         age=years_between(_day(birth), _day(day)),
         sex=_attribute(person, "administrativeGenderCode", "code"),
     )
-
-
-def _has_leads(codes: dict[str, Any]) -> bool:
-    try:
-        return bool(find_leads(list(codes)))
-    except ValueError:
-        return False
 
 
 def _attribute(element: Element | None, path: str, name: str) -> str:

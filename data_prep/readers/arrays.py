@@ -1,0 +1,104 @@
+"""NumPy arrays."""
+
+import math
+import zipfile
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from data_prep.errors import RecordError
+from data_prep.files import require_text
+from data_prep.labels import LEADS
+from data_prep.readers.record import MOST_BYTES, Tracing, reason
+
+
+def read_array(path: Path) -> Tracing:
+    """Read a NumPy file: ``.npy``, or ``.npz`` with the array ``signal``.
+
+    The array is ``(time, 12)`` or ``(12, time)``, leads in the order of
+    :data:`data_prep.labels.LEADS`.  An ``.npz`` file may also hold ``fs``, ``unit`` and
+    ``leads`` (the names, where they are others or in another order).
+
+    Args:
+        path: of the file.
+
+    Raises:
+        RecordError: where it holds no such array.
+    """
+    try:
+        arrays = _arrays(path)
+        for array in arrays.values():
+            require_text(array)
+        if "signal" not in arrays:
+            raise ValueError(f"it has no array signal but {', '.join(arrays)[:200] or 'none'}")
+        leads = tuple(str(name) for name in arrays.get("leads", LEADS))
+        fs = float(arrays.get("fs", math.nan))
+        return tracing_of(arrays["signal"], fs=fs, unit=str(arrays.get("unit", "")), leads=leads)
+    except Exception as error:  # a damaged file shows itself in many ways
+        raise RecordError(
+            f"{path} is no NumPy recording ({reason(error)}); save a (time, 12) array of numbers."
+        ) from error
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file by name, that of an ``.npy`` file as ``signal``; none may be pickled.
+
+    Raises:
+        ValueError: also where there is more than an array: with bytes doubled in its midst, the
+            samples behind them would count for other leads.
+    """
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK":
+            file.seek(0)
+            return {"signal": _array(file)}
+        arrays = {}
+        with zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MOST_BYTES:
+                raise ValueError("it unpacks to more than any recording holds")
+            for name in archive.namelist():
+                with archive.open(name) as member:
+                    arrays[name.removesuffix(".npy")] = _array(member)
+    return arrays
+
+
+def _array(file: IO[bytes]) -> np.ndarray:
+    array = np.lib.format.read_array(file, allow_pickle=False)
+    if file.read(1):
+        raise ValueError("it holds more than the array it states")
+    return array
+
+
+def tracing_of(
+    signal: np.ndarray, *, fs: float = math.nan, unit: str = "", leads: tuple[str, ...] = LEADS
+) -> Tracing:
+    """Make a tracing of an array.
+
+    Args:
+        signal: ``(time, lead)`` or ``(lead, time)``.
+        fs: its rate, hertz; NaN where unknown.
+        unit: of all leads; ``""`` where unknown.
+        leads: their names.
+
+    Raises:
+        ValueError: where it is no array of numbers of that shape.
+    """
+    if signal.ndim != 2 or len(leads) not in signal.shape or signal.dtype.kind not in "iuf":
+        raise ValueError(
+            f"an array of shape {signal.shape} and type {signal.dtype} is not (time,"
+            f" {len(leads)}) numbers"
+        )
+    values = signal if signal.shape[1] == len(leads) else signal.T
+    return Tracing(leads, values.astype(np.float64), (unit,) * len(leads), fs)
+
+
+def is_recording(path: Path) -> bool:
+    """Tell whether a NumPy file holds 12 leads, without reading its samples."""
+    try:
+        if path.suffix.casefold() == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return "signal" in arrays.files
+        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    except Exception:  # whatever NumPy trips over, this is no recording
+        return False
+    return len(shape) == 2 and len(LEADS) in shape

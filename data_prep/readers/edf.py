@@ -1,0 +1,73 @@
+"""European Data Format: EDF and BDF."""
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.readers.leads import leads_of
+from data_prep.readers.record import Tracing, library, unreadable, years_between
+
+
+def read_edf(path: Path, *, bdf: bool = False) -> Tracing:
+    """Read a European Data Format file (EDF, EDF+C), or its 24-bit form BDF, with edfio.
+
+    Args:
+        path: of the file.
+        bdf: whether it is a BDF file.
+
+    Raises:
+        RecordError: where it is damaged, has gaps (EDF+D), or its leads differ in rate.
+    """
+    edfio = library("edfio", path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # oddities of headers that change no sample
+            edf = (edfio.read_bdf if bdf else edfio.read_edf)(path, header_encoding="latin-1")
+        if edf.reserved.startswith(("EDF+D", "BDF+D")):
+            raise ValueError("it has gaps: it is discontinuous, EDF+D")
+        _require_edf_size(path, sample_bytes=3 if bdf else 2)
+        leads = leads_of([signal.label for signal in edf.signals])
+        signals = [signal for signal, lead in zip(edf.signals, leads, strict=True) if lead]
+        rates = {signal.sampling_frequency for signal in signals}
+        if len(rates) > 1:
+            raise ValueError(f"its leads have different rates, {min(rates):g} to {max(rates):g} Hz")
+        values = np.stack([s.data for s in signals], axis=1) if signals else np.empty((0, 0))
+        return Tracing(
+            names=tuple(signal.label for signal in signals),
+            values=values.astype(np.float64),
+            units=tuple(signal.physical_dimension for signal in signals),
+            fs=float(rates.pop()) if rates else math.nan,
+            age=_edf_age(edf),
+            sex=_edf_field(edf.patient, "sex") or "",
+        )
+    except Exception as error:  # whatever edfio trips over, this file is not readable
+        raise unreadable(path, "EDF", error) from error
+
+
+def _require_edf_size(path: Path, *, sample_bytes: int) -> None:
+    """Where bytes were lost or doubled, all samples behind them would count for other leads."""
+    with open(path, "rb") as file:
+        head = file.read(256)
+        num_records, num_signals = int(head[236:244]), int(head[252:256])
+        file.seek(256 + num_signals * 216)
+        samples = sum(int(file.read(8)) for _ in range(num_signals))
+    stated = 256 * (num_signals + 1) + num_records * samples * sample_bytes
+    if path.stat().st_size != stated:
+        raise ValueError(f"it has {path.stat().st_size} bytes where its header states {stated}")
+
+
+def _edf_field(of: Any, name: str) -> Any:
+    # A header of plain EDF has free text where EDF+ has fields.
+    try:
+        return getattr(of, name)
+    except Exception:
+        return None
+
+
+def _edf_age(edf: Any) -> float:
+    return years_between(
+        _edf_field(edf.patient, "birthdate"), _edf_field(edf.recording, "startdate")
+    )

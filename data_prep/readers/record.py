@@ -1,0 +1,266 @@
+"""One recording on its way: what a reader returns, and the record made of it."""
+
+import importlib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.errors import RecordError
+from data_prep.readers.leads import MILLIVOLTS, complete_leads, find_leads
+
+MOST_BYTES = 2**30
+"""The size of the largest recording that is read."""
+
+_RATES = (50.0, 10_000.0)
+_SECONDS = (1.0, 3600.0)
+# Standard deviation of a lead in mV.  Surface ECGs lie near 0.2; a unit misnamed by a factor of
+# a thousand falls out at either end, and so does a recording of nothing.
+_SPREADS = (0.001, 50.0)
+# Where the unit is only supposed, what lies further off is not taken for millivolts.
+_SUPPOSED_SPREADS = (0.01, 5.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Tracing:
+    """What a file holds, before leads are chosen and units made equal.
+
+    Attributes:
+        names: of the signals, as the file gives them.
+        values: float64 ``(time, signal)``, each in its unit, NaN where invalid.
+        units: of each signal, such as ``"uV"``; ``""`` where the file states none.
+        fs: sampling rate, hertz; NaN where the file states none.
+        age: in years, NaN where unknown.
+        sex: in any words; ``""`` where unknown.
+    """
+
+    names: tuple[str, ...]
+    values: np.ndarray
+    units: tuple[str, ...]
+    fs: float
+    age: float = math.nan
+    sex: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """A 12-lead recording.
+
+    Attributes:
+        id: the file's name without its ending.
+        signal: float32 ``(time, 12)``, millivolts, NaN where invalid; leads as in
+            :data:`data_prep.labels.LEADS`.
+        fs: sampling rate, hertz.
+        age: in years, NaN where unknown.
+        sex: ``"male"``, ``"female"``, or ``""`` where unknown.
+        codes: diagnoses as the header gives them: names of classes, or SNOMED CT codes.
+        path: the file read; of a WFDB record, its header.
+        derived: leads that the file lacks, computed from I and II.
+    """
+
+    id: str
+    signal: np.ndarray
+    fs: float
+    age: float
+    sex: str
+    codes: tuple[str, ...]
+    path: Path
+    derived: tuple[str, ...] = ()
+
+
+def record_of(tracing: Tracing, path: Path, *, fs: float | None, unit: str | None) -> Record:
+    """Choose the leads, bring them to millivolts, and complete them."""
+    chosen = choose_leads(tracing.names, path)
+    stated = [tracing.units[i] for i in chosen.values()]
+    scale = [MILLIVOLTS[unit_of(each, unit, path).casefold()] for each in stated]
+    rate = require_rate(agreed(tracing.fs, fs, path), path)
+    require_duration(len(tracing.values), rate, path)
+    signal, derived = complete_leads(list(chosen), tracing.values[:, list(chosen.values())] * scale)
+    record = Record(
+        id=path.stem,
+        signal=millivolts(signal),
+        fs=rate,
+        age=tracing.age if 0 <= tracing.age <= 120 else math.nan,
+        sex=sex_of(tracing.sex),
+        codes=(),
+        path=path,
+        derived=derived,
+    )
+    if unit is None and "" in stated:
+        _require_millivolts(record)
+    require_ecg(record)
+    return record
+
+
+def choose_leads(names: Sequence[str], path: Path) -> dict[str, int]:
+    """Find the column of each lead; a RecordError names the leads that are missing."""
+    try:
+        return find_leads(names)
+    except ValueError as error:
+        raise RecordError(
+            f"{path} {error}; I, II and V1 to V6 are needed at least, so leave it out."
+        ) from error
+
+
+def agreed(stated: float, given: float | None, path: Path) -> float:
+    """The rate, from what the file states (NaN: nothing) and what the user gives."""
+    if given is None and math.isnan(stated):
+        raise RecordError(
+            f"{path} does not state its sampling rate; give it in Hz with fs (--fs), or add a"
+            " column time in seconds to a table."
+        )
+    if given is None or math.isnan(stated):
+        return stated if given is None else given
+    if abs(stated - given) > 0.005 * given:
+        raise RecordError(
+            f"{path} states a rate of {stated:g} Hz and not the {given:g} Hz given with fs (--fs);"
+            " leave that out or mend the file."
+        )
+    return stated
+
+
+def unit_of(stated: str, given: str | None, path: Path) -> str:
+    """The unit, from what the file states and what the user gives; mV where both are silent."""
+    for unit in (stated, given or ""):
+        if unit and unit.casefold() not in MILLIVOLTS:
+            raise RecordError(
+                f"{path} has a lead in {unit!r}, which is none of mV, uV, V, nV; convert it or"
+                " leave this recording out."
+            )
+    if stated and given and MILLIVOLTS[stated.casefold()] != MILLIVOLTS[given.casefold()]:
+        raise RecordError(
+            f"{path} states the unit {stated} and not the {given} given with unit (--unit); leave"
+            " that out or mend the file."
+        )
+    return stated or given or "mV"
+
+
+def _require_millivolts(record: Record) -> None:
+    """Refuse values that would be taken for millivolts, where they hardly can be."""
+    spread = _spread(record)
+    if not _SUPPOSED_SPREADS[0] <= spread <= _SUPPOSED_SPREADS[1]:
+        likely = "uV, or raw counts" if spread > 1 else "V"
+        raise RecordError(
+            f"{record.path} does not state its unit, and its leads vary by {spread:.3g} (standard"
+            f" deviation), too {'much' if spread > 1 else 'little'} for mV: it may be in {likely};"
+            " give the unit with unit (--unit)."
+        )
+
+
+def require_rate(fs: float, path: Path) -> float:
+    """Return the rate in hertz; refuse one that no ECG has."""
+    if not _RATES[0] <= fs <= _RATES[1]:
+        raise RecordError(
+            f"{path} states a rate of {fs:g} Hz, which no ECG has (from {_RATES[0]:g} to"
+            f" {_RATES[1]:g}); mend it or leave this recording out."
+        )
+    return fs
+
+
+def require_duration(num_samples: int, fs: float, path: Path) -> int:
+    """Return the number of samples; refuse recordings that are too short or too long."""
+    if not _SECONDS[0] <= num_samples / fs <= _SECONDS[1]:
+        raise RecordError(
+            f"{path} is {num_samples / fs:g} s long; recordings from {_SECONDS[0]:g} s to"
+            f" {_SECONDS[1] / 3600:g} h are read, so cut it or leave it out."
+        )
+    return num_samples
+
+
+def millivolts(values: np.ndarray) -> np.ndarray:
+    """As float32 in one piece; what is not a number, or too large for one, becomes NaN."""
+    with np.errstate(over="ignore"):
+        signal = np.ascontiguousarray(values, np.float32)
+    return np.where(np.isfinite(signal), signal, np.float32(np.nan))
+
+
+def require_ecg(record: Record) -> None:
+    """Refuse values that cannot be an ECG in millivolts."""
+    spread = _spread(record)
+    if not _SPREADS[0] <= spread <= _SPREADS[1]:
+        raise RecordError(
+            f"{record.path} holds no ECG in the unit it states: its leads vary by {spread:.3g} mV"
+            " (standard deviation), as if a unit were misnamed by a factor of 1000; mend the unit"
+            " or gain, or leave this recording out."
+        )
+
+
+def _spread(record: Record) -> float:
+    """The median of the leads' standard deviations, or the largest where no lead varies so, mV.
+
+    A single lead may hold next to nothing, where an electrode was lost; one that varies by more
+    than any ECG is in another unit than it states.
+    """
+    valid = [lead[~np.isnan(lead)].astype(np.float64) for lead in record.signal.T]
+    spreads = [lead.std() for lead in valid if lead.size]
+    if not spreads:
+        raise RecordError(f"{record.path} holds invalid samples only; leave this recording out.")
+    return float(max(spreads) if max(spreads) > _SPREADS[1] else np.median(spreads))
+
+
+def age_of(text: str) -> float:
+    """Read an age in years from a text; NaN if there is none or it is above 120."""
+    number = re.search(r"\d+(\.\d+)?", text)
+    age = float(number[0]) if number else math.nan
+    return age if age <= 120 else math.nan
+
+
+def sex_of(text: str) -> str:
+    """Bring a sex to ``"male"`` or ``"female"``; ``""`` if it is another text."""
+    return {"m": "male", "male": "male", "f": "female", "female": "female"}.get(
+        text.strip().casefold(), ""
+    )
+
+
+def years_between(birth: date | None, day: date | None) -> float:
+    """Compute an age in whole years; NaN where a date is unknown.
+
+    Args:
+        birth: day of birth.
+        day: of the recording.
+    """
+    return float((day - birth).days // 365.25) if birth and day and day > birth else math.nan
+
+
+def library(name: str, path: Path) -> Any:
+    """Import a library of the extra ``formats``.
+
+    Args:
+        name: of the module.
+        path: of the recording that needs it.
+
+    Raises:
+        RecordError: where it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise RecordError(
+            f"{path} needs the library {name.partition('.')[0]}, which is not installed; run: pip"
+            " install 'ecg-keras[formats]'."
+        ) from error
+
+
+def unreadable(path: Path, kind: str, error: Exception) -> RecordError:
+    """Make one sentence of whatever a reader tripped over.
+
+    Args:
+        path: of the recording.
+        kind: its format's name.
+        error: what was raised.
+    """
+    return RecordError(
+        f"{path} cannot be read as {kind} ({reason(error)}); fetch it again or leave this"
+        " recording out."
+    )
+
+
+def reason(error: Exception) -> str:
+    """Shorten an error's message to one line."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")[:200]

@@ -1,0 +1,380 @@
+"""WFDB records: a header with its signal files, or a header that joins segments."""
+
+import math
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.errors import RecordError
+from data_prep.readers.leads import MILLIVOLTS, complete_leads
+from data_prep.readers.record import (
+    Record,
+    age_of,
+    choose_leads,
+    millivolts,
+    require_duration,
+    require_rate,
+    sex_of,
+    unit_of,
+)
+
+# Bytes a sample of each WFDB format; the FLAC formats have no fixed size.
+_SAMPLE_BYTES = {"8": 1, "16": 2, "24": 3, "32": 4, "61": 2, "80": 1, "160": 2, "212": 3 / 2}
+_SAMPLE_BYTES |= {"310": 4 / 3, "311": 4 / 3}
+_FLAC_FORMATS = ("508", "516", "524")
+_HEADER_BYTES = 1_000_000
+_MOST_SKEW = 1000
+
+
+@dataclass(frozen=True)
+class _Lead:
+    """A signal line of a WFDB header; see the manual page ``header(5)``."""
+
+    file: str
+    format: str
+    samples_per_frame: int
+    skew: int
+    byte_offset: int
+    gain: float
+    baseline: int
+    unit: str
+    initial: int
+    checksum: int
+    name: str
+
+
+@dataclass(frozen=True)
+class _Header:
+    """A WFDB header; ``fs`` and ``num_samples`` count frames.
+
+    One that joins segments has their names and lengths, and no leads of its own.
+    """
+
+    fs: float
+    num_samples: int | None
+    leads: list[_Lead]
+    info: dict[str, str]
+    segments: list[tuple[str, int]]
+
+
+_FORMAT = re.compile(r"(\d+)(?:x(\d+))?(?::(\d+))?(?:\+(\d+))?")
+_GAIN = re.compile(r"([-+.\deE]+)(?:\((-?\d+)\))?(?:/(\S+))?")
+
+
+def _parse_header(path: Path) -> _Header:
+    # wfdb.rdheader refuses record names with an ending, drops the µ of "µV" (so that microvolts
+    # become volts) and takes 1e3 for 1; hence a parser of our own.
+    lines = [line.strip() for line in _header_text(path).splitlines()]
+    fields = [line.split() for line in lines if line and not line.startswith("#")]
+    comments = [line.lstrip("# \t") for line in lines if line.startswith("#")]
+    pairs = [comment.partition(":") for comment in comments]
+    info = {key.strip().casefold(): value.strip() for key, _, value in pairs}
+    try:
+        name, num_leads, rate, *rest = fields[0]
+        name, joins, num_segments = name.partition("/")
+        segments, leads = [], []
+        if joins:
+            segments = [(segment, _whole(length)) for segment, length in fields[1:]]
+            if min((length for _, length in segments), default=0) < 0:
+                raise ValueError("a segment has less than no samples")
+        else:
+            leads = [_parse_lead(line) for line in fields[1:]]
+        announced, found = int(num_segments or num_leads), len(segments or leads)
+        if found != announced:
+            what = "segments" if joins else "signal lines"
+            raise ValueError(f"{found} {what}, but {announced} are announced")
+        fs = float(re.split("[/(]", rate)[0])
+        # A length of 0 means that it is not known.
+        return _Header(fs, _whole(rest[0]) or None if rest else None, leads, info, segments)
+    except (IndexError, ValueError) as error:
+        raise RecordError(
+            f"{path} is not a WFDB header ({error}); mend it or leave this recording out."
+        ) from error
+
+
+def _header_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _HEADER_BYTES:
+            raise RecordError(f"{path} is too large for a header; leave this recording out.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read ({error.strerror}); check its rights.") from error
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _parse_lead(fields: list[str]) -> _Lead:
+    form = _FORMAT.fullmatch(fields[1])
+    gain = _GAIN.fullmatch(fields[2]) if len(fields) > 2 else None
+    if form is None or gain is None:
+        raise ValueError(f"no format and gain in {' '.join(fields)[:80]!r}")
+    zero = _whole(fields[4]) if len(fields) > 4 else 0
+    return _Lead(
+        file=fields[0],
+        format=form[1],
+        samples_per_frame=_whole(form[2] or "1"),
+        skew=_whole(form[3] or "0"),
+        byte_offset=_whole(form[4] or "0"),
+        gain=float(gain[1]),
+        baseline=_whole(gain[2]) if gain[2] else zero,
+        unit=gain[3] or "mV",
+        initial=_whole(fields[5]) if len(fields) > 5 else 0,
+        checksum=_whole(fields[6]) if len(fields) > 6 else 0,
+        name=" ".join(fields[8:]),
+    )
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if abs(number) >= 2**48:
+        raise ValueError(f"{text[:20]}… is too large a number")
+    return number
+
+
+def read_wfdb(path: Path, unit: str | None) -> Record:
+    """Read a WFDB record, also one that joins segments; ``path`` is its header's."""
+    header = _parse_header(path)
+    read = _read_segments if header.segments else _read_signals
+    fs, leads, samples = read(header, path, unit)
+    signal, derived = complete_leads(leads, samples)
+    return Record(
+        id=path.stem,
+        signal=millivolts(signal),
+        fs=fs,
+        age=age_of(header.info.get("age", "")),
+        sex=sex_of(header.info.get("sex", "")),
+        codes=_codes(header.info.get("dx", "")),
+        path=path,
+        derived=derived,
+    )
+
+
+def _read_signals(
+    header: _Header, path: Path, unit: str | None, *, whole: bool = True
+) -> tuple[float, list[str], np.ndarray]:
+    """Read what one header describes: rate in hertz, leads, millivolts ``(time, lead)``.
+
+    A part of a recording, not the whole, may be of any length.
+    """
+    found = choose_leads([lead.name for lead in header.leads], path)
+    chosen = [header.leads[i] for i in found.values()]
+    for lead in chosen:
+        _require_readable(lead, path)
+        unit_of(lead.unit, unit, path)
+    per_frame = {lead.samples_per_frame for lead in chosen}
+    if len(per_frame) > 1:
+        raise RecordError(
+            f"{path} has leads of different rates ({min(per_frame)} and {max(per_frame)} samples a"
+            " frame); bring them to one rate or leave this recording out."
+        )
+    fs = require_rate(header.fs * max(per_frame), path)
+    num_samples = _num_samples(header, chosen, path)
+    if whole:
+        require_duration(num_samples, header.fs, path)
+    samples = _read_samples(header, chosen, num_samples, path)
+    scale = [MILLIVOLTS[lead.unit.casefold()] for lead in chosen]
+    return fs, list(found), samples * scale
+
+
+def _read_segments(
+    header: _Header, path: Path, unit: str | None
+) -> tuple[float, list[str], np.ndarray]:
+    """Read the segments that a header joins, one after the other; a gap between them is NaN.
+
+    A segment of no length only names the signals of the others.
+    """
+    length = sum(length for _, length in header.segments)
+    # Its frames may come less often than the samples of an ECG do.
+    require_duration(length, header.fs if header.fs > 0 else require_rate(header.fs, path), path)
+    if length != (header.num_samples or length):
+        raise RecordError(
+            f"{path} states {header.num_samples} samples, but its segments have {length}; fetch it"
+            " again or leave this recording out."
+        )
+    rates, leads, parts = set[float](), list[str](), list[np.ndarray | int]()
+    for name, length in header.segments:
+        if name == "~":
+            parts.append(length)
+        elif length:
+            plain = Path(name).name == name and name.isprintable()
+            file = path.with_name(f"{name}.hea") if plain else path
+            if file == path or not file.is_file():
+                raise RecordError(
+                    f"{path} joins a segment {name!r}, of which there is no header beside it; put"
+                    " it there or leave this recording out."
+                )
+            segment = _parse_header(file)
+            if segment.segments or segment.num_samples not in (None, length):
+                raise RecordError(
+                    f"{file} is not the segment of {length} samples that {path} joins; fetch both"
+                    " again or leave this recording out."
+                )
+            segment = replace(segment, num_samples=length)
+            fs, found, samples = _read_signals(segment, file, unit, whole=False)
+            rates.add(fs)
+            leads = leads or found
+            if segment.fs != header.fs or len(rates) > 1 or set(found) != set(leads):
+                raise RecordError(
+                    f"{path} joins segments of other leads or rates than those of {file}; read"
+                    " them one by one."
+                )
+            parts.append(samples[:, [found.index(lead) for lead in leads]])
+    if not rates:
+        raise RecordError(f"{path} joins no segment that holds samples; leave this recording out.")
+    per_frame = round(fs / header.fs)
+    whole = [
+        np.full((part * per_frame, len(leads)), np.nan) if isinstance(part, int) else part
+        for part in parts
+    ]
+    return fs, leads, np.concatenate(whole)
+
+
+def _require_readable(lead: _Lead, path: Path) -> None:
+    if lead.format not in (*_SAMPLE_BYTES, *_FLAC_FORMATS):
+        trouble = f"is stored in format {lead.format}, which is unknown"
+    elif lead.samples_per_frame < 1:
+        trouble = "has no sample a frame"
+    elif lead.gain <= 0 or not math.isfinite(lead.gain):
+        trouble = f"has a gain of {lead.gain:g}, so that it is not calibrated"
+    elif lead.unit.casefold() not in MILLIVOLTS:
+        trouble = f"is in {lead.unit!r}, which is none of mV, uV, V, nV"
+    # A header must not make us read what lies elsewhere.
+    elif Path(lead.file).name != lead.file or lead.file == ".." or not lead.file.isprintable():
+        trouble = f"is in {lead.file!r}, which is not a file beside the header"
+    else:
+        return
+    raise RecordError(
+        f"{path}: lead {lead.name} {trouble}; mend the header or leave this recording out."
+    )
+
+
+def _num_samples(header: _Header, chosen: list[_Lead], path: Path) -> int:
+    """The frames of each lead, after a look at whether the files can hold so many."""
+    num_samples = header.num_samples
+    for name in dict.fromkeys(lead.file for lead in chosen):
+        file, lead = path.with_name(name), next(x for x in chosen if x.file == name)
+        try:
+            size = file.stat().st_size
+            with open(file, "rb") as opened:
+                start = opened.read(6)
+        except OSError as error:
+            raise RecordError(
+                f"{file}, which {path.name} names, cannot be read ({error.strerror}); put it"
+                " beside the header or leave this recording out."
+            ) from error
+        if start == b"MATLAB":
+            raise RecordError(
+                f"{file} is a MATLAB struct and not the samples that {path.name} describes;"
+                " remove the header or bring its own file back."
+            )
+        # All that is in the file is decoded, and shifted, before leads are chosen.
+        here = [x for x in header.leads if x.file == name]
+        skew, most = max(x.skew for x in here), max(x.samples_per_frame for x in here)
+        if max(skew, most) > _MOST_SKEW:
+            raise RecordError(
+                f"{path} shifts a lead by {skew} samples or has {most} in a frame, which is more"
+                " than any recorder does; mend the header or leave this recording out."
+            )
+        if lead.format in _FLAC_FORMATS:
+            continue
+        frame = sum(x.samples_per_frame for x in here)
+        present = int((size - lead.byte_offset) / (frame * _SAMPLE_BYTES[lead.format]) + 1e-9)
+        if num_samples is None:
+            num_samples = present
+        if present < num_samples:
+            raise RecordError(
+                f"{file} is cut short: it holds {max(present, 0)} samples of the {num_samples}"
+                " that its header states; fetch it again or leave this recording out."
+            )
+    return num_samples or 0
+
+
+def _read_samples(header: _Header, chosen: list[_Lead], num_samples: int, path: Path) -> np.ndarray:
+    """Decode the leads.
+
+    Returns:
+        float64 ``(time, lead)`` of those chosen, in each lead's unit, NaN where the format's
+        invalid value stands.
+    """
+    if len({lead.file for lead in chosen}) == 1:
+        leads = [lead for lead in header.leads if lead.file == chosen[0].file]
+        if all((x.format, x.samples_per_frame, x.skew) == ("16", 1, 0) for x in leads):
+            return _read_format_16(leads, chosen, num_samples, path)
+    return _read_with_wfdb(header, chosen, num_samples, path)
+
+
+def _read_format_16(
+    leads: list[_Lead], chosen: list[_Lead], num_samples: int, path: Path
+) -> np.ndarray:
+    """Decode little-endian 16-bit samples, lead by lead in turn.
+
+    CPSC 2018 and PTB-XL are stored so, and wfdb takes more time for their headers than all else
+    in building a store takes.
+    """
+    file, start = path.with_name(leads[0].file), leads[0].byte_offset
+    count = num_samples * len(leads)
+    digits = np.fromfile(file, "<i2", count=count, offset=start).reshape(num_samples, len(leads))
+    digits = digits[:, [leads.index(lead) for lead in chosen]]
+    _require_checksums(digits, chosen, path)
+    baseline = np.array([float(lead.baseline) for lead in chosen])
+    signal = (digits - baseline) / np.array([lead.gain for lead in chosen])
+    signal[digits == np.iinfo(np.int16).min] = np.nan
+    return signal
+
+
+def _read_with_wfdb(
+    header: _Header, chosen: list[_Lead], num_samples: int, path: Path
+) -> np.ndarray:
+    """Decode the leads with wfdb, from a copy of the record under a header it understands."""
+    import wfdb
+
+    files = list(dict.fromkeys(lead.file for lead in chosen))
+    leads = [lead for lead in header.leads if lead.file in files]
+    lines = [f"record {len(leads)} {header.fs!r} {num_samples}"] + [
+        f"{files.index(x.file)}.dat {x.format}x{x.samples_per_frame}:{x.skew}+{x.byte_offset}"
+        f" {x.gain!r}({x.baseline})/mV 0 0 {x.initial} 0 0 lead"
+        for x in leads
+    ]
+    with tempfile.TemporaryDirectory(prefix="ecg-keras-") as folder:
+        Path(folder, "record.hea").write_text("\n".join(lines) + "\n")
+        for number, name in enumerate(files):
+            shutil.copyfile(path.with_name(name), Path(folder, f"{number}.dat"))
+        try:
+            places = [leads.index(lead) for lead in chosen]
+            form: dict[str, Any] = {"channels": places, "physical": False}
+            if chosen[0].samples_per_frame == 1:
+                read = wfdb.rdrecord(f"{folder}/record", **form)
+                digits, signal = read.d_signal, read.dac()
+            else:
+                read = wfdb.rdrecord(f"{folder}/record", smooth_frames=False, **form)
+                digits, signal = np.stack(read.e_d_signal, 1), np.stack(read.dac(expanded=True), 1)
+        except Exception as error:  # whatever wfdb trips over, this file is not readable
+            raise RecordError(
+                f"{path} cannot be read ({error}); fetch it again or leave this recording out."
+            ) from error
+    _require_checksums(digits, chosen, path)
+    return signal
+
+
+def _require_checksums(digits: np.ndarray, chosen: list[_Lead], path: Path) -> None:
+    """Hold each lead to the 16-bit sum in the header; many who make headers leave it at zero."""
+    sums = digits.sum(axis=0, dtype=np.int64)
+    for lead, found in zip(chosen, sums.tolist(), strict=True):
+        if lead.checksum and not lead.skew and (found - lead.checksum) % 2**16:
+            raise RecordError(
+                f"{path} was written for other samples than those of lead {lead.name} in"
+                f" {lead.file} (their checksum differs); fetch both again or leave this recording"
+                " out."
+            )
+
+
+def _codes(text: str) -> tuple[str, ...]:
+    codes = (code.strip() for code in text.split(","))
+    return tuple(code for code in codes if code and code.casefold() != "unknown")
