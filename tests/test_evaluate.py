@@ -238,13 +238,14 @@ class TestReport:
 
     @pytest.mark.usefixtures("undrawn")
     def test_names_cannot_break_the_page_or_the_tables(self, mrm: Path, tmp_path: Path) -> None:
-        names = ("<b>|&", *CPSC_CLASSES[1:])
+        names = ("<b>|&", "<script>", *CPSC_CLASSES[2:])
         made = replace(load_predictions(mrm), class_names=names, task="own", network="<i>net|")
         save_predictions(mrm, made)
         evaluate.main(predictions=(mrm,), out=tmp_path / "r", bootstrap=5)
-        page = Page((tmp_path / "r" / "index.html").read_text())
+        text = (tmp_path / "r" / "index.html").read_text()
+        page = Page(text)
         assert not page.open
-        assert "<b>|&" in page.words
+        assert {"<b>|&", "<script>"} <= set(page.words) and "<script" not in text
         row = next(
             line
             for line in (tmp_path / "r" / "report.md").read_text().splitlines()

@@ -108,7 +108,7 @@ def written(folder: Path, told: Explanation, **options: Any) -> tuple[Path, Page
 def test_the_page_says_what_was_answered_and_how_surely(tmp_path: Path) -> None:
     _, page = written(tmp_path, explanation(), warnings=("Lead V6 is flat.",))
     assert "A<1>: AF\n" in page.words
-    assert "2 of 3 networks answer so by themselves" in page.words
+    assert "2 of 3 networks" in page.words
     assert "Lead V6 is flat." in page.words
     # The mean and range of AF, then of PVC.
     rows = re.findall(r"(AF ✓|PVC)\s+(\d of 3)\s+(0\.\d+)\s+(0\.\d+ to 0\.\d+)", page.words)
@@ -141,8 +141,8 @@ def test_a_network_of_several_answers_shows_thresholds_and_channels(tmp_path: Pa
     _, page = written(tmp_path, explanation(single_label=False))
     assert "A<1>: AF and PVC\n" in page.words
     assert "Threshold" in page.words and "0.250" in page.words
-    # By themselves the first two find AF alone.
-    assert "1 of 3 networks answer so by themselves" in page.words
+    # The first two networks find only AF.
+    assert "1 of 3 networks" in page.words
     assert "Channel attention" in page.pictures
     assert "stretched to fill" in page.words
 
@@ -167,9 +167,9 @@ def test_one_network_has_no_spread(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({}, "without 5 % drawn at random 0.550: what is marked is what the answer rests on."),
-        ({"marked": np.full(len(SHARES), 0.58)}, "NOT what the answer rests on."),
-        ({"total": 0.01}, "A flat line is given AF almost as much"),
+        ({}, "random 5 % removed 0.550: the answer depends on what is marked."),
+        ({"marked": np.full(len(SHARES), 0.58)}, "does NOT depend on what is marked."),
+        ({"total": 0.01}, "AF is almost as probable for a flat line"),
     ],
 )
 def test_the_page_tells_whether_its_marks_hold(
@@ -188,7 +188,7 @@ def test_a_long_recording_is_shown_where_most_is_marked(tmp_path: Path) -> None:
     values[175:185] = 1.0  # 17.5 to 18.5 s
     relevance = replace(told.relevances[0], shading=replace(shading, values=values))
     _, page = written(tmp_path, replace(told, relevances=(relevance,)))
-    begin = re.search(r"Shown are the 10 s from (\d+) s on", page.words)
+    begin = re.search(r"The 10 s from (\d+) s on", page.words)
     assert begin and 9 <= int(begin[1]) <= 17
     assert "the first 20 s" in page.words and "The first 10 of 30.0 s." in page.words
 
@@ -200,6 +200,23 @@ def test_the_page_needs_nothing_beside_it(tmp_path: Path) -> None:
     outside = [a for a in page.addresses if not a.startswith(("data:image/png;base64,", "#"))]
     assert outside == []
     assert "<1>" in page.words  # and not an element of that name
+
+
+@pytest.mark.usefixtures("unpainted")
+def test_no_name_becomes_an_element(tmp_path: Path) -> None:
+    told, evil = explanation(), "\"'><script>alert(1)</script>"
+    names = (evil, *CPSC_CLASSES[1:])
+    told = replace(
+        told,
+        record=replace(told.record, id=evil, codes=(evil,), sex=evil),
+        contract=replace(told.contract, class_names=names, task=evil),
+        members=np.full_like(told.members, 0.1) + np.eye(9, dtype=np.float32)[0] * 0.2,
+        relevances=(replace(told.relevances[0], class_name=evil),),
+    )
+    path, page = written(tmp_path, told, warnings=(evil,), notices=(evil,))
+    text = path.read_text(encoding="utf-8")
+    assert page.words.count(evil) > 8 and evil in "".join(page.pictures + [page.words])
+    assert "<script" not in text and 'alt="">' not in text
 
 
 # --- In a browser --------------------------------------------------------------------------------

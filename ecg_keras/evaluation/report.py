@@ -1,6 +1,6 @@
 """The report on predictions: scored, then written as JSON, CSV, Markdown and one HTML page.
 
-What it says is put together here, how that looks in :mod:`ecg_keras.evaluation.document`.
+The content is assembled here; :mod:`ecg_keras.evaluation.document` lays it out.
 """
 
 import csv
@@ -32,7 +32,6 @@ from ecg_keras.evaluation.document import (
     Table,
     markdown,
     page,
-    plain,
 )
 from ecg_keras.evaluation.predictions import Predictions
 from ecg_keras.model.origin import (
@@ -402,7 +401,7 @@ def summary(results: Sequence[Result]) -> str:
     rows = [["", *(result.name for result in results)]]
     for key, (title, _) in SCORES.items():
         if any(key in result.values for result in results):
-            rows.append([title, *(plain(_estimate(result, key)) for result in results)])
+            rows.append([title, *(str(_estimate(result, key)) for result in results)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,4 +1,4 @@
-"""One self-contained HTML page for each recording: what was answered, and why."""
+"""One self-contained HTML page per recording: the prediction and its explanation."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ from ecg_keras.explanation.methods import Explanation, Relevance
 from ecg_keras.model.origin import facts_rows, generated_notice
 
 WINDOW = 10.0
-"""Seconds of a long recording that are shown with all leads."""
+"""Seconds of a long recording shown with all leads."""
 
 # Classes in the table of answers; a task may have 71.
 _MOST_ROWS = 12
@@ -42,14 +42,13 @@ def write_page(
 ) -> None:
     """Write the page of one recording.
 
-    Models that generated records trained are said to be such in the page's first line.
+    If generated records trained the models, the page says so in its first line.
 
     Args:
         path: of the HTML file; its folder is created.
         explanation: from the ``Explainer`` of a package.
-        warnings: what is doubtful about the recording, a sentence each.
-        notices: what is to be said of the models before all else, such as that this record
-            trained them, a sentence each.
+        warnings: of the plausibility checks, a sentence each.
+        notices: sentences printed above the title, such as that this record trained the models.
     """
     title = f"{explanation.record.id}: {_answer(explanation)}"
     author = f"ECG-Keras from the answers of {explanation.contract.network}"
@@ -63,7 +62,7 @@ def _blocks(explanation: Explanation, warnings: Sequence[str]) -> Iterator[Block
     record, contract = explanation.record, explanation.contract
     yield Heading("Answer")
     if warnings:
-        yield Paragraph("The recording gives reason for doubt:")
+        yield Paragraph("Plausibility warnings:")
         yield Notes(tuple(warnings))
     yield Facts(tuple(_facts(explanation)))
     yield _table(explanation)
@@ -96,9 +95,9 @@ def _blocks(explanation: Explanation, warnings: Sequence[str]) -> Iterator[Block
         return
     yield Heading("Attention")
     yield Paragraph(
-        "Attention tells what the network let pass, not which way that spoke. Removing what it"
-        " weighs most has lowered the answer of trained networks no faster than removing anything"
-        " else, so believe the deletion test before it."
+        "Attention shows what the network lets pass, not whether it speaks for or against a class."
+        " In trained networks, removing what it weights most lowered the probability no faster than"
+        " removing anything else, so trust the deletion test more."
     )
     for attention in explanation.attention:
         yield _on_paper(record, attention.shading, attention.title, attention.caption)
@@ -107,9 +106,8 @@ def _blocks(explanation: Explanation, warnings: Sequence[str]) -> Iterator[Block
             "channels.png",
             plots.plot_channel_weights(explanation.channels),
             "Channel attention",
-            "The factor in 0..1 by which each feature channel passes on (CA of MRM-Net, eq. 1),"
-            " sorted, a line for each network. What a channel stands for was learned, so that it"
-            " has no name.",
+            "The weight in 0..1 of each feature channel (CA of MRM-Net, eq. 1), sorted, one line"
+            " per network. Channels are learned features and have no names.",
         )
 
 
@@ -119,7 +117,7 @@ def _facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
     if len(members) > 1:
         yield "Agreement", _agreement(explanation)
     yield (
-        "Answered by",
+        "Network",
         f"{contract.network}" if len(members) == 1 else f"{len(members)} × {contract.network}",
     )
     yield from facts_rows(explanation.models)
@@ -140,10 +138,10 @@ def _answer(explanation: Explanation) -> str:
 
 
 def _agreement(explanation: Explanation) -> str:
-    """How many networks say by themselves what they say together."""
+    """How many networks alone find the same classes as the ensemble."""
     together = np.isin(explanation.contract.class_names, explanation.found)
     same = int((explanation.members_found == together).all(axis=1).sum())
-    return f"{same} of {len(explanation.members)} networks answer so by themselves"
+    return f"{same} of {len(explanation.members)} networks alone give this answer"
 
 
 def _table(explanation: Explanation) -> Table:
@@ -181,9 +179,10 @@ def _why(explanation: Explanation, relevance: Relevance) -> Iterator[Block]:
     yield _on_paper(
         explanation.record,
         relevance.shading,
-        f"What made {name} probable",
-        "Integrated gradients (Sundararajan et al. 2017) against a flat line, summed over cells"
-        f" of 0.1 s and one lead: blue speaks for {name}, orange against. All cells sum to"
+        f"Relevance for {name}",
+        "Integrated gradients (Sundararajan et al. 2017) with a flat line as baseline,"
+        f" summed over cells of 0.1 s and one lead: blue is evidence for {name}, orange against."
+        f" All cells sum to"
         f" {relevance.total - relevance.residual:+.3f}; the recording has a probability of"
         f" {probability:.3f}, a flat line {probability - relevance.total:.3f}.",
         every_lead=True,
@@ -191,17 +190,19 @@ def _why(explanation: Explanation, relevance: Relevance) -> Iterator[Block]:
     at = int(np.argmin(np.abs(relevance.shares - 0.05)))
     area = [float(curve[1:-1].mean()) for curve in (relevance.marked, relevance.random)]
     if relevance.total < 0.05:
-        verdict = f". A flat line is given {name} almost as much: this recording says little for it"
+        verdict = (
+            f". {name} is almost as probable for a flat line: this recording says little for it"
+        )
     elif area[0] < area[1]:
-        verdict = ": what is marked is what the answer rests on"
+        verdict = ": the answer depends on what is marked"
     else:
-        verdict = ": what is marked is NOT what the answer rests on"
+        verdict = ": the answer does NOT depend on what is marked"
     yield Picture(
         "deletion.png",
         plots.plot_deletion(relevance.shares, relevance.marked, relevance.random, class_name=name),
         "Deletion test",
-        f"Without the 5 % of the cells that are marked most, {name} has a"
-        f" probability of {relevance.marked[at]:.3f}; without 5 % drawn at random"
+        f"With the 5 % most strongly marked cells removed, {name} has a"
+        f" probability of {relevance.marked[at]:.3f}; with a random 5 % removed"
         f" {relevance.random[at]:.3f}{verdict}.",
         half=True,
     )
@@ -214,10 +215,10 @@ def _why(explanation: Explanation, relevance: Relevance) -> Iterator[Block]:
         plots.plot_lead_contributions(
             contract.leads, own, probability, explanation.without_lead[:, c], class_name=name
         ),
-        "The leads",
-        ("Left, what each lead's own head says. Right, h" if own is not None else "H")
+        "Leads",
+        ("Left, the probability of each lead's own head. Right, h" if own is not None else "H")
         + f"ow the probability of {name} changes if that lead is set to 0 mV: where it falls"
-        " (blue), the lead spoke for it.",
+        " (blue), the lead was evidence for it.",
         half=True,
     )
 
@@ -225,19 +226,19 @@ def _why(explanation: Explanation, relevance: Relevance) -> Iterator[Block]:
 def _on_paper(
     record: Record, shading: Shading, title: str, caption: str, *, every_lead: bool = False
 ) -> Picture:
-    """Draw a shading where it can be seen: every lead for itself, or one for all."""
+    """Draw a shading on ECG paper, for each lead or for all at once."""
     every_lead |= shading.values.ndim == 2
     long = len(record.signal) / record.fs > WINDOW + 0.05
     start = _strongest(shading) if long and every_lead else 0.0
     layout: Literal["3x4", "12x1", "strip"] = "12x1" if every_lead else "strip" if long else "3x4"
     figure = ecg_figure(record, layout=layout, start=start, seconds=WINDOW, shading=shading)
     if long and every_lead:
-        caption += f" Shown are the {WINDOW:g} s from {start:g} s on, where most is marked."
+        caption += f" The {WINDOW:g} s from {start:g} s on are shown, which are marked most."
     return Picture("shaded.png", figure, title, caption, pixels_per_inch=_PAPER_PIXELS)
 
 
 def _strongest(shading: Shading) -> float:
-    """Where the window begins, in whole seconds, in which the shading is strongest."""
+    """Start, in whole seconds, of the window with the strongest shading."""
     strength = np.nan_to_num(np.abs(shading.values)).reshape(len(shading.values), -1).sum(axis=1)
     sums = np.concatenate([[0.0], np.cumsum(strength)])
     begins = np.arange(0.0, max(shading.edges[-1] - WINDOW, 0.0) + 1)
