@@ -303,7 +303,7 @@ def test_every_record_is_in_one_fold_and_classes_are_spread(
     labels = (noise(seed, records, classes) > 0.5).astype(np.uint8)
     labels[:, 0] |= ~labels.any(axis=1)
     if records < folds:
-        with pytest.raises(StoreError, match="cannot be dealt into"):
+        with pytest.raises(StoreError, match="cannot be divided into"):
             stratified_folds(labels, seed=seed, num_folds=folds)
         return
     dealt = stratified_folds(labels, seed=seed, num_folds=folds)
