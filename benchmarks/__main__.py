@@ -21,6 +21,7 @@ GOALS = {
     ("MRM-Net", "inference", "float32"): 2,
     ("MRM-Net", "inference", BFLOAT16): 4,
 }
+NO_BFLOAT16 = "not measured: this processor has no bfloat16 instructions"
 FIRST_STEP_GOAL, BUILD_GOAL = 4, 1.8
 # What noise alone makes of a ratio of 1.
 MEMORY_NOISE = 1.1
@@ -111,11 +112,11 @@ class Report:
 
     Attributes:
         parts: Markdown, one for each section.
-        goals: what, the goal, what was reached, and whether that is enough.
+        goals: what, the goal, what was reached, and whether that is enough (None if unknown).
     """
 
     parts: list[str] = field(default_factory=list)
-    goals: list[tuple[str, str, str, bool]] = field(default_factory=list)
+    goals: list[tuple[str, str, str, bool | None]] = field(default_factory=list)
 
     def add(self, title: str, *text: str) -> None:
         """Print and keep a section."""
@@ -131,16 +132,20 @@ class Report:
     def network(self, result: Result, peak: Peak) -> None:
         """Tell how a network does against its plain form."""
         rows = []
-        for form in ("plain", "float32", BFLOAT16):
+        for form in result.first_step:
             row = [form, f"{result.first_step[form]:.1f}"]
             for what in ("training", "inference"):
                 faster = result.ratios.get((what, form), "1×")
                 row += [f"{result.rates[what, form]:.1f}", str(faster)]
             rows.append(row)
         for (network, what, form), goal in GOALS.items():
-            if network == result.network:
-                ratio = result.ratios[what, form]
-                self.at_least(f"{network}, {what}, {form}", goal, ratio)
+            if network != result.network:
+                continue
+            name = f"{network}, {what}, {form}"
+            if form in result.first_step:
+                self.at_least(name, goal, result.ratios[what, form])
+            else:
+                self.goals.append((name, f"≥ {goal:g}×", NO_BFLOAT16, None))
         if result.network == "MLBF-Net":
             first = result.first_step["plain"] / result.first_step["float32"]
             self.at_least("MLBF-Net, first step sooner", FIRST_STEP_GOAL, first)
@@ -252,9 +257,8 @@ class Report:
         """Return the file."""
         from data_prep.provenance import provenance
 
-        goals = [
-            (what, goal, reached, "yes" if met else "no") for what, goal, reached, met in self.goals
-        ]
+        words = {True: "yes", False: "no", None: "–"}
+        goals = [(what, goal, reached, words[met]) for what, goal, reached, met in self.goals]
         made = ", ".join(f"{name} {value}" for name, value in provenance().items())
         parts = [
             "# Benchmarks",
@@ -262,20 +266,11 @@ class Report:
             f" {repeats} repeats: median (least–most).",
             made + ".",
             table(("what", "goal", "reached", "met"), goals),
-            *([] if _has_bfloat16() else [f"This processor has no instructions for {BFLOAT16}."]),
             *self.parts,
         ]
         if quick:
             parts.insert(1, "**A quick run at tiny sizes: the numbers mean nothing.**")
         return "\n\n".join(parts) + "\n"
-
-
-def _has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself, as far as Linux says."""
-    try:
-        return "bf16" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return True
 
 
 def command() -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -76,3 +77,11 @@ def ratio(slow: np.ndarray, fast: np.ndarray) -> Ratio:
     """
     ratios = slow / fast
     return Ratio(float(np.median(ratios)), float(ratios.min()), float(ratios.max()))
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself, as far as Linux says."""
+    try:
+        return "bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return True
