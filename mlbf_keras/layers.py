@@ -11,8 +11,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
-
 from data_prep.errors import OptionError
 from data_prep.provenance import FORMS
 from ecg_keras.model.backend import keras, tf
@@ -247,6 +245,9 @@ def _sliced(signal: Any) -> tuple[list[Any], Any, Any]:
         slices is, ``(batch,)``, and which row of the slices each row of the batch is.  Where XLA
         compiles the whole step, which takes fixed shapes, there is one slice, the batch as it is.
     """
+    # TensorFlow has no public way to ask this.
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
     if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
         rows = tf.range(tf.shape(signal)[0])
         return [signal], rows, rows
