@@ -26,7 +26,8 @@ PACKAGES = ("mlbf_keras", "mrm_keras")
 CLASSES = ("calm", "fast", "slow", "odd")
 OF_MRM_KERAS = (
     "MRM-Net or fcn_wang or resnet1d_wang or xresnet1d101 or ECG_BNN or MobileNetV3 or"
-    " InceptionTime or MVMSNet"
+    " InceptionTime or MVMSNet or fcn_wang_benchmark or resnet1d_wang_benchmark or"
+    " xresnet1d101_benchmark"
 )
 
 
