@@ -401,7 +401,7 @@ def test_a_cluster_builds_the_same_store(tmp_path: Path) -> None:
 
 
 def test_workers_of_one_kind_only(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="drop it, or --scheduler"):
+    with pytest.raises(OptionError, match="--workers applies to this machine only"):
         main(
             source=(write_cpsc(tmp_path / "cpsc", 1),),
             out=tmp_path / "s.h5",

@@ -133,7 +133,9 @@ def test_standardisation_is_fitted_on_training_records_only(mrm_run: Path, place
     with Store(place / "100.h5") as store:
         for fold in (1, 2):
             inside = ~np.isin(store.folds, [fold, 10])
-            samples = np.concatenate([store.signal(int(i)) for i in np.flatnonzero(inside)])
+            # As far as the network sees them: its input is shorter than every record.
+            records = np.flatnonzero(inside)
+            samples = np.concatenate([store.signal(int(i))[:80] for i in records])
             contract = (
                 import_module("mrm_keras")
                 .load_model(mrm_run / f"fold_{fold}" / "best.keras")
