@@ -646,7 +646,7 @@ def test_options_that_cannot_be_meant_are_refused(
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(OptionError, match=f"{tmp_path} is not empty; give a folder"):
+    with pytest.raises(OptionError, match=f"{tmp_path} is not empty; give an empty"):
         main(out=tmp_path, records=1)
     with pytest.raises(OptionError, match="mine.txt is a file"):
         main(out=tmp_path / "mine.txt", records=1)
