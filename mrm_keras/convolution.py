@@ -23,12 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.provenance import FORMS
 from ecg_keras.model.backend import tf
 
 Array = NDArray[np.float32]
 
 # From here on the Fourier form is faster, measured on CPUs at 128 and more channels.
 LONG_KERNEL = 16
+FORMS["MRM-Net's convolutions"] = f"by Fourier transform from {LONG_KERNEL} taps on"
 
 
 def convolve(x: Any, kernel: Any, strides: int) -> Any:

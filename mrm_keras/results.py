@@ -204,11 +204,13 @@ class Reproduction:
     def networks(self, number: str, variants: Mapping[str, Variant]) -> dict[str, ResultTable]:
         """Compare networks (Tables II to IV), a table for each task."""
         theirs = {**TABLES_II_III, "cpsc2018": TABLE_IV}
-        return self._comparison(f"{number}. MRM-Net and other networks", variants, theirs)
+        title = f"{number}. MRM-Net and other networks"
+        return self._comparison(title, variants, self._trained(variants), theirs)
 
     def table5(self, variants: Mapping[str, Variant]) -> dict[str, ResultTable]:
         """Compare ways to bring both resolutions together (Table V)."""
-        tables = self._comparison("Table V. Fusion of the two resolutions", variants, TABLE_V)
+        title, trained = "Table V. Fusion of the two resolutions", self._trained(variants)
+        tables = self._comparison(title, variants, trained, TABLE_V)
         return {
             task: replace(table, notes=(FUSION_NOTE, *table.notes))
             for task, table in tables.items()
@@ -216,12 +218,13 @@ class Reproduction:
 
     def table6(self, variants: Mapping[str, Variant]) -> dict[str, ResultTable]:
         """Compare one resolution with both (Table VI)."""
-        return self._comparison("Table VI. One resolution alone, and both", variants, TABLE_VI)
+        title, trained = "Table VI. One resolution alone, and both", self._trained(variants)
+        return self._comparison(title, variants, trained, TABLE_VI)
 
     def table7(self, variants: Mapping[str, Variant]) -> dict[str, ResultTable]:
         """Compare widths and the time they take (Table VII)."""
-        tables = self._comparison("Table VII. Widths of the branches", variants, TABLE_VII)
-        trained = self._trained(variants)
+        title, trained = "Table VII. Widths of the branches", self._trained(variants)
+        tables = self._comparison(title, variants, trained, TABLE_VII)
         for task, table in tables.items():
             seconds = {
                 self._label(name, selection): as_text(
@@ -337,9 +340,9 @@ class Reproduction:
         self,
         title: str,
         variants: Mapping[str, Variant],
+        trained: Mapping[tuple[Selection, str, str], Trained],
         theirs: Mapping[str, Mapping[str, str]],
     ) -> dict[str, ResultTable]:
-        trained = self._trained(variants)
         return {
             task: self._compared(title, task, variants, trained, theirs.get(task, {}))
             for task in self.tasks

@@ -16,8 +16,13 @@ from ecg_keras.evaluation.predictions import load_predictions
 from ecg_keras.model.model_files import ECGModel, load_model, set_origin
 from ecg_keras.model.origin import Origin
 from ecg_keras.prediction import ensemble as prediction
-from ecg_keras.prediction.ensemble import choose_records, open_models, predict, predict_records
-from ecg_keras.training.batches import WINDOW
+from ecg_keras.prediction.ensemble import (
+    WINDOW,
+    choose_records,
+    open_models,
+    predict,
+    predict_records,
+)
 
 LENGTHS = {"A1": 1000, "A2": 700, "A3": 2600, "A4": 1300, "A5": 999}
 FS = 500

@@ -46,6 +46,7 @@ def test_tf32_and_the_form_of_the_convolutions(allowed: bool) -> None:
     import tensorflow as tf
 
     import mlbf_keras.layers  # noqa: F401
+    import mrm_keras.convolution  # noqa: F401
 
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(allowed)
@@ -55,6 +56,7 @@ def test_tf32_and_the_form_of_the_convolutions(allowed: bool) -> None:
         tf.config.experimental.enable_tensor_float_32_execution(before)
     assert told["TF32"] == ("allowed" if allowed else "off")
     assert told["MLBF-Net's convolutions"] == "each batch in 4 slices of similar length"
+    assert told["MRM-Net's convolutions"] == "by Fourier transform from 16 taps on"
 
 
 def test_tensorflow_is_not_imported_to_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def best_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray
 
 
 def class_f1(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """F1 of each class (MLBF-Net, section III-B): ``(C,)``; 0 where nothing is found.
+    """F1 of each class (MLBF-Net, section IV-B): ``(C,)``; 0 where nothing is found.
 
     Args:
         labels: ``(N, C)`` of 0 and 1.
@@ -98,7 +98,7 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def single_label_macro_f1(first_labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Macro-F1 over all classes of the arg-max answers (MLBF-Net, section III-B).
+    """Macro-F1 over all classes of the arg-max answers (MLBF-Net, section IV-B).
 
     Args:
         first_labels: ``(N,)`` 0-based, the truth.

@@ -27,7 +27,7 @@ from ecg_keras.explanation.pages import write_page
 from ecg_keras.model.contract import Contract
 from ecg_keras.model.model_files import ECGModel, prepare_record
 from ecg_keras.model.origin import generated_notice, overlap, seen_by_any
-from ecg_keras.training.batches import WINDOW, StoreBatches
+from ecg_keras.training.batches import StoreBatches
 
 
 class Explainer(Protocol):
@@ -39,6 +39,10 @@ class Explainer(Protocol):
 
 
 _DOUBTS_SHOWN = 10
+
+# So many batches of recordings are read at a time and sorted by length, since some networks take
+# as long for a batch as for its longest recording; which ones share a batch changes no answer.
+WINDOW = 16
 
 
 def open_models(pattern: Sequence[str], load_model: Callable[[Path], ECGModel]) -> list[ECGModel]:

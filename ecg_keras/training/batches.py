@@ -12,9 +12,6 @@ from data_prep.store import Store
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract
 
-# Prediction, which knows no batch norm by the batch, sorts this many batches by length at a time.
-WINDOW = 16
-
 # A container's limit and use of memory, in bytes, and of what: versions 2 and 1 of Linux's cgroups.
 _CGROUPS = (
     ("memory.max", "memory.current", "memory.stat"),
