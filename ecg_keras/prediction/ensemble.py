@@ -5,7 +5,7 @@ import glob
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -290,22 +290,25 @@ def predict_store(
     answers = model.network.predict(batches, verbose=0)
     back = np.argsort(order)
     labels = store.labels(contract.task)[records]
+    diagnosis = Predictions(
+        ids=store.ids[records],
+        class_names=contract.class_names,
+        probabilities=answers["diagnosis"][back],
+        members=answers["diagnosis"][back][None],
+        thresholds=np.array(contract.thresholds),
+        single_label=contract.single_label,
+        network=contract.network,
+        task=contract.task,
+        labels=labels,
+        first_labels=known_first_labels(labels, store.first_labels[records]),
+        patients=store.patients[records],
+        seen=model.seen(store.ids[records], store.dataset),
+        dataset=store.dataset,
+        models=(model.facts,),
+    )
     return {
-        head: Predictions(
-            ids=store.ids[records],
-            class_names=contract.class_names,
-            probabilities=answers[head][back],
-            members=answers[head][back][None],
-            thresholds=np.array(contract.thresholds),
-            single_label=contract.single_label,
-            network=contract.network,
-            task=contract.task,
-            labels=labels,
-            first_labels=known_first_labels(labels, store.first_labels[records]),
-            patients=store.patients[records],
-            seen=model.seen(store.ids[records], store.dataset),
-            dataset=store.dataset,
-            models=(model.facts,),
+        head: replace(
+            diagnosis, probabilities=answers[head][back], members=answers[head][back][None]
         )
         for head in heads
     }
