@@ -61,6 +61,33 @@ def fitted_contract(
     )
 
 
+def default_contract(
+    *, network: str = NETWORK, num_classes: int, input_length: int, num_leads: int
+) -> Contract:
+    """Return what a network promises that is built without a contract: 100 Hz, unstandardised.
+
+    Args:
+        network: name of the network.
+        num_classes: nine for those of CPSC 2018, otherwise ``"class 1"`` and so on.
+        input_length: of the signal, in samples.
+        num_leads: twelve for the standard leads, otherwise ``"lead 1"`` and so on.
+    """
+    standard = num_leads == len(LEADS)
+    of_cpsc = num_classes == len(CPSC_CLASSES)
+    return Contract(
+        network=network,
+        task="cpsc2018",
+        class_names=CPSC_CLASSES
+        if of_cpsc
+        else tuple(f"class {i + 1}" for i in range(num_classes)),
+        sampling_rate=SAMPLING_RATE,
+        input_length=input_length,
+        fit="stretch",
+        single_label=False,
+        leads=LEADS if standard else tuple(f"lead {i + 1}" for i in range(num_leads)),
+    )
+
+
 def build_model(
     *,
     num_classes: int = 9,
@@ -110,21 +137,9 @@ def build_model(
         OptionError: the contract contradicts the other arguments, or the two branches' features
             are not of equal size where the fusion needs it.
     """
-    if contract is None:
-        contract = Contract(
-            network=NETWORK,
-            task="cpsc2018",
-            class_names=CPSC_CLASSES
-            if num_classes == len(CPSC_CLASSES)
-            else tuple(f"class {i + 1}" for i in range(num_classes)),
-            sampling_rate=SAMPLING_RATE,
-            input_length=input_length,
-            fit="stretch",
-            single_label=False,
-            leads=LEADS
-            if num_leads == len(LEADS)
-            else tuple(f"lead {i + 1}" for i in range(num_leads)),
-        )
+    contract = contract or default_contract(
+        num_classes=num_classes, input_length=input_length, num_leads=num_leads
+    )
     contract.require_sizes(num_classes=num_classes, input_length=input_length, num_leads=num_leads)
     # Shapes in the comments are for the default arguments.
     signal = keras.Input((input_length, num_leads), name="signal")

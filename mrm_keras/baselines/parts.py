@@ -2,14 +2,12 @@
 
 from typing import Any
 
-from data_prep.labels import CPSC_CLASSES, LEADS
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract, SignalContract
 from mrm_keras.layers import BATCH_NORM_MOMENTUM, EPSILON, ConvBlock, torch_uniform
+from mrm_keras.model import default_contract
 
 layers = keras.layers
-
-SAMPLING_RATE = 100.0
 
 
 def signal_input(
@@ -36,22 +34,9 @@ def signal_input(
     Raises:
         OptionError: where the contract promises other sizes.
     """
-    if contract is None:
-        named = num_classes == len(CPSC_CLASSES)
-        contract = Contract(
-            network=network,
-            task="cpsc2018",
-            class_names=CPSC_CLASSES
-            if named
-            else tuple(f"class {i + 1}" for i in range(num_classes)),
-            sampling_rate=SAMPLING_RATE,
-            input_length=input_length,
-            fit="stretch",
-            single_label=False,
-            leads=LEADS
-            if num_leads == len(LEADS)
-            else tuple(f"lead {i + 1}" for i in range(num_leads)),
-        )
+    contract = contract or default_contract(
+        network=network, num_classes=num_classes, input_length=input_length, num_leads=num_leads
+    )
     contract.require_sizes(num_classes=num_classes, input_length=input_length, num_leads=num_leads)
     signal = keras.Input((input_length, num_leads), name="signal")
     return signal, SignalContract(contract, name="contract")(signal), contract
