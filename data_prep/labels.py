@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.errors import LabelError
+from data_prep.errors import LabelError, PredictionsError
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
@@ -287,12 +287,12 @@ def one_hot(classes: np.ndarray, num_classes: int) -> np.ndarray:
     """Turn classes ``(N,)``, 0-based, into a matrix ``(N, num_classes)`` uint8 of 0 and 1.
 
     Raises:
-        LabelError: if a class is outside 0..num_classes - 1, as an unknown one (-1) is.
+        PredictionsError: if a class is outside 0..num_classes - 1, as an unknown one (-1) is.
     """
     classes = np.asarray(classes)
     outside = (classes < 0) | (classes >= num_classes)
     if outside.any():
-        raise LabelError(
+        raise PredictionsError(
             f"{outside.sum()} records have no class between 0 and {num_classes - 1} (the first of"
             f" them has {classes[outside][0]}); give the first label of every record."
         )
