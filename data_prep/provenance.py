@@ -30,12 +30,13 @@ def provenance() -> dict[str, str | int]:
 
 
 def _precision() -> dict[str, str]:
-    """Whether TensorFlow, if in use, may round to TF32, as NVIDIA's GPUs since Ampere can."""
+    """Whether TensorFlow, if in use, may round to TF32 (GPUs) and computes with oneDNN (CPUs)."""
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is None:
         return {}
     allowed = tensorflow.config.experimental.tensor_float_32_execution_enabled()
-    return {"TF32": "allowed" if allowed else "off"}
+    onednn = {"0": "off", "1": "on"}.get(os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""))
+    return {"TF32": "allowed" if allowed else "off", "oneDNN": onednn or "TensorFlow's default"}
 
 
 def version_of(package: str) -> str:

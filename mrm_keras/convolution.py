@@ -17,6 +17,7 @@ the convolution R of them.  At 33 taps and N = 96 that is 143 products for 64 ou
 output instead of 33, and the rounding is that of any other order of summation in float32.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -51,8 +52,40 @@ def convolve(x: Any, kernel: Any, strides: int) -> Any:
         return long_convolve_by_twos(x, kernel)
     kernel = tf.cast(kernel, x.dtype)
     if strides == 1:
-        return tf.nn.conv1d(x, kernel, 1, "SAME")
+        return short_convolve(x, kernel)
     return tf.nn.conv1d(tf.pad(x, ((0, 0), (taps // 2,) * 2, (0, 0))), kernel, strides, "VALID")
+
+
+@tf.custom_gradient
+def short_convolve(x: Any, kernel: Any) -> tuple[Any, Callable[..., Any]]:
+    """Correlate x with a short kernel; the kernel's gradient is one matrix product a tap.
+
+    TensorFlow's own gradient of a kernel runs at a third of the speed of its convolution if it
+    computes with oneDNN; as products it runs at four fifths.
+
+    Args:
+        x: ``(batch, time, C)``.
+        kernel: ``(k, C, C')``, k odd.
+
+    Returns:
+        ``(batch, time, C')``, and the function giving both gradients.
+    """
+    taps, channels, filters = kernel.shape
+    length = x.shape[1]
+
+    def gradient(dy: Any) -> tuple[Any, Any]:
+        backwards = tf.transpose(kernel[::-1], (0, 2, 1))
+        padded = tf.pad(x, ((0, 0), (taps // 2,) * 2, (0, 0)))
+        rows = tf.reshape(dy, (-1, filters))
+        by_tap = [
+            tf.matmul(
+                tf.reshape(padded[:, tap : tap + length], (-1, channels)), rows, transpose_a=True
+            )
+            for tap in range(taps)
+        ]
+        return tf.nn.conv1d(dy, backwards, 1, "SAME"), tf.stack(by_tap)
+
+    return tf.nn.conv1d(x, kernel, 1, "SAME"), gradient
 
 
 def long_convolve_by_twos(x: Any, kernel: Any) -> Any:

@@ -146,6 +146,23 @@ def test_convolutions_of_every_length_are_the_sum(taps: int, strides: int, time:
     np.testing.assert_allclose(y, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("taps", [1, 3, 15])
+def test_short_convolution_has_tensorflows_gradients(taps: int) -> None:
+    rng = np.random.default_rng(7)
+    x = tf.constant(rng.normal(size=(2, 20, 3)).astype("float32"))
+    kernel = tf.constant(rng.normal(size=(taps, 3, 4)).astype("float32"))
+    weight = rng.normal(size=(2, 20, 4)).astype("float32")
+    gradients = []
+    for correlate in (convolve, tf.nn.conv1d):
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernel])
+            y = correlate(x, kernel, 1, *(["SAME"] if correlate is tf.nn.conv1d else []))
+            loss = tf.reduce_sum(weight * y)
+        gradients.append(tape.gradient(loss, [x, kernel]))
+    for ours, expected in zip(*gradients, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_fourier_products_are_few() -> None:
     """143 products for 64 outputs at 33 taps, as the derivation counts them."""
     d, g, a = fourier_products(33)
