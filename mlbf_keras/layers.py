@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from data_prep.errors import OptionError
 from data_prep.provenance import FORMS
 from ecg_keras.model.backend import keras, tf
@@ -24,7 +26,13 @@ LEAKY_SLOPE = 0.3  # Keras' default when the paper was written; the paper gives 
 # times.  On two cores four, six and eight took the same time, and each more costs seconds before
 # the first step.
 SLICES = 4
-FORMS["MLBF-Net's convolutions"] = f"each batch in {SLICES} slices of similar length"
+
+# The convolutions answer this many neighbouring outputs at once: TensorFlow's kernels for CPUs
+# are slow at the paper's twelve channels.  Four cost more products than they save.
+PHASES = 2
+FORMS["MLBF-Net's convolutions"] = (
+    f"each batch in {SLICES} slices of similar length, {PHASES} outputs at once"
+)
 
 
 def stacked(make: Callable[[], Any], stack_dims: int) -> Callable[..., Any]:
@@ -74,71 +82,96 @@ def keep_mask(x: Any, rate: float, seed: Any) -> Any:
     return tf.cast(numbers >= tf.constant(round(rate * 65536), tf.uint16), x.dtype)
 
 
-@tf.custom_gradient
-def _convolve(x: Any, kernel: Any, bias: Any) -> tuple[Any, Callable[..., Any]]:
-    """LeakyReLU of a "same" convolution of stride 1, with a gradient that needs only the output.
+def widened(kernels: Any, strides: int) -> Any:
+    """Rewrite kernels for signals whose neighbouring samples are folded into the channels.
 
-    The sign of the output is the sign of what went into the LeakyReLU, so nothing else need be
-    kept, and TensorFlow may run the three operations as one.
+    A "same" convolution answers :data:`PHASES` neighbouring outputs at once if each step of time
+    holds ``PHASES * strides`` samples: stride 1, fewer taps, more channels.  Each entry of the
+    wide kernel is an entry of the given one, or zero where a sample is out of its reach.
+
+    Args:
+        kernels: ``(branch, tap, channel, filter)``; an even number of taps for stride 2, since
+            TensorFlow aligns odd ones by the parity of the signal's length.
+        strides: 1 or 2.
+
+    Returns:
+        ``(branch, step, PHASES * strides * channel, PHASES * filter)``, an odd number of steps.
+    """
+    branches, taps, channels, filters = kernels.shape
+    held = PHASES * strides
+    before = (taps - strides) // 2
+    # Output o reads sample o * strides + t - before with tap t.
+    first = -(before // held) - (before % held > 0)
+    last = ((PHASES - 1) * strides + taps - 1 - before) // held
+    reach = max(-first, last)
+    sample = np.arange(-reach * held, (reach + 1) * held).reshape(-1, held)
+    tap = sample[:, :, None] - strides * np.arange(PHASES) + before  # (step, sample, output)
+    choice = tf.constant(tap[..., None] == np.arange(taps), kernels.dtype)
+    wide = tf.einsum("sxot,btcf->bsxcof", choice, kernels)
+    return tf.reshape(wide, (branches, 2 * reach + 1, held * channels, PHASES * filters))
+
+
+def _convolve(x: Any, kernel: Any, bias: Any) -> Any:
+    """LeakyReLU of the "same" convolution whose kernel was :func:`widened`.
 
     Args:
         x: ``(batch, 1, time, channel)``.
-        kernel: ``(1, tap, channel, filter)``.
+        kernel: ``(step, samples a step * channel, PHASES * filter)``.
+        bias: ``(filter,)``.
+
+    Returns:
+        ``(batch, 1, ceil(time / strides), filter)``.
+    """
+    channels, (filters,) = x.shape[3], bias.shape
+    held = kernel.shape[1] // channels
+    strides = held // PHASES
+    batch, time = tf.shape(x)[0], tf.shape(x)[2]
+    x = tf.pad(x, [[0, 0], [0, 0], [0, -time % held], [0, 0]])
+    x = tf.reshape(x, [batch, 1, tf.shape(x)[2] // held, held * channels])
+    y = _convolve_wide(x, kernel, tf.tile(bias, [PHASES]))
+    y = tf.reshape(y, [batch, 1, tf.shape(y)[2] * PHASES, filters])
+    return _begin(y, (time + strides - 1) // strides)
+
+
+@tf.custom_gradient
+def _convolve_wide(x: Any, kernel: Any, bias: Any) -> tuple[Any, Callable[..., Any]]:
+    """LeakyReLU of a "same" convolution of stride 1, with gradients of the fastest form.
+
+    The sign of the output is the sign of what went into the LeakyReLU, so nothing else need be
+    kept, and TensorFlow may run the three operations as one.  The gradient of x is a convolution
+    with the reversed kernel, that of the kernel one matrix product a tap: TensorFlow's own take
+    up to three times as long on CPUs.
+
+    Args:
+        x: ``(batch, 1, time, channel)``.
+        kernel: ``(tap, channel, filter)``, an odd number of taps.
         bias: ``(filter,)``.
 
     Returns:
         ``(batch, 1, time, filter)``, and the function giving the three gradients.
     """
-    linear = tf.nn.bias_add(tf.nn.conv2d(x, kernel, strides=1, padding="SAME"), bias)
+    taps, channels, filters = kernel.shape
+    linear = tf.nn.bias_add(tf.nn.conv2d(x, kernel[None], strides=1, padding="SAME"), bias)
     y = tf.nn.leaky_relu(linear, alpha=LEAKY_SLOPE)
 
     def gradient(dy: Any) -> tuple[Any, Any, Any]:
         dz = tf.raw_ops.LeakyReluGrad(gradients=dy, features=y, alpha=LEAKY_SLOPE)
-        strides = [1, 1, 1, 1]
-        return (
-            tf.raw_ops.Conv2DBackpropInput(
-                input_sizes=tf.shape(x),
-                filter=kernel,
-                out_backprop=dz,
-                strides=strides,
-                padding="SAME",
-            ),
-            tf.raw_ops.Conv2DBackpropFilter(
-                input=x,
-                filter_sizes=tf.shape(kernel),
-                out_backprop=dz,
-                strides=strides,
-                padding="SAME",
-            ),
-            tf.raw_ops.BiasAddGrad(out_backprop=dz),
-        )
+        backwards = tf.transpose(kernel[None, ::-1], [0, 1, 3, 2])
+        padded = tf.pad(x, [[0, 0], [0, 0], [taps // 2] * 2, [0, 0]])
+        rows = tf.reshape(dz, [-1, filters])
+        size = [-1, 1, tf.shape(x)[2], channels]
+        by_tap = [
+            tf.matmul(
+                tf.reshape(tf.slice(padded, [0, 0, tap, 0], size), [-1, channels]),
+                rows,
+                transpose_a=True,
+            )
+            for tap in range(taps)
+        ]
+        dx = tf.nn.conv2d(dz, backwards, strides=1, padding="SAME")
+        return dx, tf.stack(by_tap), tf.raw_ops.BiasAddGrad(out_backprop=dz)
 
     return y, gradient
-
-
-def _convolve_by_two(x: Any, kernel: Any, bias: Any) -> Any:
-    """LeakyReLU of a "same" convolution of even width and stride 2.
-
-    Two time steps are folded into the channels: ``y[j] = sum_t w[t] x[2j - k/2 + 1 + t]`` reads
-    whole pairs, once a kernel of 4, 8, ... taps has a zero tap put before and one after it, and is
-    a convolution of stride 1 over the pairs with half the taps and twice the channels.  The
-    numbers are the same; the gradient of the kernel takes half the time.
-
-    Args:
-        x: ``(batch, 1, time, channel)``.
-        kernel: ``(tap, channel, filter)``, an even number of taps.
-        bias: ``(filter,)``.
-
-    Returns:
-        ``(batch, 1, ceil(time / 2), filter)``.
-    """
-    taps, channels, filters = kernel.shape
-    if x.shape[2] is None or x.shape[2] % 2:
-        x = tf.pad(x, [[0, 0], [0, 0], [0, tf.shape(x)[2] % 2], [0, 0]])
-    pairs = tf.reshape(x, [tf.shape(x)[0], 1, tf.shape(x)[2] // 2, 2 * channels])
-    side = 1 - taps % 4 // 2
-    wide = tf.pad(kernel, [[side, side], [0, 0], [0, 0]])
-    return _convolve(pairs, tf.reshape(wide, [1, taps // 2 + side, 2 * channels, filters]), bias)
 
 
 @tf.custom_gradient
@@ -149,16 +182,14 @@ def _reordered(x: Any, order: Any, back: Any) -> tuple[Any, Callable[..., Any]]:
 
 @tf.custom_gradient
 def _begin(x: Any, length: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return ``x[:, :, :length]``, with a gradient that joins the missing zeros on.
+    """Return ``x[:, :, :length]``, with a gradient that pads, and costs nothing if nothing was cut.
 
     TensorFlow's own gradient of a slice fills the whole and copies on one core, fifteen times
     slower; it was an eighth of a training step.
     """
 
     def gradient(dy: Any) -> tuple[Any, None]:
-        shape = tf.shape(x)
-        missing = tf.zeros([shape[0], shape[1], shape[2] - length, shape[3]], dy.dtype)
-        return tf.concat([dy, missing], axis=2), None
+        return tf.pad(dy, [[0, 0], [0, 0], [0, tf.shape(x)[2] - length], [0, 0]]), None
 
     return x[:, :, :length], gradient
 
@@ -176,7 +207,7 @@ def _convolve_silence(
 
     Args:
         time: of the padded signals.
-        kernels: ``(tap, channel, filter)`` of each convolution, three a block.
+        kernels: of each convolution, three a block, each :func:`widened`.
         biases: ``(filter,)`` of each convolution.
         rate: of the dropout after each block.
         seeds: ``(block, 2)`` int32, of that dropout.
@@ -184,7 +215,7 @@ def _convolve_silence(
     Returns:
         What goes into each block and what comes out of the last, ``(1, 1, time / 2**block, ...)``.
     """
-    silences = [tf.zeros([1, 1, time, kernels[0].shape[1]], kernels[0].dtype)]
+    silences = [tf.zeros([1, 1, time, kernels[0].shape[1] // PHASES], kernels[0].dtype)]
     for block, weights in enumerate(_blocks(kernels, biases, rate)):
         silence = _convolve_block(silences[-1], weights)
         silences.append(silence * keep_mask(silence, rate, seeds[block]) if rate else silence)
@@ -193,14 +224,22 @@ def _convolve_silence(
 
 @_once
 def _convolve_slice(
-    x: Any, silences: list[Any], kernels: list[Any], biases: list[Any], rate: float, seeds: Any
+    x: Any,
+    silences: list[Any],
+    reaches: tuple[int, ...],
+    kernels: list[Any],
+    biases: list[Any],
+    rate: float,
+    seeds: Any,
 ) -> Any:
     """Run one branch's blocks over recordings, and join on what the silence behind them gives.
 
     Args:
         x: ``(batch, 1, recorded, channel)``: the branch's signals as far as any is recorded.
-        silences: from :func:`_convolve_silence`, to which the other arguments were given, too.
-        kernels: ``(tap, channel, filter)`` of each convolution, three a block.
+        silences: from :func:`_convolve_silence`, to which the arguments after the next were given,
+            too.
+        reaches: of each block, in samples of its input.
+        kernels: of each convolution, three a block, each :func:`widened`.
         biases: ``(filter,)`` of each convolution.
         rate: of the dropout after each block.
         seeds: ``(block, 2)`` int32, of that dropout.
@@ -210,10 +249,12 @@ def _convolve_slice(
     """
     batch = tf.shape(x)[0]
     for block, weights in enumerate(_blocks(kernels, biases, rate)):
-        reach = sum(kernel.shape[0] // 2 for kernel, _ in weights)
+        # Lengths are multiples of what a convolution folds wherever the signal's end allows it.
         recorded, full = tf.shape(x)[2], silences[block].shape[2]
-        touched = tf.minimum((recorded + reach + 3) // 4 * 2, (full + 1) // 2)
-        beyond = silences[block][:, :, recorded : recorded + 2 * reach + 4]
+        touched = _whole_steps((recorded + reaches[block] + 1) // 2)
+        touched = tf.minimum(touched, (full + 1) // 2)
+        beyond = recorded + _whole_steps(2 * reaches[block] + 2 * PHASES + 3)
+        beyond = silences[block][:, :, recorded:beyond]
         x = tf.concat([x, tf.repeat(beyond, batch, axis=0)], axis=2)
         x = _begin(_convolve_block(x, weights), touched)
         if rate:
@@ -263,15 +304,19 @@ def _sliced(signal: Any) -> tuple[list[Any], Any, Any]:
     slices = []
     for start, end in itertools.pairwise(bounds):
         recorded = tf.maximum(tf.reduce_max(ends[start:end]), 1)  # of no rows it is the least int
-        slices.append(signal[start:end, : tf.minimum((recorded + 1) // 2 * 2, time)])
+        slices.append(signal[start:end, : tf.minimum(_whole_steps(recorded), time)])
     return slices, order, back
 
 
+def _whole_steps(samples: Any) -> Any:
+    """Round up to what one step of a folded convolution of stride 2 holds."""
+    return -(-samples // (2 * PHASES)) * 2 * PHASES
+
+
 def _convolve_block(x: Any, weights: list[tuple[Any, Any]]) -> Any:
-    (kernel_1, bias_1), (kernel_2, bias_2), (kernel_3, bias_3) = weights
-    x = _convolve(x, kernel_1[None], bias_1)
-    x = _convolve(x, kernel_2[None], bias_2)
-    return _convolve_by_two(x, kernel_3, bias_3)
+    for kernel, bias in weights:
+        x = _convolve(x, kernel, bias)
+    return x
 
 
 @keras.saving.register_keras_serializable("ecg_keras")
@@ -359,9 +404,13 @@ class BranchConvolutions(keras.layers.Layer):
     def call(self, signal: Any, training: bool = False) -> list[Any]:
         """Convolve every branch."""
         time, channels = signal.shape[1:]
-        kernels = [tf.unstack(tf.cast(k, self.compute_dtype)) for k in self.kernels]
+        kernels = [
+            tf.unstack(widened(tf.cast(kernel, self.compute_dtype), strides))
+            for kernel, strides in zip(self.kernels, itertools.cycle((1, 1, 2)))
+        ]
         biases = [tf.unstack(tf.cast(b, self.compute_dtype)) for b in self.biases]
-        blocks = len(self.kernel_sizes)
+        reaches = tuple(sum(taps // 2 for taps in sizes) for sizes in self.kernel_sizes)
+        blocks = len(reaches)
         drops = bool(training and self.dropout)
         rate = self.dropout if drops else 0.0
         seed = self.seed_generator.next() if drops else tf.zeros([2], tf.int32)
@@ -378,7 +427,7 @@ class BranchConvolutions(keras.layers.Layer):
             weights = [k[branch] for k in kernels], [b[branch] for b in biases], rate
             silences = _convolve_silence(time, *weights, seeds[branch, -1])
             parts = [
-                _convolve_slice(x[branch], silences, *weights, seeds[branch, i])
+                _convolve_slice(x[branch], silences, reaches, *weights, seeds[branch, i])
                 for i, x in enumerate(slices)
             ]
             joined = _reordered(tf.concat(parts, axis=0), back, order)
