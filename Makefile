@@ -27,9 +27,9 @@ demo: .venv/done
 	    --input-length 2500 --epochs 12 --batch-size 16
 	$(BIN)/mrm-train --store $(DEMO)/cpsc100.h5 --out $(DEMO)/mrm --folds 1 2 3 --test-fold None \
 	    --low-channels 16 --high-channels 32 --epochs 10 --batch-size 16
-	$(BIN)/mlbf-predict --models '$(DEMO)/mlbf/fold_*/best.keras' \
+	$(BIN)/ecg-predict --models '$(DEMO)/mlbf/fold_*/best.keras' \
 	    --csv $(DEMO)/records/test.csv --records $(DEMO)/records/test --out $(DEMO)/mlbf/test
-	$(BIN)/mrm-predict --models '$(DEMO)/mrm/fold_*/best.keras' \
+	$(BIN)/ecg-predict --models '$(DEMO)/mrm/fold_*/best.keras' \
 	    --csv $(DEMO)/records/test.csv --records $(DEMO)/records/test --out $(DEMO)/mrm/test
 	$(BIN)/ecg-evaluate --predictions $(DEMO)/mlbf/test/predictions.npz \
 	    $(DEMO)/mrm/test/predictions.npz --reference $(DEMO)/records/test/REFERENCE.csv \

@@ -1,6 +1,29 @@
 """What surrounds any network: train, predict, explain, export, evaluate, reproduce.
 
-The public face of ECG-Keras; see ``load_model``, ``read_record`` and ``ecg_figure``.
+The public face of ECG-Keras: ``load_model`` opens the model file of any installed network,
+``read_record`` a recording of any format, and ``ecg_figure`` draws it on ECG paper.  Once this
+package is imported, ``keras.models.load_model`` opens the same model files.
 """
 
+from importlib import import_module
+from typing import Any
+
 from data_prep import __version__ as __version__
+from ecg_keras.model.registration import register_with_keras
+
+_MODULES = {
+    "ecg_figure": "data_prep.ecg_paper",
+    "load_model": "ecg_keras.model.model_files",
+    "read_record": "data_prep.records",
+}
+
+__all__ = ["ecg_figure", "load_model", "read_record"]
+
+register_with_keras()
+
+
+def __getattr__(name: str) -> Any:
+    """Import TensorFlow only when a model is asked for, so that ``--help`` answers at once."""
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -325,7 +325,6 @@ class Reproduction:
     ) -> tuple[list[Predictions], list[Predictions]]:
         """The answers of one model and of the ensemble to recordings that are in no store."""
         from ecg_keras.prediction.ensemble import choose_records, open_models, predict_records
-        from mlbf_keras.model import load_model
 
         chosen = choose_records(csv_file=held_out, records=records)
         with Store(self.store) as opened:
@@ -336,7 +335,7 @@ class Reproduction:
                 f" that it scores; build the store with --leave-out {held_out.name}."
             )
         folders = self._run([self._model(Variant(), None, fold) for fold in self.folds])
-        models = open_models([str(folder / "best.keras") for folder in folders], load_model)
+        models = open_models([str(folder / "best.keras") for folder in folders])
         answers, refused, _ = predict_records(models, chosen, batch_size=self.protocol.batch_size)
         if refused:
             raise RecordError(

@@ -70,9 +70,8 @@ def default_contract(
         network: name of the network.
         num_classes: nine for those of CPSC 2018, otherwise ``"class 1"`` and so on.
         input_length: of the signal, in samples.
-        num_leads: twelve for the standard leads, otherwise ``"lead 1"`` and so on.
+        num_leads: number of leads; the first of the standard order.
     """
-    standard = num_leads == len(LEADS)
     of_cpsc = num_classes == len(CPSC_CLASSES)
     return Contract(
         network=network,
@@ -84,7 +83,7 @@ def default_contract(
         input_length=input_length,
         fit="stretch",
         single_label=False,
-        leads=LEADS if standard else tuple(f"lead {i + 1}" for i in range(num_leads)),
+        leads=LEADS[:num_leads],
     )
 
 

@@ -152,7 +152,7 @@ def test_the_third_network_trains_answers_and_exports(tmp_path: Path) -> None:
     small = loaded(DOCS / "examples" / "small_cnn.py")
     store = write_toy_store(tmp_path / "toy.h5", lengths=(300,) * 60, fs=100.0)
     small.main(store=store, out=tmp_path / "run", epochs=2, batch_size=16)
-    model = small.load_model(tmp_path / "run" / "fold_1" / "best.keras")
+    model = ecg_keras.load_model(tmp_path / "run" / "fold_1" / "best.keras")
     signals = np.random.default_rng(0).normal(size=(3, 1000, 12)).astype(np.float32)
     answers = model.predict(signals)
     np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-5)

@@ -407,7 +407,7 @@ class TestMRM:
 
 @pytest.mark.slow
 def test_the_command_writes_a_page_for_each_recording(tmp_path: Path) -> None:
-    from mrm_keras.predict import main
+    from ecg_keras.prediction.command import main
 
     keras.saving.save_model(mrm(4).network, tmp_path / "model.keras")
     write_wfdb(tmp_path / "records", "A1", sine_leads(2500))

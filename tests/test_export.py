@@ -348,10 +348,7 @@ def export_toys(folder: Path, *contracts: Contract, **options: Any) -> None:
     for i, contract in enumerate(contracts):
         toy_model(contract, seed=i).save(folder / f"toy_{i}.keras")
     ecg_keras.export.export.export(
-        lambda path: ecg_keras.model.model_files.load_model(path, networks=("Toy",)),
         **{
-            "plain": {},
-            "onnx_rules": {},
             "models": [str(folder / "toy_*.keras")],
             "out": folder / "out",
             "formats": ["onnx"],

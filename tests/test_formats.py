@@ -674,22 +674,19 @@ def test_every_format_gets_the_same_answer(
         write(records / f"R{number}{Path(name).suffix}", signal)
     np.save(records / "N.npy", (signal.T * 1000).round())
 
-    def load(path: Path) -> Any:
-        return load_model(path, networks=("Toy",))
-
     form: dict[str, Any] = {"models": (str(model_file),), "csv_file": None, "batch_size": 4}
     with pytest.raises(RecordError, match=r"1 of 9 recordings .*/N\.npy does not state"):
-        predict(load, records=records, out=tmp_path / "out", **form)
+        predict(records=records, out=tmp_path / "out", **form)
     found = load_predictions(tmp_path / "out" / "predictions.npz")
     assert found.ids.tolist() == [*(f"R{n}" for n in range(7)), "W"]
     of_wfdb = found.probabilities[-1]
     np.testing.assert_allclose(found.probabilities, [of_wfdb] * 8, atol=1e-5)
 
-    predict(load, records=records / "N.npy", out=tmp_path / "alone", fs=FS, unit="uV", **form)
+    predict(records=records / "N.npy", out=tmp_path / "alone", fs=FS, unit="uV", **form)
     alone = load_predictions(tmp_path / "alone" / "predictions.npz")
     np.testing.assert_allclose(alone.probabilities[0], of_wfdb, atol=1e-5)
 
-    model = load(model_file)
+    model = load_model(model_file)
     answer = model.predict_record(signal, fs=FS)
     by_file = model.predict_record(records / "N.npy", fs=FS, unit="uV")
     assert answer.record == "array" and by_file.record == "N"

@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,9 @@ from ecg_keras.explanation.methods import SHARES, Attention, Explanation, Releva
 from ecg_keras.explanation.pages import write_page
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract
-from ecg_keras.model.model_files import ECGModel, load_model, set_origin
+from ecg_keras.model.model_files import ECGModel, set_origin
 from ecg_keras.model.origin import ModelFacts, Origin
+from ecg_keras.prediction import ensemble
 from ecg_keras.prediction.ensemble import predict
 
 FS = 100.0
@@ -300,15 +302,17 @@ def test_each_answered_recording_gets_a_page(
         def explain(self, record: Record) -> Explanation:
             return replace(told, record=record)
 
+    monkeypatch.setattr(
+        ensemble, "part", lambda network, name: SimpleNamespace(Explainer=Explainer)
+    )
     with pytest.raises(RecordError, match="1 of 3 recordings"):
         predict(
-            lambda path: load_model(path, networks=("Toy",)),
             models=[str(tmp_path / "toy.keras")],
             csv_file=None,
             records=tmp_path / "records",
             out=tmp_path / "out",
             batch_size=4,
-            explainer=Explainer,
+            explain=True,
         )
     pages = sorted((tmp_path / "out" / "explained").iterdir())
     assert [page.name for page in pages] == ["A1.html", "A2.html"]

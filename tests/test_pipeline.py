@@ -18,6 +18,7 @@ from ecg_keras.evaluation.plots import read_history
 from ecg_keras.evaluation.predictions import load_predictions
 from ecg_keras.evaluation.scores import best_thresholds
 from ecg_keras.model.contract import Contract
+from ecg_keras.prediction import command
 from ecg_keras.training.batches import StoreBatches
 
 MLBF = ("--input-length", "320", "--filters", "2", "--gru-units", "2", "--batch-size", "16")
@@ -183,11 +184,10 @@ def test_two_deterministic_runs_are_equal(
 
 
 def predict(
-    package: str, run: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *options: object
+    run: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *options: object
 ) -> int | str | None:
-    main = import_module(f"{package}.predict").main
     models = ("--models", run / "fold_*" / "best.keras", "--out", out)
-    return exit_of(main, monkeypatch, *arguments(*models, *options))
+    return exit_of(command.main, monkeypatch, *arguments(*models, *options))
 
 
 def test_from_held_out_records_to_a_report(
@@ -205,7 +205,7 @@ def test_from_held_out_records_to_a_report(
     for package, run in (("mlbf_keras", mlbf_run), ("mrm_keras", mrm_run)):
         out = tmp_path / package
         options = ("--csv", table, "--records", records, "--batch-size", 4)
-        assert predict(package, run, out, monkeypatch, *options) is None
+        assert predict(run, out, monkeypatch, *options) is None
         found = load_predictions(out / "predictions.npz")
         assert found.ids.tolist() == names and set(names) == set(reference)
         assert found.class_names == CPSC_CLASSES and found.members.shape == (2, 9, 9)
@@ -245,7 +245,7 @@ def test_some_recordings_cannot_be_used(
     (tmp_path / "records" / "short.mat").write_bytes(b"\0" * 100)
     out = tmp_path / "out"
     options = ("--records", tmp_path / "records")
-    assert predict("mrm_keras", mrm_run, out, monkeypatch, *options) == 2
+    assert predict(mrm_run, out, monkeypatch, *options) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("ecg-toy: 1 of 2 recordings could not be used, the first because: ")
     assert "short" in last and str(out / "rejected.csv") in last
@@ -342,7 +342,7 @@ def test_tables_that_cannot_be_used(
 ) -> None:
     (tmp_path / "test.csv").write_text(table)
     options = ("--csv", tmp_path / "test.csv", "--records", place / "records" / "test")
-    assert predict("mrm_keras", mrm_run, tmp_path / "out", monkeypatch, *options) == 2
+    assert predict(mrm_run, tmp_path / "out", monkeypatch, *options) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("ecg-toy: ") and sentence in last
     assert not (tmp_path / "out").exists()
@@ -360,10 +360,9 @@ def test_models_of_other_classes_cannot_join(
     contract = Contract("MRM-Net", "rhythm", ("SR", "AFIB"), 100.0, 80, "stretch", False)
     small = {"num_classes": 2, "input_length": 80, "low_channels": 4, "high_channels": 8}
     build_model(contract=contract, **small).save(tmp_path / "rhythm.keras")
-    main = import_module("mrm_keras.predict").main
     models = ("--models", mrm_run / "fold_1" / "best.keras", tmp_path / "rhythm.keras")
     options = ("--records", place / "records" / "test", "--out", tmp_path / "out")
-    assert exit_of(main, monkeypatch, *arguments(*models, *options)) == 2
+    assert exit_of(command.main, monkeypatch, *arguments(*models, *options)) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert f"{tmp_path / 'rhythm.keras'} cannot join {mrm_run}/fold_1/best.keras" in last
     assert not (tmp_path / "out").exists()
@@ -398,7 +397,7 @@ def test_cpsc_2018_in_both_layouts(
         write_reference(tmp_path / "part.csv", {name: table[name] for name in names})
         options = ["--csv", tmp_path / "part.csv", "--records", records]
         out = tmp_path / "answers" / records.name
-        assert predict("mlbf_keras", tmp_path / "run", out, monkeypatch, *options) is None
+        assert predict(tmp_path / "run", out, monkeypatch, *options) is None
         main = import_module("ecg_keras.evaluation.command").main
         options = ["--predictions", out / "predictions.npz", "--out", out / "report"]
         options += ["--reference", tmp_path / "part.csv", "--bootstrap", 20]
@@ -427,7 +426,7 @@ def test_ptb_xl(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for file in (header, header.with_suffix(".dat")):
             (tmp_path / "some" / file.name).symlink_to(file)
     options = ["--records", tmp_path / "some"]
-    assert predict("mrm_keras", tmp_path / "run", tmp_path / "o", monkeypatch, *options) is None
+    assert predict(tmp_path / "run", tmp_path / "o", monkeypatch, *options) is None
     found = load_predictions(tmp_path / "o" / "predictions.npz")
     assert len(found.ids) == 20 and not found.single_label and len(found.class_names) == 5
     assert not set(tested) & set(kept.ids)

@@ -235,11 +235,7 @@ def test_answers_carry_the_doubts(
     write_wfdb(tmp_path / "records", "A1", normal)
     write_wfdb(tmp_path / "records", "A2", rewired(flat, "L", "R", "F"))
 
-    def load(path: Path) -> Any:
-        return load_model(path, networks=("Toy",))
-
     predict(
-        load,
         models=(str(tmp_path / "best.keras"),),
         csv_file=None,
         records=tmp_path / "records",
@@ -253,7 +249,7 @@ def test_answers_carry_the_doubts(
     told = [line for line in capsys.readouterr().err.splitlines() if "doubtful" in line]
     assert told == [f"doubtful: A2: {row[2]}" for row in rows]
 
-    model = load(tmp_path / "best.keras")
+    model = load_model(tmp_path / "best.keras")
     assert model.predict_record(tmp_path / "records" / "A1.hea").warnings == ()
     answer = model.predict_record(tmp_path / "records" / "A2.hea")
     assert answer.warnings == tuple(row[2] for row in rows)

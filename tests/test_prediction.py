@@ -13,7 +13,7 @@ from data_prep.labels import LEADS
 from data_prep.signals import prepare
 from data_prep.store import Store
 from ecg_keras.evaluation.predictions import load_predictions
-from ecg_keras.model.model_files import ECGModel, load_model, set_origin
+from ecg_keras.model.model_files import set_origin
 from ecg_keras.model.origin import Origin
 from ecg_keras.prediction import ensemble as prediction
 from ecg_keras.prediction.ensemble import (
@@ -40,10 +40,6 @@ def write_records(folder: Path) -> Path:
         else:
             write_wfdb(folder / f"part{int(name[1]) % 2}", name, signal_of(name), fs=FS)
     return folder
-
-
-def toy_loader(path: Path) -> ECGModel:
-    return load_model(path, networks=("Toy",))
 
 
 def save_models(folder: Path, *changes: dict[str, Any]) -> list[Any]:
@@ -78,7 +74,7 @@ def answer(tmp_path: Path, **options: Any) -> Path:
         "out": tmp_path / "out",
         "batch_size": 2,
     }
-    predict(toy_loader, **{**fields, **options})
+    predict(**{**fields, **options})
     return tmp_path / "out"
 
 
@@ -88,10 +84,10 @@ def answer(tmp_path: Path, **options: Any) -> Path:
 def test_models_come_in_the_order_of_their_names(tmp_path: Path) -> None:
     save_models(tmp_path, {}, {}, {})
     pattern = str(tmp_path / "fold_*" / "best.keras")
-    names = [model.path.parent.name for model in open_models([pattern], toy_loader)]
+    names = [model.path.parent.name for model in open_models([pattern])]
     assert names == ["fold_1", "fold_2", "fold_3"]
     two = [str(tmp_path / f"fold_{i}" / "best.keras") for i in (3, 1)]
-    assert [model.path.parent.name for model in open_models(two, toy_loader)] == [
+    assert [model.path.parent.name for model in open_models(two)] == [
         "fold_3",
         "fold_1",
     ]
@@ -99,15 +95,15 @@ def test_models_come_in_the_order_of_their_names(tmp_path: Path) -> None:
 
 def test_a_name_with_brackets_is_a_name(tmp_path: Path) -> None:
     toy_model(toy_contract()).save(tmp_path / "run[1].keras")
-    assert len(open_models([str(tmp_path / "run[1].keras")], toy_loader)) == 1
+    assert len(open_models([str(tmp_path / "run[1].keras")])) == 1
 
 
 def test_models_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no model is named"):
-        open_models([], toy_loader)
+        open_models([])
     for name in ("fold_*/best.keras", "best.keras", ""):
         with pytest.raises(ModelFileError, match="does not exist; name .keras files"):
-            open_models([str(tmp_path / name)], toy_loader)
+            open_models([str(tmp_path / name)])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -331,7 +330,6 @@ def test_no_file_is_written_under_its_own_name(
             options={},
         )
     prediction.predict(
-        partial(load_model, networks=("Toy",)),
         models=(str(work / "run" / "fold_1" / "best.keras"),),
         csv_file=None,
         records=work / "records" / "test",

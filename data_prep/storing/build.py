@@ -56,7 +56,7 @@ def main(
     Args:
         source: folders of records: of CPSC 2018 (WFDB or the original .mat files, with
             REFERENCE.csv; without that file the headers' diagnoses count), of PTB-XL as
-            published, or of any other format that mlbf-predict reads, with a REFERENCE.csv.
+            published, or of any other format that ecg-predict reads, with a REFERENCE.csv.
         out: the store to write, such as cpsc.h5.
         dataset: what the folders hold; auto is ptb-xl where there is a ptbxl_database.csv and
             cpsc2018 elsewhere.

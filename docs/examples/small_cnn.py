@@ -6,8 +6,6 @@ from typing import Any
 from data_prep.commands import run_command
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract, SignalContract
-from ecg_keras.model.model_files import ECGModel
-from ecg_keras.model.model_files import load_model as load
 
 layers = keras.layers
 NETWORK = "SmallCNN"
@@ -36,11 +34,6 @@ def compile_model(model: Any, *, learning_rate: float = 1e-3) -> Any:
     loss = "categorical_crossentropy" if contract.single_label else "binary_crossentropy"
     model.compile(keras.optimizers.Adam(learning_rate), loss={"diagnosis": loss})
     return model
-
-
-def load_model(path: str | Path) -> ECGModel:
-    """Open a model file of this network."""
-    return load(path, networks=(NETWORK,))
 
 
 def main(*, store: Path, out: Path, epochs: int = 20, batch_size: int = 64) -> None:

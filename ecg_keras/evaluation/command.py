@@ -34,7 +34,7 @@ def main(
     epoch and thresholds, that is said first, and the unseen rest is scored once more by itself.
 
     Args:
-        predictions: one or more predictions.npz, as mlbf-predict and mrm-predict write them.
+        predictions: one or more predictions.npz, as ecg-predict writes them.
         out: folder for the report; files of the same names in it are replaced.
         reference: REFERENCE.csv with the true labels (CPSC 2018's columns Recording,
             First_label, Second_label, Third_label).  Without it and without a store, the

@@ -250,7 +250,8 @@ def averaged(members: Sequence[Predictions]) -> Predictions:
         members: for the same records in the same order, of the same classes.
 
     Returns:
-        The mean of their probabilities and of their thresholds.
+        The mean of their probabilities and of their thresholds, under the names of all networks,
+        joined by " + ".  There is one answer a record if any network gives only one.
 
     Raises:
         PredictionsError: if the records or the classes differ.
@@ -268,6 +269,8 @@ def averaged(members: Sequence[Predictions]) -> Predictions:
         probabilities=probabilities.mean(axis=0),
         members=probabilities,
         thresholds=np.mean([member.thresholds for member in members], axis=0),
+        network=" + ".join(dict.fromkeys(member.network for member in members)),
+        single_label=any(member.single_label for member in members),
         seen=seen_by_any([_seen(member) for member in members]),
         models=_all_models(members),
     )
@@ -330,7 +333,7 @@ def load_predictions(path: Path) -> Predictions:
             require_text(array)
     except FileNotFoundError:
         raise PredictionsError(
-            f"{path} is absent; give the predictions.npz that mlbf-predict or mrm-predict wrote."
+            f"{path} is absent; give the predictions.npz that ecg-predict wrote."
         ) from None
     except IsADirectoryError:
         raise PredictionsError(f"{path} is a folder; give the predictions.npz inside it.") from None
@@ -348,14 +351,14 @@ def load_predictions(path: Path) -> Predictions:
     ):
         raise PredictionsError(
             f"{path} cannot be read as a file of predictions (it is no .npz file, or damaged);"
-            " predict again with mlbf-predict or mrm-predict."
+            " predict again with ecg-predict."
         ) from None
 
     missing = [name for name in _REQUIRED if name not in found]
     if missing:
         raise PredictionsError(
             f"{path} holds no {', '.join(missing)}, so it is no file of predictions; give the"
-            " predictions.npz that mlbf-predict or mrm-predict wrote."
+            " predictions.npz that ecg-predict wrote."
         )
     try:
         return Predictions(
@@ -378,6 +381,5 @@ def load_predictions(path: Path) -> Predictions:
         raise PredictionsError(f"{path}: {error}") from None
     except (ValueError, TypeError):
         raise PredictionsError(
-            f"{path} holds arrays of another kind than predictions; predict again with"
-            " mlbf-predict or mrm-predict."
+            f"{path} holds arrays of another kind than predictions; predict again with ecg-predict."
         ) from None

@@ -25,6 +25,7 @@ from ecg_keras.export.onnx_graph import Rule, to_onnx
 from ecg_keras.model.backend import keras, tf
 from ecg_keras.model.contract import Contract, SignalContract
 from ecg_keras.model.model_files import ECGModel, prepare_record
+from ecg_keras.model.networks import part
 from ecg_keras.prediction.ensemble import choose_records, open_models
 
 TOLERANCE = 1e-5  # of a probability, between Keras and an exported file
@@ -121,8 +122,14 @@ def facts_of(models: Sequence[ECGModel]) -> dict[str, Any]:
         ``single_label``, ``leads`` in order and ``thresholds``, the mean of the models'; further
         ``unit`` and ``members``, the number of models.
     """
-    thresholds = np.mean([model.contract.thresholds for model in models], axis=0)
-    contract = replace(models[0].contract, thresholds=tuple(map(float, thresholds)))
+    contracts = [model.contract for model in models]
+    thresholds = np.mean([contract.thresholds for contract in contracts], axis=0)
+    contract = replace(
+        contracts[0],
+        network=" + ".join(dict.fromkeys(contract.network for contract in contracts)),
+        single_label=any(contract.single_label for contract in contracts),
+        thresholds=tuple(map(float, thresholds)),
+    )
     facts = {name: value for name, value in asdict(contract).items() if name not in ("mean", "std")}
     return {**facts, "unit": "mV", "members": len(models)}
 
@@ -196,21 +203,15 @@ def run_litert(path: Path) -> Run:
 
 
 def export(
-    load_model: Callable[[Path], ECGModel],
     *,
-    plain: Mapping[type, Plain],
-    onnx_rules: Mapping[str, Rule],
     models: Sequence[str],
     out: Path,
     formats: Sequence[str],
     records: Path | None,
 ) -> None:
-    """Do what ``mlbf-export`` and ``mrm-export`` do.
+    """Do what ``ecg-export`` does.
 
     Args:
-        load_model: of the package.
-        plain: see :func:`inference_model`.
-        onnx_rules: for layers that ``plain`` makes and that are not Keras' own.
         models: files or patterns.
         out: a folder for the files.
         formats: some of ``onnx``, ``litert`` and ``saved_model``.
@@ -221,7 +222,8 @@ def export(
         ModelFileError: where a file answers otherwise than Keras; it is not kept.
     """
     _require_packages(formats)
-    ensemble = open_models(models, load_model)
+    ensemble = open_models(models)
+    plain, onnx_rules = _plain_forms({model.contract.network for model in ensemble})
     network, facts = inference_model(ensemble, plain), facts_of(ensemble)
     signals = _signals_to_compare(ensemble[0].contract, records)
     keras_answers = run_keras(ensemble)
@@ -261,6 +263,18 @@ def export(
     print(f"{'':14}{'size':>10}{'a recording':>14}{'largest difference':>21}")
     for file, size, duration, difference_text in rows:
         print(f"{file:14}{size:>10}{duration:>14}{difference_text:>21}")
+
+
+def _plain_forms(networks: set[str]) -> tuple[dict[type, Plain], dict[str, Rule]]:
+    """Collect what the packages of the networks say of their layers; Keras' own need nothing."""
+    plain: dict[type, Plain] = {}
+    rules: dict[str, Rule] = {}
+    for network in networks:
+        forms = part(network, "plain")
+        if forms is not None:
+            plain |= forms.PLAIN
+            rules |= forms.ONNX_RULES
+    return plain, rules
 
 
 def _require_packages(formats: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from data_prep.signals import prepare
 from ecg_keras.evaluation.predictions import names_by_probability
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract, SignalContract
+from ecg_keras.model.networks import announced
 from ecg_keras.model.origin import UNKNOWN, ModelFacts, Origin
 
 
@@ -169,34 +171,45 @@ def prepare_record(record: Record, contract: Contract) -> np.ndarray:
     return contract.in_lead_order(signal)
 
 
-def load_model(path: str | Path, *, networks: tuple[str, ...]) -> ECGModel:
+def load_model(path: str | Path, *, networks: tuple[str, ...] | None = None) -> ECGModel:
     """Open a model file.
+
+    Its layers come from the package that announces the network, see
+    :mod:`ecg_keras.model.networks`; those of a network that none announces must have been
+    imported.
 
     Args:
         path: a ``.keras`` file.
-        networks: those it may hold, such as ``("MLBF-Net", "BranchNet")``; their layers must
-            have been imported.
+        networks: those it may hold, such as ``("MLBF-Net", "BranchNet")``; None for any.
 
     Returns:
         The network with its contract.
 
     Raises:
-        ModelFileError: where the file is missing or corrupt, carries no contract, or holds
-            another network.
+        ModelFileError: if the file is missing or corrupt, carries no contract, or holds another
+            network, or one with layers that no installed package provides.
     """
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(f"{path} does not exist; name a .keras file that training wrote.")
     layer = _read_contract(path)
     contract = layer.contract
-    if contract.network not in networks:
+    if networks is not None and contract.network not in networks:
         raise ModelFileError(
             f"{path} holds {contract.network} and not {' or '.join(networks)}; open it with the"
             " package that trained it."
         )
+    module = announced().get(contract.network)
+    if module is not None:
+        import_module(module)
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds, by where it meets the damage.
+        if module is None and "Could not locate class" in str(error):
+            raise ModelFileError(
+                f"{path} holds the network {contract.network}, whose layers no installed package"
+                " provides; install the package that trained it."
+            ) from error
         raise ModelFileError(
             f"{path} is broken ({_first_line(error)}); copy it again or train again."
         ) from error

@@ -1,4 +1,4 @@
-"""From models and recordings to answers: the ensemble that both networks share."""
+"""From models and recordings to answers: an ensemble of any networks for the same classes."""
 
 import csv
 import glob
@@ -25,8 +25,9 @@ from ecg_keras.evaluation.predictions import Predictions, averaged, save_predict
 from ecg_keras.explanation.methods import Explanation
 from ecg_keras.explanation.pages import write_page
 from ecg_keras.model.contract import Contract
-from ecg_keras.model.model_files import ECGModel, prepare_record
-from ecg_keras.model.origin import generated_notice, overlap, seen_by_any
+from ecg_keras.model.model_files import ECGModel, load_model, prepare_record
+from ecg_keras.model.networks import part
+from ecg_keras.model.origin import generated_notice, overlap
 from ecg_keras.training.batches import StoreBatches
 
 
@@ -45,18 +46,18 @@ _DOUBTS_SHOWN = 10
 WINDOW = 16
 
 
-def open_models(pattern: Sequence[str], load_model: Callable[[Path], ECGModel]) -> list[ECGModel]:
+def open_models(pattern: Sequence[str]) -> list[ECGModel]:
     """Open the models of an ensemble.
 
     Args:
         pattern: files, or patterns such as ``runs/x/fold_*/best.keras``.
-        load_model: of the package.
 
     Returns:
         The models, in the order of their names.
 
     Raises:
-        ModelFileError: where there is none, one is unusable, or two do not fit together.
+        ModelFileError: if there is none, one is unusable, or two were trained for different
+            classes.
     """
     paths = [Path(p) for entry in pattern for p in sorted(glob.glob(str(entry))) or [entry]]
     if not paths:
@@ -67,7 +68,7 @@ def open_models(pattern: Sequence[str], load_model: Callable[[Path], ECGModel]) 
     models = [load_model(path) for path in tqdm(paths, desc="models", unit="file", disable=None)]
     first = models[0]
     for model in models[1:]:
-        for what in ("network", "task", "class_names", "single_label"):
+        for what in ("task", "class_names"):
             ours, theirs = (getattr(m.contract, what) for m in (first, model))
             if ours != theirs:
                 raise ModelFileError(
@@ -181,21 +182,22 @@ def predict_records(
             answers.append(_answer(models, contracts, usable, batch_size, bar))
     if not names:
         raise RecordError(refused[0].reason)
-    members = np.concatenate(answers, axis=1)
-    contract = models[0].contract
-    predictions = Predictions(
-        ids=np.array(names),
-        class_names=contract.class_names,
-        probabilities=members.mean(axis=0),
-        members=members,
-        thresholds=np.mean([m.contract.thresholds for m in models], axis=0),
-        single_label=contract.single_label,
-        network=contract.network,
-        task=contract.task,
-        seen=seen_by_any([model.seen(names) for model in models]),
-        models=tuple(model.facts for model in models),
-    )
-    return predictions, refused, doubts
+    members = [
+        Predictions(
+            ids=np.array(names),
+            class_names=model.contract.class_names,
+            probabilities=probabilities,
+            members=probabilities[None],
+            thresholds=np.array(model.contract.thresholds),
+            single_label=model.contract.single_label,
+            network=model.contract.network,
+            task=model.contract.task,
+            seen=model.seen(names),
+            models=(model.facts,),
+        )
+        for model, probabilities in zip(models, np.concatenate(answers, axis=1), strict=True)
+    ]
+    return averaged(members), refused, doubts
 
 
 def _first(models: Sequence[ECGModel], form: tuple[object, ...]) -> Contract:
@@ -411,7 +413,6 @@ def _write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
 
 
 def predict(
-    load_model: Callable[[Path], ECGModel],
     *,
     models: Sequence[str],
     out: Path,
@@ -422,12 +423,11 @@ def predict(
     fold: int | None = None,
     fs: float | None = None,
     unit: str | None = None,
-    explainer: Callable[[Sequence[ECGModel]], Explainer] | None = None,
+    explain: bool = False,
 ) -> None:
-    """Do what ``mlbf-predict`` and ``mrm-predict`` do.
+    """Do what ``ecg-predict`` does.
 
     Args:
-        load_model: of the package.
         models: files or patterns.
         out: a folder for the answers.
         batch_size: recordings at a time.
@@ -437,7 +437,7 @@ def predict(
         fold: of the store, whose records with a label of the models' task are answered.
         fs: sampling rate, hertz, of recordings that state none.
         unit: of recordings that state none.
-        explainer: of the package, to write ``explained/NAME.html`` for each recording; or None.
+        explain: whether to write ``explained/NAME.html`` for each recording.
 
     Raises:
         ECGError: where nothing could be predicted; also, after all else was predicted and
@@ -452,7 +452,7 @@ def predict(
         if store is not None:
             assert fold is not None
             opened = stack.enter_context(Store(store))
-            ensemble = open_models(models, load_model)
+            ensemble, explainer = _opened(models, explain)
             rows = fold_of_store(opened, task=ensemble[0].contract.task, fold=fold)
             index = {str(opened.ids[row]): int(row) for row in rows}
             predictions = averaged(
@@ -470,7 +470,7 @@ def predict(
         else:
             assert records is not None
             chosen = choose_records(csv_file=csv_file, records=records)
-            ensemble = open_models(models, load_model)
+            ensemble, explainer = _opened(models, explain)
             predictions, refused, doubts = predict_records(
                 ensemble, chosen, batch_size=batch_size, fs=fs, unit=unit
             )
@@ -480,7 +480,7 @@ def predict(
 
         write_answers(out, predictions, refused, doubts)
         if explainer is not None:
-            _write_pages(out / "explained", explainer(ensemble), predictions, read, doubts)
+            _write_pages(out / "explained", explainer, predictions, read, doubts)
     answered = len(predictions.ids)
     print(
         f"{out}: {answered} recording{'s' if answered > 1 else ''} answered by {len(ensemble)}"
@@ -495,6 +495,23 @@ def predict(
             f" because: {refused[0].reason.rstrip('.')}; the others are answered, and"
             f" {out / 'rejected.csv'} lists all reasons."
         )
+
+
+def _opened(pattern: Sequence[str], explain: bool) -> tuple[list[ECGModel], Explainer | None]:
+    """Open the models, and what explains their answers if that is wanted."""
+    models = open_models(pattern)
+    if not explain:
+        return models, None
+    networks = list(dict.fromkeys(model.contract.network for model in models))
+    if len(networks) > 1:
+        raise OptionError(
+            f"--explain shows what networks of one kind looked at, not {' and '.join(networks)};"
+            " name models of one of them, or leave it out."
+        )
+    explaining = part(networks[0], "explain")
+    if explaining is None:
+        raise OptionError(f"the package of {networks[0]} explains no answers; leave --explain out.")
+    return models, explaining.Explainer(models)
 
 
 def _require_one_source(

@@ -1,4 +1,4 @@
-"""Command: from trained MRM-Nets to one file that runs without Keras."""
+"""Command: from trained networks to one file that runs without Keras."""
 
 from pathlib import Path
 from typing import Literal
@@ -19,35 +19,25 @@ def main(
     ),
     records: Path | None = None,
 ) -> None:
-    """Export one MRM-Net, or the mean of several, to run without Keras.
+    """Export one network, or the mean of several, to run without Keras.
 
     Writes OUT/model.onnx, model.tflite and saved_model/, each from signals in millivolts to the
     probabilities "diagnosis", with rate, leads, classes and thresholds inside.  Each is run and
     compared with Keras; size, time a recording and largest difference are printed.
 
     Args:
-        models: best.keras files or quoted patterns, such as 'runs/ptbxl/fold_*/best.keras'.
+        models: best.keras files or quoted patterns, such as 'runs/cpsc/fold_*/best.keras'.
         out: folder for the files.
         formats: which of them to write.
         records: recordings to compare on, a folder or one; by default generated ones.
     """
     from ecg_keras.export.export import export
-    from mrm_keras.model import load_model
-    from mrm_keras.plain import ONNX_RULES, PLAIN
 
-    export(
-        load_model,
-        plain=PLAIN,
-        onnx_rules=ONNX_RULES,
-        models=models,
-        out=out,
-        formats=formats,
-        records=records,
-    )
+    export(models=models, out=out, formats=formats, records=records)
 
 
 def command() -> None:
-    """Run ``mrm-export``."""
+    """Run ``ecg-export``, also under the names ``mlbf-export`` and ``mrm-export``."""
     run_command(main)
 
 

@@ -1,4 +1,4 @@
-"""Command: from trained MRM-Nets and recordings to answers."""
+"""Command: from trained networks and recordings to answers."""
 
 from pathlib import Path
 from typing import Literal
@@ -19,15 +19,16 @@ def main(
     unit: Literal["mV", "uV", "V", "nV"] | None = None,
     explain: bool = False,
 ) -> None:
-    """Answer for recordings with one MRM-Net or the mean of several.
+    """Answer for recordings with one network or the mean of several.
 
     Writes OUT/predictions.npz, probabilities.csv, answers.csv, rejected.csv and warnings.csv.
-    Recordings may have any rate, length and lead order: each model file says what it needs.
+    Recordings may have any rate, length and lead order: each model file says what it needs, so
+    that different networks for the same classes can answer together.
     If a recording trained a model, or chose its epoch and thresholds, a warning says so.
     Read are WFDB, CPSC 2018's structs, CSV, NumPy, EDF, DICOM, SCP-ECG, GE MUSE and HL7 aECG.
 
     Args:
-        models: best.keras files or quoted patterns, such as 'runs/ptbxl/fold_*/best.keras'.
+        models: best.keras files or quoted patterns, such as 'runs/cpsc/fold_*/best.keras'.
         out: folder for the answers.
         records: folder of recordings, or one recording.
         csv: table with a column Recording that chooses recordings of the folder; by default all
@@ -44,11 +45,8 @@ def main(
             model.
     """
     from ecg_keras.prediction.ensemble import predict
-    from mrm_keras.explain import Explainer
-    from mrm_keras.model import load_model
 
     predict(
-        load_model,
         models=models,
         out=out,
         batch_size=batch_size,
@@ -58,12 +56,12 @@ def main(
         fold=fold,
         fs=fs,
         unit=unit,
-        explainer=Explainer if explain else None,
+        explain=explain,
     )
 
 
 def command() -> None:
-    """Run ``mrm-predict``."""
+    """Run ``ecg-predict``, also under the names ``mlbf-predict`` and ``mrm-predict``."""
     run_command(main)
 
 
