@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from toy import write_toy_store
 
+import ecg_keras
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))

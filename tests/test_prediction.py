@@ -13,7 +13,7 @@ from data_prep.labels import LEADS
 from data_prep.signals import prepare
 from data_prep.store import Store
 from ecg_keras.evaluation.predictions import load_predictions
-from ecg_keras.model.model_files import set_origin
+from ecg_keras.model.model_files import ECGModel, load_model, set_origin
 from ecg_keras.model.origin import Origin
 from ecg_keras.prediction import ensemble as prediction
 from ecg_keras.prediction.ensemble import (
@@ -152,7 +152,7 @@ def test_leads_are_ordered_for_each_member(tmp_path: Path) -> None:
     save_models(tmp_path, {}, {"leads": LEADS[::-1]})
     write_records(tmp_path / "records")
     found = load_predictions(answer(tmp_path) / "predictions.npz")
-    model = toy_loader(tmp_path / "fold_2" / "best.keras")
+    model = load_model(tmp_path / "fold_2" / "best.keras")
     ready = prepare(signal_of("A2"), fs=FS, target_fs=50, length=100, fit="pad")
     expected = toy_answers(model.network, ready[None, :, ::-1])[0]
     np.testing.assert_allclose(found.members[1, 1], expected, rtol=1e-3)
@@ -333,7 +333,7 @@ def test_recordings_are_read_a_block_at_a_time(
     save_models(tmp_path, {})
     records = {f"A{i}": tmp_path / f"A{i}.hea" for i in range(80)}
     read, waiting = [], []
-    model = toy_loader(tmp_path / "fold_1" / "best.keras")
+    model = load_model(tmp_path / "fold_1" / "best.keras")
 
     def read_one(name: str, path: Path, **options: Any) -> Any:
         read.append(name)
@@ -354,7 +354,7 @@ def test_recordings_of_similar_length_are_answered_together_and_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_models(tmp_path, {})
-    model = toy_loader(tmp_path / "fold_1" / "best.keras")
+    model = load_model(tmp_path / "fold_1" / "best.keras")
     lengths = np.random.default_rng(0).permutation(np.arange(1, 41))
     records = {f"A{length}": tmp_path / f"A{length}.hea" for length in lengths}
     batches = []
