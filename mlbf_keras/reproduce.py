@@ -118,7 +118,7 @@ def main(
     if table == "fig3":
         print(write_figure(out / "fig3.png", fig3(store, record)))
         return
-    from ecg_keras.training.fit import require_sensible
+    from ecg_keras.training.settings import require_sensible
 
     if table == "generated":
         if extra_store is None:

@@ -514,7 +514,7 @@ class Reproduction:
         Two models whose test and validation folds are exchanged train on the same records.  Table
         III needs MLBF-Net both ways, so that one training gives both; the seed is that of the pair.
         """
-        from ecg_keras.training.fit import SECOND
+        from ecg_keras.training.folds import SECOND
 
         both_ways = variant == Variant() and test_fold is not None and extra is None
         folds = [fold for fold in (test_fold, validation_fold) if fold is not None]

@@ -98,7 +98,9 @@ def train(
     from ecg_keras.evaluation.predictions import save_predictions
     from ecg_keras.model.contract import Contract
     from ecg_keras.prediction.ensemble import predict_store
-    from ecg_keras.training.fit import SECOND, Parts, Settings, train_fold
+    from ecg_keras.training.fit import train_fold
+    from ecg_keras.training.folds import SECOND, Parts
+    from ecg_keras.training.settings import Settings
     from mlbf_keras.model import (
         build_branchnet,
         build_model,
@@ -218,7 +220,7 @@ def choose_test_folds(store: Path, folds: tuple[str, ...]) -> tuple[int, ...]:
         OptionError: where there is none, or a word is no number.
         StoreError: where the store has no record in a fold or is not at 250 Hz.
     """
-    from ecg_keras.training.fit import choose_folds
+    from ecg_keras.training.folds import choose_folds
     from mlbf_keras.model import SAMPLING_RATE
 
     with Store(store) as opened:

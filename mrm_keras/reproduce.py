@@ -138,7 +138,7 @@ def main(
         networks = SMOKE_NETWORKS if networks == PAPER_NETWORKS else networks
     assert store is not None
     from ecg_keras.papers.tables import write_figure
-    from ecg_keras.training.fit import require_sensible
+    from ecg_keras.training.settings import require_sensible
     from mrm_keras.results import Reproduction
     from mrm_keras.variants import Protocol
 

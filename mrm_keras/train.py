@@ -83,7 +83,9 @@ def main(
     options = dict(locals())
     from data_prep.store import Store
     from ecg_keras.model.contract import Contract
-    from ecg_keras.training.fit import Settings, choose_folds, train_folds
+    from ecg_keras.training.fit import train_folds
+    from ecg_keras.training.folds import choose_folds
+    from ecg_keras.training.settings import Settings
     from mrm_keras.model import build_model, compile_model, fitted_contract
 
     with Store(store) as opened:

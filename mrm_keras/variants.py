@@ -138,7 +138,9 @@ def train(
     options = dict(locals())
     from ecg_keras.model.contract import Contract
     from ecg_keras.prediction.ensemble import predict_store
-    from ecg_keras.training.fit import Parts, Settings, train_fold
+    from ecg_keras.training.fit import train_fold
+    from ecg_keras.training.folds import Parts
+    from ecg_keras.training.settings import Settings
     from mrm_keras.baselines import BUILDERS
     from mrm_keras.model import build_model, compile_model, fitted_contract, load_model
 

@@ -16,7 +16,8 @@ from data_prep.store import Store
 from ecg_keras.model.backend import keras, tf
 from ecg_keras.model.contract import Contract
 from ecg_keras.training.batches import StoreBatches
-from ecg_keras.training.fit import average_statistics, devices_strategy, gpus
+from ecg_keras.training.devices import average_statistics, devices_strategy, gpus
+from ecg_keras.training.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("default")  # of tf.distribute, not ours to mend
 
@@ -154,7 +155,7 @@ def run_on_two_devices(network: str, folder: Path) -> dict[str, object]:
         fit="pad",
     )
     training.gpus = lambda: ["CPU:0", "CPU:1"]
-    settings = training.Settings(
+    settings = Settings(
         epochs=6,
         batch_size=8,
         patience=50,

@@ -18,7 +18,7 @@ from data_prep.store import Store, StoreWriter
 from ecg_keras.evaluation import command as evaluate
 from ecg_keras.evaluation.predictions import Predictions, load_predictions, save_predictions
 from ecg_keras.evaluation.scores import cpsc_score
-from ecg_keras.training.fit import SECOND
+from ecg_keras.training.folds import SECOND, Parts
 from mlbf_keras import load_model, results, variants
 from mlbf_keras.published import (
     PRIVATE_TEST_SET,
@@ -432,7 +432,7 @@ def test_parts_of_a_unit(
     merged = variants.merge_stores(
         store, write_store(tmp_path / "extra.h5", records=60, seed=1), tmp_path / "merged.h5"
     )
-    parts: list[training.Parts] = []
+    parts: list[Parts] = []
 
     def stop(opened: Store, **given: Any) -> None:
         parts.append(given["parts"])

@@ -24,10 +24,12 @@ from ecg_keras.evaluation.plots import read_history
 from ecg_keras.evaluation.predictions import load_predictions
 from ecg_keras.model.backend import keras, tf
 from ecg_keras.model.contract import Contract
-from ecg_keras.training import checkpoint
-from ecg_keras.training import fit as training
+from ecg_keras.training import callbacks, checkpoint
+from ecg_keras.training.callbacks import Progress
 from ecg_keras.training.checkpoint import CHECKPOINT, Checkpoint, state_of
-from ecg_keras.training.fit import SECOND, Parts, Progress, Settings, train_fold, train_folds
+from ecg_keras.training.fit import train_fold, train_folds
+from ecg_keras.training.folds import SECOND, Parts
+from ecg_keras.training.settings import Settings
 
 SETTINGS = Settings(
     epochs=9,
@@ -414,7 +416,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 def kill_in(network: str, where: str) -> None:
     """Make this process kill itself there."""
-    step, save = Progress.on_train_batch_end, training.save_predictions
+    step, save = Progress.on_train_batch_end, callbacks.save_predictions
 
     def step_and_kill(self: Progress, batch: int, logs: Any = None) -> None:
         step(self, batch, logs)
@@ -426,7 +428,7 @@ def kill_in(network: str, where: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         save(path, predictions)
 
-    vars(training)["save_predictions"] = save_and_kill
+    vars(callbacks)["save_predictions"] = save_and_kill
     setattr(Progress, "on_train_batch_end", step_and_kill)  # noqa: B010
 
 

@@ -37,7 +37,8 @@ from ecg_keras.model.model_files import load_model
 from ecg_keras.prediction import ensemble as prediction
 from ecg_keras.training import checkpoint
 from ecg_keras.training.checkpoint import CHECKPOINT, Checkpoint, state_of
-from ecg_keras.training.fit import Settings, train_folds
+from ecg_keras.training.fit import train_folds
+from ecg_keras.training.settings import Settings
 
 SETTINGS = Settings(
     epochs=4,

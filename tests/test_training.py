@@ -37,16 +37,10 @@ from ecg_keras.model.model_files import load_model
 from ecg_keras.model.origin import CHOSE
 from ecg_keras.training import fit as training
 from ecg_keras.training.batches import StoreBatches
-from ecg_keras.training.fit import (
-    ChooseEpochs,
-    KeepBest,
-    Monitor,
-    Settings,
-    choose_folds,
-    require_sensible,
-    split,
-    train_folds,
-)
+from ecg_keras.training.callbacks import ChooseEpochs, KeepBest
+from ecg_keras.training.fit import train_folds
+from ecg_keras.training.folds import choose_folds, split
+from ecg_keras.training.settings import Monitor, Settings, require_sensible
 
 SETTINGS = Settings(
     epochs=4,
@@ -183,7 +177,7 @@ def test_options_at_their_limits() -> None:
 
 
 def test_tensorboard_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    monkeypatch.setattr("ecg_keras.training.settings.find_spec", lambda name: None)
     with pytest.raises(OptionError, match="pip install tensorboard"):
         require_sensible({"tensorboard": True})
     require_sensible({"tensorboard": False})

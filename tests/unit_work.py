@@ -54,7 +54,9 @@ def train_toy(store: Path, folder: Path, *, epochs: int) -> None:
     from toy import compiled_toy, toy_contract
 
     from data_prep.store import Store
-    from ecg_keras.training.fit import Parts, Settings, train_fold
+    from ecg_keras.training.fit import train_fold
+    from ecg_keras.training.folds import Parts
+    from ecg_keras.training.settings import Settings
 
     with Store(store) as opened:
         train_fold(

@@ -47,7 +47,8 @@ def main(*, store: Path, out: Path, epochs: int = 20, batch_size: int = 64) -> N
     """
     options = dict(locals())
     from data_prep.store import Store
-    from ecg_keras.training.fit import Settings, train_folds
+    from ecg_keras.training.fit import train_folds
+    from ecg_keras.training.settings import Settings
 
     with Store(store) as opened:
         task = opened.resolve_task(None)

@@ -8,7 +8,8 @@ drawn into each of R resamples.  The score itself is the case of one resample in
 record stands once, so that a score and its interval cannot drift apart.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -447,6 +448,38 @@ def paired_bootstrap(
         return {name: second[name] - first[name] for name in first if name in second}
 
     return bootstrap_intervals(difference, groups=groups, resamples=resamples, seed=seed)
+
+
+# --- Over folds or seeds ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over folds or seeds, NaN if there are none.
+
+    Attributes:
+        mean: of the values.
+        sd: sample standard deviation (divided by n - 1); NaN for one value.
+    """
+
+    mean: float
+    sd: float = math.nan
+
+    @classmethod
+    def of(cls, values: Sequence[float] | np.ndarray) -> "Spread":
+        """Take the mean and SD of values, leaving out NaN."""
+        known = np.asarray(values, np.float64)
+        known = known[~np.isnan(known)]
+        if not len(known):
+            return cls(math.nan)
+        return cls(float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else math.nan)
+
+    def text(self, digits: int) -> str:
+        """Write it as ``0.852 ± 0.021``: without the SD if that is NaN, a dash for no mean."""
+        if math.isnan(self.mean):
+            return "–"
+        sd = "" if math.isnan(self.sd) else f" ± {self.sd:.{digits}f}"
+        return f"{self.mean:.{digits}f}{sd}"
 
 
 # --- Over counts (R, N) ----------------------------------------------------------------------

@@ -12,36 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from data_prep.files import written_whole
 from ecg_keras.evaluation.document import Estimate
+from ecg_keras.evaluation.scores import Spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation over folds or seeds, NaN where there are none.
-
-    Attributes:
-        mean: of the values.
-        sd: of the values, as of a sample (divided by their number less one); NaN for one value.
-    """
-
-    mean: float
-    sd: float = math.nan
-
-    @classmethod
-    def of(cls, values: Sequence[float] | np.ndarray) -> "Spread":
-        """Take the mean and SD of values, leaving out those that are NaN."""
-        known = np.asarray(values, np.float64)
-        known = known[~np.isnan(known)]
-        if not len(known):
-            return cls(math.nan)
-        return cls(float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else math.nan)
-
 
 # A name, a count, a figure, a mean with its SD, a score with its interval; None is empty.
 Cell = str | int | float | Spread | Estimate | None
@@ -118,8 +94,7 @@ def as_text(cell: Cell, *, digits: int = 3) -> str:
     if isinstance(cell, int):
         return f"{cell:,}"
     if isinstance(cell, Spread):
-        mean = _figure(cell.mean, digits)
-        return mean if math.isnan(cell.sd) else f"{mean} ± {cell.sd:.{digits}f}"
+        return cell.text(digits)
     if isinstance(cell, Estimate):
         sign = "+" if cell.signed else ""
         value = _figure(cell.value, digits, sign)
