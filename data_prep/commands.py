@@ -5,10 +5,54 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import MISSING, fields, replace
+from functools import partial, wraps
+from inspect import Parameter
+from typing import Any
 
 from data_prep import __version__
 from data_prep.errors import ECGError
 from data_prep.provenance import version_of
+
+
+def takes_options(main: Callable[..., None]) -> Callable[..., None]:
+    """Let a function of settings be called with their fields as keywords.
+
+    ``main(*, run: Run, settings: Settings = Settings(epochs=9))`` is then called as on the command
+    line, with one option per field: ``main(store=Path("a.h5"), out=Path("runs/a"), epochs=3)``.
+
+    Args:
+        main: a function of dataclasses, no two with a field of the same name.
+    """
+    settings = inspect.signature(main, eval_str=True).parameters
+    options = []
+    for each in settings.values():
+        for field in fields(each.annotation):
+            default = (
+                field.default if each.default is each.empty else getattr(each.default, field.name)
+            )
+            options.append(
+                Parameter(
+                    field.name,
+                    Parameter.KEYWORD_ONLY,
+                    default=Parameter.empty if default is MISSING else default,
+                    annotation=field.type,
+                )
+            )
+    signature = inspect.Signature(options, return_annotation=None)
+
+    @wraps(main)
+    def called(**given: Any) -> None:
+        signature.bind(**given)  # a TypeError names what is missing or unknown
+        made = {}
+        for name, each in settings.items():
+            own = {f.name: given[f.name] for f in fields(each.annotation) if f.name in given}
+            new = each.annotation if each.default is each.empty else partial(replace, each.default)
+            made[name] = new(**own)
+        main(**made)
+
+    vars(called)["__signature__"] = signature
+    return called
 
 
 def run_command(main: Callable[..., None]) -> None:
@@ -17,7 +61,8 @@ def run_command(main: Callable[..., None]) -> None:
     ``--version`` prints the versions of this package, Keras and TensorFlow instead.
 
     Args:
-        main: the typed function of a command; its docstring becomes the help text.
+        main: the typed function of a command; its docstring becomes the help text.  A parameter
+            that is a dataclass gives one option per field, explained by the dataclass's docstring.
 
     Raises:
         SystemExit: status 2, after one sentence on standard error, where the input cannot be
@@ -30,7 +75,7 @@ def run_command(main: Callable[..., None]) -> None:
         print(f"{os.path.basename(sys.argv[0])} {__version__} ({others})")
         return
     try:
-        tyro.cli(main)
+        tyro.cli(inspect.unwrap(main), config=(tyro.conf.OmitArgPrefixes,))
     except ECGError as error:
         _stop(str(error))
     except KeyboardInterrupt:

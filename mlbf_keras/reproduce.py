@@ -8,6 +8,7 @@ from tyro.conf import Positional
 
 from data_prep.commands import run_command
 from data_prep.errors import OptionError
+from ecg_keras.training.settings import Precision
 
 if TYPE_CHECKING:
     from ecg_keras.papers.tables import ResultTable
@@ -38,7 +39,7 @@ def main(
     batch_size: int | None = None,
     patience: int = 50,
     input_length: int | None = None,
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32",
+    precision: Precision = "float32",
     seed: int = 0,
     loss_weights: tuple[float, ...] = (0, 0.1, 0.5, 1, 2, 5, 10),
     reference: Path | None = None,

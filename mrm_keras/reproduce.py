@@ -7,6 +7,7 @@ from tyro.conf import Positional
 
 from data_prep.commands import run_command
 from data_prep.errors import OptionError, StoreError
+from ecg_keras.training.settings import Monitor, Precision
 
 if TYPE_CHECKING:
     from ecg_keras.papers.tables import ResultTable
@@ -64,8 +65,8 @@ def main(
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float = 1e-3,
-    monitor: Literal["macro-f1", "macro-auc"] = "macro-auc",
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32",
+    monitor: Monitor = "macro-auc",
+    precision: Precision = "float32",
     input_length: int | None = None,
     validation_fold: int = 9,
     test_fold: int = 10,

@@ -1,4 +1,4 @@
-"""MRM-Net and what its tables set beside it: each training a unit that any machine can do."""
+"""The trainings of the paper's tables: MRM-Net, its variants and baselines, each a unit of work."""
 
 import json
 import math
@@ -15,33 +15,33 @@ from data_prep.errors import StoreError
 from data_prep.store import Store
 from ecg_keras.evaluation.predictions import Predictions, save_predictions
 from ecg_keras.model.origin import CHOSE
+from ecg_keras.training.settings import Monitor, Precision, Settings, picked
+from mrm_keras.train import Fusion, MRMNet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ecg_keras.model.contract import Contract
     from ecg_keras.model.model_files import ECGModel
 
-Monitor = Literal["macro-f1", "macro-auc"]
-Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 Selection = Literal["validation", "test"]
-Fusion = Literal["mutual", "add", "concat", "low", "high"]
 
 EPOCHS = "epochs"  # folder of the weights of every epoch
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How every unit of a command trains, and what it is scored on.
+    """How all units of a command train, and which fold is scored.
 
     Attributes:
         input_length: samples at 100 Hz.
-        epochs: of every training; none ends early.
-        batch_size: records a step.
-        learning_rate: Adam's, fixed.
+        epochs: of every training; none stops early.
+        batch_size: records per step.
+        learning_rate: Adam's, constant.
         monitor: the score that chooses the epoch.
         precision: Keras' dtype policy.
         validation_fold: chooses epoch and thresholds.
-        test_fold: is scored; None where the validation fold has to be.
+        test_fold: is scored; None to score the validation fold.
     """
 
     input_length: int
@@ -56,7 +56,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Variant:
-    """A network; all but its name matters to MRM-Net only, and is the paper's by default."""
+    """A network; the fields after its name are for MRM-Net only, with the paper's defaults."""
 
     network: str = "MRM-Net"
     fusion: Fusion = "mutual"
@@ -68,7 +68,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """Short, for folders: the network and what differs from the paper's."""
+        """A short name for folders: the network and what differs from the paper's."""
         differing = [
             f"{field.name}={getattr(self, field.name)}"
             for field in fields(self)[1:]
@@ -77,93 +77,83 @@ class Variant:
         return "_".join([self.network, *differing])
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """A network that the paper compares with MRM-Net.
+
+    Attributes:
+        network: a name of ``mrm_keras.baselines.BUILDERS``.
+        input_length: samples at 100 Hz.
+    """
+
+    network: str
+    input_length: int
+
+    def contract(self, store: Store, task: str, train: np.ndarray) -> "Contract":
+        """Return the contract, standardised by the training records."""
+        from mrm_keras.model import fitted_contract
+
+        return fitted_contract(
+            store, train, network=self.network, task=task, input_length=self.input_length
+        )
+
+    def compiled_model(self, contract: "Contract", settings: Settings) -> Any:
+        """Build and compile the network for a contract."""
+        from mrm_keras.baselines import BUILDERS
+        from mrm_keras.model import compile_model
+
+        model = BUILDERS[self.network](
+            num_classes=len(contract.class_names), input_length=self.input_length, contract=contract
+        )
+        return compile_model(model, learning_rate=settings.learning_rate)
+
+
 def train(
     store: Path,
     folder: Path,
     *,
-    network: str,
-    fusion: Fusion,
-    low_channels: int,
-    high_channels: int,
-    alpha: float,
-    beta: float,
-    gamma: float,
     task: str,
-    seed: int,
-    every_epoch: bool,
-    input_length: int,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    monitor: Monitor,
-    precision: Precision,
     validation_fold: int,
     test_fold: int | None,
+    every_epoch: bool,
+    **options: Any,
 ) -> None:
-    """Train one network once and let its best epoch answer: a unit of every table.
+    """Train one network once and let its best epoch predict: a unit of every table.
 
-    Writes what ``mrm-train`` writes for a fold; ``scored.npz`` with the answers of the best epoch
-    to the scored records, and ``scored_low.npz`` and ``scored_high.npz`` with those of the two
-    heads if the network has them; and ``training.json`` with the number of trained parameters, of
-    epochs, and the seconds that they took (null if the training was interrupted and resumed).
+    Writes what ``mrm-train`` writes for a fold; ``scored.npz`` with the predictions of the best
+    epoch for the scored records, and ``scored_low.npz`` and ``scored_high.npz`` with those of the
+    two heads if the network has them; and ``training.json`` with the number of trained
+    parameters, of epochs, and the seconds that they took (null if the training was interrupted
+    and resumed).
 
     Args:
         store: the store's path.
         folder: where to write.
-        network: ``"MRM-Net"`` or a name of ``mrm_keras.baselines.BUILDERS``.
-        fusion: of MRM-Net, as the other arguments up to gamma; see
-            :func:`mrm_keras.model.build_model`.
-        low_channels: channels of its low branch.
-        high_channels: channels of its high branch.
-        alpha: weight of its first mutual loss.
-        beta: weight of its second.
-        gamma: weight of its third.
-        task: whose labels.
-        seed: of weights, dropout and order.
-        every_epoch: also score every epoch once the training is over, and write the answers of
-            the one that is best on the scored records themselves to ``scored_on_test.npz`` (and
-            for each head), as the authors' published code does; see :func:`best_on_test`.
-        input_length: samples.
-        epochs: of the training.
-        batch_size: records a step.
-        learning_rate: Adam's.
-        monitor: the score that chooses the epoch.
-        precision: Keras' dtype policy.
-        validation_fold: in no training.
-        test_fold: in no training either; None to score the validation fold.
+        task: the labels to learn.
+        validation_fold: does not train; chooses epoch and thresholds.
+        test_fold: does not train either; None to score the validation fold.
+        every_epoch: also score every epoch once the training is over, and write the predictions
+            of the one that is best on the scored records themselves to ``scored_on_test.npz``
+            (and for each head), as the authors' published code does; see :func:`best_on_test`.
+        options: the other fields of :class:`Variant` and :class:`Protocol`, and the seed.
 
     Raises:
         StoreError: if a part is empty.
     """
-    options = dict(locals())
-    from ecg_keras.model.contract import Contract
     from ecg_keras.prediction.ensemble import predict_store
     from ecg_keras.training.fit import train_fold
     from ecg_keras.training.folds import Parts
-    from ecg_keras.training.settings import Settings
     from mrm_keras.baselines import BUILDERS
-    from mrm_keras.model import build_model, compile_model, fitted_contract, load_model
+    from mrm_keras.model import load_model
 
-    def compiled_model(contract: Contract) -> Any:
-        sizes: dict[str, Any] = {
-            "num_classes": len(contract.class_names),
-            "input_length": input_length,
-            "contract": contract,
-        }
-        if network in BUILDERS:
-            model = BUILDERS[network](**sizes)
-        else:
-            model = build_model(
-                low_channels=low_channels,
-                high_channels=high_channels,
-                alpha=alpha,
-                beta=beta,
-                gamma=gamma,
-                fusion=fusion,
-                **sizes,
-            )
-        return compile_model(model, learning_rate=learning_rate)
-
+    of_baseline = options["network"] in BUILDERS
+    settings = picked(Settings, {**options, "patience": options["epochs"]})
+    split = {
+        "task": task,
+        "validation_fold": validation_fold,
+        "test_fold": test_fold,
+        "every_epoch": every_epoch,
+    }
     with Store(store) as opened:
         usable = opened.records_of(task)
         folds = opened.folds[usable]
@@ -182,22 +172,11 @@ def train(
             opened,
             folder=folder,
             fold=validation_fold,
+            task=task,
             parts=parts,
-            settings=Settings(
-                epochs=epochs,
-                batch_size=batch_size,
-                patience=epochs,
-                monitor=monitor,
-                seed=seed,
-                deterministic=False,
-                precision=precision,
-                tensorboard=False,
-            ),
-            contract_for=partial(
-                fitted_contract, opened, network=network, task=task, input_length=input_length
-            ),
-            compiled_model=compiled_model,
-            options=options,
+            network=picked(Baseline, options) if of_baseline else picked(MRMNet, options),
+            settings=settings,
+            options={"store": store, **split, **options},
             callbacks=[keep_every_epoch(folder)] if every_epoch else [],
             resume=True,
         )
@@ -205,10 +184,10 @@ def train(
         model = load_model(folder / "best.keras")
         training: dict[str, Any] = {
             "parameters": sum(math.prod(w.shape) for w in model.network.trainable_weights),
-            "epochs": epochs,
+            "epochs": settings.epochs,
             "seconds": None if goes_on else seconds,
         }
-        answer = partial(predict_store, model, opened, scored, batch_size=batch_size)
+        answer = partial(predict_store, model, opened, scored, batch_size=settings.batch_size)
         for head, answers in answer().items():
             save_predictions(folder / scored_file(head, "validation"), answers)
         if every_epoch:
@@ -221,7 +200,7 @@ def train(
 
 
 def scored_file(head: str, selection: Selection) -> str:
-    """Name of the file with a head's answers to the scored records."""
+    """Return the name of the file with a head's predictions for the scored records."""
     on_test = "_on_test" if selection == "test" else ""
     return f"scored{on_test}{'' if head == 'diagnosis' else f'_{head}'}.npz"
 
@@ -245,12 +224,12 @@ def best_on_test(
     is largest on the *test* records, and reports that epoch's scores.
 
     Args:
-        model: any epoch's; its weights are replaced.
+        model: of any epoch; its weights are replaced.
         folder: of the training, with the weights of every epoch.
-        answer: lets the model answer for the scored records, by head.
+        answer: gives the model's predictions for the scored records, by head.
 
     Returns:
-        The epoch, counted from 1, and its answers by head.
+        The epoch, counted from 1, and its predictions by head.
     """
     from ecg_keras.evaluation.scores import macro_auc, record_f1
 

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 import data_prep
-from data_prep.commands import run_command
+from data_prep.commands import run_command, takes_options
 from data_prep.errors import ECGError, StoreError
 
 COMMANDS = (
@@ -117,6 +118,57 @@ def test_options_reach_main(monkeypatch: pytest.MonkeyPatch) -> None:
     assert exit_of(main, monkeypatch) == 2  # --out is required
     assert exit_of(main, monkeypatch, "--out", "x", "--speed", "3") == 2
     assert exit_of(main, monkeypatch, "--out", "x", "--seed", "many") == 2
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A toy.
+
+    Attributes:
+        name: what it is called.
+        size: of the whole.
+    """
+
+    name: str
+    size: int = 3
+
+
+@dataclass(frozen=True)
+class Wheels:
+    """What it rolls on.
+
+    Attributes:
+        count: how many there are.
+        made_of: the material.
+    """
+
+    count: int
+    made_of: str = "wood"
+
+
+FOUR = Wheels(4, "tin")
+
+
+def test_settings_are_options_of_a_command_and_keywords_of_a_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = []
+
+    @takes_options
+    def main(*, toy: Toy, wheels: Wheels = FOUR) -> None:
+        """Make a toy."""
+        made.append((toy, wheels))
+
+    assert exit_of(main, monkeypatch, "--name", "cart", "--count", "2") is None
+    main(name="cart", count=2)
+    assert made == [(Toy("cart"), Wheels(2, "tin"))] * 2
+    options = {name: p.default for name, p in inspect.signature(main).parameters.items()}
+    assert options == {"name": inspect.Parameter.empty, "size": 3, "count": 4, "made_of": "tin"}
+    with pytest.raises(TypeError, match="name"):
+        main(size=4)
+    with pytest.raises(TypeError, match="colour"):
+        main(name="cart", colour="red")
+    assert len(made) == 2
 
 
 def test_version_is_printed_without_tensorflow() -> None:

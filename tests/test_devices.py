@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import leave_graphs_as_traced
-from toy import toy_contract, write_toy_store
+from toy import toy_contract, toy_network, write_toy_store
 
 from data_prep.errors import OptionError
 from data_prep.store import Store
@@ -17,7 +17,7 @@ from ecg_keras.model.backend import keras, tf
 from ecg_keras.model.contract import Contract
 from ecg_keras.training.batches import StoreBatches
 from ecg_keras.training.devices import average_statistics, devices_strategy, gpus
-from ecg_keras.training.settings import Settings
+from ecg_keras.training.settings import Run, Settings, Validation
 
 pytestmark = pytest.mark.filterwarnings("default")  # of tf.distribute, not ours to mend
 
@@ -155,28 +155,14 @@ def run_on_two_devices(network: str, folder: Path) -> dict[str, object]:
         fit="pad",
     )
     training.gpus = lambda: ["CPU:0", "CPU:1"]
-    settings = Settings(
-        epochs=6,
-        batch_size=8,
-        patience=50,
-        monitor="macro-f1",
-        seed=0,
-        deterministic=False,
-        precision="float32",
-        tensorboard=False,
+    path = write_toy_store(folder / "toy.h5", lengths=(length,) * 55)
+    training.train_folds(
+        Run(store=path, out=folder / "run"),
+        Validation(folds=("6",), test_fold=None),
+        toy_network(lambda c: compiled(c, learning_rate=3e-3, dropout=0.2), contract),
+        Settings(epochs=6, batch_size=8),
     )
-    with Store(write_toy_store(folder / "toy.h5", lengths=(length,) * 55)) as store:
-        training.train_folds(
-            store,
-            out=folder / "run",
-            folds=(6,),
-            test_fold=None,
-            task="cpsc2018",
-            settings=settings,
-            contract_for=lambda train: contract,
-            compiled_model=lambda c: compiled(c, learning_rate=3e-3, dropout=0.2),
-            options={},
-        )
+    with Store(path) as store:
         kept = load_predictions(folder / "run" / "fold_6" / "validation.npz")
         rows = [int(name[1:]) for name in kept.ids]
         signals = np.stack([contract.in_lead_order(store.signal(row)) for row in rows])

@@ -39,3 +39,7 @@ def test_no_keras_where_data_and_scores_are(folder: str) -> None:
     assert not [
         n for n in imports_of(ROOT / folder) if any(f"{n}.".startswith(f"{k}.") for k in KERAS)
     ]
+
+
+def test_training_knows_no_papers() -> None:
+    assert not [n for n in imports_of(ROOT / "ecg_keras/training") if ".papers" in n]

@@ -134,9 +134,9 @@ def test_both_train_commands_share_their_options() -> None:
     )
     shared = [name for name in ours if name in theirs]
     assert shared == [
-        *("store", "out", "folds", "test_fold", "task", "input_length", "dropout", "epochs"),
-        *("batch_size", "learning_rate", "patience", "monitor", "seed", "deterministic"),
-        *("precision", "jit_compile", "tensorboard", "resume"),
+        *("store", "out", "task", "resume", "folds", "test_fold", "input_length", "dropout"),
+        *("epochs", "batch_size", "learning_rate", "patience", "monitor", "seed"),
+        *("deterministic", "precision", "jit_compile", "tensorboard"),
     ]
     # The papers' protocols differ in these only.
     differing = {name for name in shared if ours[name].default != theirs[name].default}

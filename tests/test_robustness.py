@@ -19,7 +19,7 @@ import pytest
 from format_files import write_edf, write_muse
 from make_records import sine_leads, write_cpsc, write_struct, write_wfdb
 from test_commands import ROOT, exit_of
-from toy import compiled_toy, toy_contract, write_toy_store
+from toy import compiled_toy, toy_contract, toy_network, write_toy_store
 
 from data_prep import synthetic
 from data_prep.errors import ModelFileError, OptionError, PredictionsError, RecordError, StoreError
@@ -38,18 +38,9 @@ from ecg_keras.prediction import ensemble as prediction
 from ecg_keras.training import checkpoint
 from ecg_keras.training.checkpoint import CHECKPOINT, Checkpoint, state_of
 from ecg_keras.training.fit import train_folds
-from ecg_keras.training.settings import Settings
+from ecg_keras.training.settings import Run, Settings, Validation
 
-SETTINGS = Settings(
-    epochs=4,
-    batch_size=16,
-    patience=50,
-    monitor="macro-f1",
-    seed=0,
-    deterministic=False,
-    precision="float32",
-    tensorboard=False,
-)
+SETTINGS = Settings(epochs=4, batch_size=16)
 
 # --- Checksums -----------------------------------------------------------------------------------
 
@@ -318,18 +309,12 @@ def test_no_file_is_written_under_its_own_name(
     source = work / "records" / "train"
     build.main(source=(source,), out=work / "s.h5", workers=1)
     contract = toy_contract(class_names=CPSC_CLASSES, sampling_rate=250.0)
-    with Store(work / "s.h5") as store:
-        train_folds(
-            store,
-            out=work / "run",
-            folds=(1,),
-            test_fold=None,
-            task="cpsc2018",
-            settings=replace(SETTINGS, epochs=2),
-            contract_for=lambda train: contract,
-            compiled_model=compiled_toy,
-            options={},
-        )
+    train_folds(
+        Run(store=work / "s.h5", out=work / "run"),
+        Validation(folds=("1",), test_fold=None),
+        toy_network(contract=contract),
+        replace(SETTINGS, epochs=2),
+    )
     prediction.predict(
         models=(str(work / "run" / "fold_1" / "best.keras"),),
         csv_file=None,
@@ -380,19 +365,12 @@ def toy_command(store: Path, out: Path) -> Callable[..., None]:
 
     def main(*, resume: bool = False) -> None:
         """Train."""
-        with Store(store) as opened:
-            train_folds(
-                opened,
-                out=out,
-                folds=(1,),
-                test_fold=10,
-                task="cpsc2018",
-                settings=SETTINGS,
-                contract_for=lambda train: toy_contract(),
-                compiled_model=lambda c: compiled_toy(c, learning_rate=0.005, dropout=0.2),
-                options={},
-                resume=resume,
-            )
+        train_folds(
+            Run(store=store, out=out, resume=resume),
+            Validation(folds=("1",), test_fold=10),
+            toy_network(lambda c: compiled_toy(c, learning_rate=0.005, dropout=0.2)),
+            SETTINGS,
+        )
 
     return main
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from toy import (
     compiled_toy,
     toy_answers,
     toy_contract,
+    toy_network,
     toy_signal,
     write_toy_store,
 )
@@ -40,18 +41,9 @@ from ecg_keras.training.batches import StoreBatches
 from ecg_keras.training.callbacks import ChooseEpochs, KeepBest
 from ecg_keras.training.fit import train_folds
 from ecg_keras.training.folds import choose_folds, split
-from ecg_keras.training.settings import Monitor, Settings, require_sensible
+from ecg_keras.training.settings import Monitor, Run, Settings, Validation, require_sensible
 
-SETTINGS = Settings(
-    epochs=4,
-    batch_size=16,
-    patience=50,
-    monitor="macro-f1",
-    seed=0,
-    deterministic=False,
-    precision="float32",
-    tensorboard=False,
-)
+SETTINGS = Settings(epochs=4, batch_size=16)
 # Some records of two classes, one without any label.
 LABELS = {3: (0, 1), 8: (2, 0), 14: (2, 1), 25: (1, 2), 38: ()}
 # In fold 1 most have the first class too, which moves its threshold.
@@ -73,20 +65,17 @@ def train(
     folds: tuple[int, ...] = (1,),
     test_fold: int | None = 10,
     options: dict[str, Any] | None = None,
-    learning_rate: float = 0.05,
+    step: float = 0.05,
     **changes: Any,
 ) -> Path:
     """Train the toy network and return the first fold's folder."""
     train_folds(
-        store,
-        out=out,
-        folds=folds,
-        test_fold=test_fold,
-        task="cpsc2018",
-        settings=replace(SETTINGS, **changes),
-        contract_for=lambda train: contract or toy_contract(),
-        compiled_model=lambda c: compiled_toy(c, learning_rate=learning_rate, dropout=0.2),
-        options=options or {},
+        Run(store=store.path, out=out),
+        Validation(folds=tuple(map(str, folds)), test_fold=test_fold),
+        toy_network(
+            lambda c: compiled_toy(c, learning_rate=step, dropout=0.2), contract, **options or {}
+        ),
+        replace(SETTINGS, **changes),
     )
     return out / f"fold_{folds[0]}"
 
@@ -167,8 +156,9 @@ def test_an_empty_part_is_refused(tmp_path: Path) -> None:
 def test_options_nothing_can_be_trained_with(
     store: Store, tmp_path: Path, options: dict[str, Any], sentence: str
 ) -> None:
+    shared = {n: options.pop(n) for n in {*vars(SETTINGS), "test_fold"} & {*options}}
     with pytest.raises(OptionError, match=sentence):
-        train(store, tmp_path / "run", options=options)
+        train(store, tmp_path / "run", options=options, **shared)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -199,7 +189,10 @@ def test_a_run_folder_is_complete(run: Path) -> None:
     names = {"args.json", "best.keras", "history.csv", "learning_curves.png", "validation.npz"}
     assert {path.name for path in run.iterdir()} == names
     told = json.loads((run / "args.json").read_text())
-    assert told["options"] == {"a": "b"} and told["fold"] == 1
+    assert told["options"].pop("store").endswith("toy.h5") and told["options"].pop("out")
+    expected = {"a": "b", "folds": ["1"], "test_fold": 10, "task": None, "resume": False}
+    assert told["options"] == {**expected, **asdict(SETTINGS)} and told["fold"] == 1
+    assert told["settings"] == {**asdict(SETTINGS), "seed": 1}
     assert {"tensorflow", "keras", "commit", "machine", "cores"} <= told["made with"].keys()
     assert (run / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
     history = read_history(run / "history.csv")
@@ -281,21 +274,21 @@ def test_training_sees_the_training_part_only(
             super().__init__(*args, **kwargs)
             made.append(self)
 
-    def contract_for(train: np.ndarray) -> Contract:
-        asked.append(train.tolist())
-        return toy_contract()
+    @dataclass(frozen=True)
+    class Asked:
+        def contract(self, store: Store, task: str, train: np.ndarray) -> Contract:
+            asked.append(train.tolist())
+            return toy_contract()
+
+        def compiled_model(self, contract: Contract, settings: Settings) -> Any:
+            return compiled_toy(contract)
 
     monkeypatch.setattr(training, "StoreBatches", Watched)
     train_folds(
-        store,
-        out=tmp_path / "run",
-        folds=(2, 3),
-        test_fold=10,
-        task="cpsc2018",
-        settings=replace(SETTINGS, epochs=1),
-        contract_for=contract_for,
-        compiled_model=compiled_toy,
-        options={},
+        Run(store=store.path, out=tmp_path / "run"),
+        Validation(folds=("2", "3"), test_fold=10),
+        Asked(),
+        replace(SETTINGS, epochs=1),
     )
     numbers = np.arange(60) % 10 + 1
     for fold, of_contract, batches in zip((2, 3), asked, (made[:2], made[2:]), strict=True):
@@ -315,7 +308,7 @@ def test_fitting_stops_when_patience_ends(
     store: Store, tmp_path: Path, patience: int, epochs: int
 ) -> None:
     """With this learning rate the score stays as it was in the first epoch."""
-    folder = train(store, tmp_path, epochs=6, patience=patience, learning_rate=1e-30)
+    folder = train(store, tmp_path, epochs=6, patience=patience, step=1e-30)
     assert len(read_history(folder / "history.csv")["epoch"]) == epochs
 
 
@@ -425,17 +418,7 @@ def test_losses_that_layers_add_stay_out_of_every_validation_loss(
         model.compile(toy.optimizer, loss={"diagnosis": "categorical_crossentropy"})
         return model
 
-    train_folds(
-        store,
-        out=tmp_path,
-        folds=(1,),
-        test_fold=None,
-        task="cpsc2018",
-        settings=replace(SETTINGS, epochs=3),
-        contract_for=lambda train: toy_contract(),
-        compiled_model=compiled_model,
-        options={},
-    )
+    train_toy(store, tmp_path, compiled_model, epochs=3)
     history = read_history(tmp_path / "fold_1" / "history.csv")
     kept = load_predictions(tmp_path / "fold_1" / "validation.npz")
     assert kept.first_labels is not None
@@ -447,7 +430,7 @@ def test_losses_that_layers_add_stay_out_of_every_validation_loss(
 def test_a_loss_that_is_no_number_ends_training_and_names_the_records(
     store: Store, tmp_path: Path
 ) -> None:
-    """The answer to R017 is no number: the batch that holds it is named, and no other."""
+    """The output for R017 is NaN: the batch that holds it is named, and no other."""
     strange = toy_signal(100, 2, seed=17)[0, 0]
 
     def compiled_model(contract: Contract) -> Any:
@@ -458,7 +441,7 @@ def test_a_loss_that_is_no_number_ends_training_and_names_the_records(
         model.compile(toy.optimizer, loss={"diagnosis": "categorical_crossentropy"})
         return model
 
-    with pytest.raises(StoreError, match="the loss of fold 1 is no number") as caught:
+    with pytest.raises(StoreError, match="NaN or infinite in fold 1") as caught:
         train_toy(store, tmp_path, compiled_model, batch_size=4)
     named = re.findall(r"R\d{3}", str(caught.value))
     assert "R017" in named and len(named) == 4
@@ -504,15 +487,10 @@ def test_scores_that_are_no_numbers_leave_no_model(store: Store, tmp_path: Path)
 def train_toy(store: Store, out: Path, compiled_model: Any, **changes: Any) -> None:
     """Train another toy network in fold 1."""
     train_folds(
-        store,
-        out=out,
-        folds=(1,),
-        test_fold=10,
-        task="cpsc2018",
-        settings=replace(SETTINGS, **changes),
-        contract_for=lambda train: toy_contract(),
-        compiled_model=compiled_model,
-        options={},
+        Run(store=store.path, out=out),
+        Validation(folds=("1",), test_fold=10),
+        toy_network(compiled_model),
+        replace(SETTINGS, **changes),
     )
 
 
@@ -520,19 +498,13 @@ def test_several_folds_end_with_mean_and_sd(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Folds that were finished by another command count as well."""
-    train(store, tmp_path, folds=(2,), epochs=2, learning_rate=0.01)
+    train(store, tmp_path, folds=(2,), epochs=2, step=0.01)
     assert "mean" not in capsys.readouterr().out
     train_folds(
-        store,
-        out=tmp_path,
-        folds=(1, 2, 3),
-        test_fold=10,
-        task="cpsc2018",
-        settings=replace(SETTINGS, epochs=2),
-        contract_for=lambda train: toy_contract(),
-        compiled_model=lambda c: compiled_toy(c, learning_rate=0.01, dropout=0.2),
-        options={},
-        resume=True,
+        Run(store=store.path, out=tmp_path, resume=True),
+        Validation(folds=("1", "2", "3"), test_fold=10),
+        toy_network(lambda c: compiled_toy(c, learning_rate=0.01, dropout=0.2)),
+        replace(SETTINGS, epochs=2),
     )
     best = []
     for fold in (1, 2, 3):

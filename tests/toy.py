@@ -1,6 +1,7 @@
 """A small store and a network whose answers a few lines of NumPy can repeat."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,24 @@ def compiled_toy(contract: Contract, *, learning_rate: float = 0.05, **options: 
     loss = "categorical_crossentropy" if contract.single_label else "binary_crossentropy"
     model.compile(keras.optimizers.Adam(learning_rate), loss={"diagnosis": loss})
     return model
+
+
+def toy_network(
+    compiled_model: Callable[[Contract], Any] = compiled_toy,
+    contract: Contract | None = None,
+    **options: Any,
+) -> Any:
+    """A network as a training takes it, its fields these options, which do nothing."""
+    made = make_dataclass(
+        "ToyNetwork",
+        [(name, Any, field(default=value)) for name, value in options.items()],
+        frozen=True,
+        namespace={
+            "contract": lambda self, store, task, train: contract or toy_contract(),
+            "compiled_model": lambda self, contract, settings: compiled_model(contract),
+        },
+    )
+    return made()
 
 
 def toy_answers(model: Any, signals: np.ndarray) -> np.ndarray:

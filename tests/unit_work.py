@@ -51,7 +51,7 @@ def unless(store: Path, folder: Path, *, number: int, board: str) -> None:
 def train_toy(store: Path, folder: Path, *, epochs: int) -> None:
     """Train the toy network for some epochs, going on with what is there."""
     import numpy as np
-    from toy import compiled_toy, toy_contract
+    from toy import compiled_toy, toy_network
 
     from data_prep.store import Store
     from ecg_keras.training.fit import train_fold
@@ -63,19 +63,10 @@ def train_toy(store: Path, folder: Path, *, epochs: int) -> None:
             opened,
             folder=folder,
             fold=1,
+            task="cpsc2018",
             parts=Parts(np.flatnonzero(opened.folds > 1), np.flatnonzero(opened.folds == 1)),
-            settings=Settings(
-                epochs=epochs,
-                batch_size=16,
-                patience=epochs,
-                monitor="macro-f1",
-                seed=0,
-                deterministic=False,
-                precision="float32",
-                tensorboard=False,
-            ),
-            contract_for=lambda train: toy_contract(),
-            compiled_model=lambda contract: compiled_toy(contract, dropout=0.5),
+            settings=Settings(epochs=epochs, batch_size=16, patience=epochs),
+            network=toy_network(lambda contract: compiled_toy(contract, dropout=0.5)),
             options={"epochs": epochs},
             resume=True,
         )

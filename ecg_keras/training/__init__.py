@@ -1,1 +1,1 @@
-"""Fitting any network on a store, so that a killed training loses nothing."""
+"""Training any network on a store; an interrupted training loses nothing."""

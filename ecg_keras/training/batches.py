@@ -1,4 +1,4 @@
-"""From a store to the batches a network is fitted on."""
+"""From a store to the batches a network is trained on."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from data_prep.store import Store
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract
 
-# A container's limit and use of memory, in bytes, and of what: versions 2 and 1 of Linux's cgroups.
+# A container's memory limit, use and statistics, in bytes: versions 2 and 1 of Linux's cgroups.
 _CGROUPS = (
     ("memory.max", "memory.current", "memory.stat"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
@@ -20,19 +20,19 @@ _CGROUPS = (
 
 
 def targets(store: Store, records: np.ndarray, *, task: str, single_label: bool) -> np.ndarray:
-    """Return what a network is to answer.
+    """Return the targets of a network.
 
     Args:
         store: an open store.
         records: indices of the records.
         task: name of the task.
-        single_label: True for the one class that comes first, False for all classes of a record.
+        single_label: True for the first class of a record alone, False for all its classes.
 
     Returns:
         ``(len(records), classes)`` float32 of 0 and 1.
 
     Raises:
-        StoreError: where the first of several labels is needed and not known.
+        StoreError: if the first of several labels is needed but not known.
     """
     labels = store.labels(task)[records]
     if not single_label:
@@ -40,7 +40,7 @@ def targets(store: Store, records: np.ndarray, *, task: str, single_label: bool)
     firsts = known_first_labels(labels, store.first_labels[records])
     if firsts is None:
         raise StoreError(
-            f"{store.path} holds records with several labels of which the first is not known;"
+            f"{store.path} holds records with several labels, and which comes first is not known;"
             " build it again with a REFERENCE.csv."
         )
     return one_hot(firsts, labels.shape[1]).astype(np.float32)
@@ -49,26 +49,26 @@ def targets(store: Store, records: np.ndarray, *, task: str, single_label: bool)
 class StoreBatches(keras.utils.PyDataset):
     """Batches of ``signal, {head: label}`` from a store.
 
-    Signals are brought to the network's input (:func:`data_prep.signals.prepare`) but for the
-    zeros at their end, which are added batch by batch.  All signals are held in memory if they
-    take less than half of what is available, else each is read when its turn comes.
+    Signals are prepared for the network (:func:`data_prep.signals.prepare`), except that zeros
+    are appended batch by batch.  All signals are held in memory if they take less than half of
+    what is available; otherwise each is read when it is needed.
 
-    A batch holds random records, as both papers have it: batch norm takes its statistics of the
-    batch, so which records share one is no matter of speed.
+    Training batches are random, as in both papers: batch norm takes its statistics from the
+    batch, so records must not be grouped for the sake of speed.
 
     Args:
         store: an open store; it must stay open.
         records: indices of the records to use.
         contract: what the network expects.
         heads: names of the network's outputs; each is given the same label.
-        batch_size: records a batch; the last may have fewer.
-        shuffle: take the records in a new random order each epoch, otherwise as they are given.
-        seed: of the shuffling; with the epoch it fixes the order.
-        devices: among which each batch is shared; the last batch is filled up with the epoch's
-            first records so that each gets as many.
+        batch_size: records per batch; the last may have fewer.
+        shuffle: draw a new random order each epoch; otherwise keep the order given.
+        seed: for shuffling; seed and epoch determine the order.
+        devices: number of devices that share each batch; the last batch is filled up with the
+            epoch's first records so that all get equally many.
 
     Raises:
-        StoreError: where the store's rate is not the network's, or labels are missing.
+        StoreError: if the store's rate is not the network's, or first labels are missing.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class StoreBatches(keras.utils.PyDataset):
         seed: int = 0,
         devices: int = 1,
     ) -> None:
-        # Two threads: one prepares the next batches while the network is busy with this one.
+        # Two threads prepare the next batches while the network computes on this one.
         super().__init__(workers=2, max_queue_size=4)
         if store.fs != contract.sampling_rate:
             raise StoreError(
@@ -146,11 +146,11 @@ class StoreBatches(keras.utils.PyDataset):
         return self.records[self._order[index * self.batch_size : (index + 1) * self.batch_size]]
 
     def on_epoch_end(self) -> None:
-        """Mix the records anew."""
+        """Shuffle for the next epoch."""
         self.start_epoch(self.epoch + 1)
 
     def start_epoch(self, epoch: int) -> None:
-        """Take the order of an epoch, counted from 0."""
+        """Set the order of an epoch, counted from 0."""
         self.epoch = epoch
         self._order = self._shuffled()
 
@@ -172,13 +172,12 @@ class StoreBatches(keras.utils.PyDataset):
 
 
 def _available_memory(root: Path = Path("/")) -> int:
-    """Bytes of main memory that can be had without swapping; zero if the system does not say.
+    """Bytes of main memory available without swapping; zero if the system does not say.
 
-    Copies of files held in memory give way, so what they take is available, though not free.  A
-    container gets no more than its limit leaves.
+    The page cache counts as available.  A container gets no more than its limit leaves.
 
     Args:
-        root: of the file system in which Linux says it.
+        root: of the file system with ``proc`` and ``sys``.
     """
     try:
         available = _entry(root / "proc/meminfo", "MemAvailable:") * 1024
@@ -196,11 +195,11 @@ def _available_memory(root: Path = Path("/")) -> int:
 
 
 def _entry(file: Path, name: str) -> int:
-    """Read the number that stands behind a name, each in a line of its own."""
+    """Read the number after a name, in a file with one name and number per line."""
     return int(dict(line.split()[:2] for line in file.read_text().splitlines())[name])
 
 
 def describe(batches: StoreBatches) -> str:
-    """Say in one sentence how many records there are and where they are held."""
+    """Say how many records there are and where they are held."""
     place = "held in memory" if batches.in_memory else "read from disk, too large for memory"
     return f"{len(batches.records):,} records, {batches.num_bytes / 1e6:,.0f} MB, {place}"

@@ -1,4 +1,4 @@
-"""The callbacks of a training: scoring, keeping the best epoch, stopping, progress."""
+"""Callbacks of a training: scoring, keeping the best epoch, stopping, progress."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,12 +24,12 @@ from ecg_keras.training.settings import Monitor, log_name
 
 
 class RequireNumbers(keras.callbacks.Callback):
-    """Ends a training whose loss is no number any more, and says at which records that was.
+    """Ends a training when its loss becomes NaN or infinite, and names the batch's records.
 
     Args:
-        store: whose records they are.
+        store: the store trained on.
         batches: the training batches.
-        fold: its number, to be shown.
+        fold: its number, for the message.
     """
 
     def __init__(self, store: Store, batches: StoreBatches, *, fold: int) -> None:
@@ -40,45 +40,45 @@ class RequireNumbers(keras.callbacks.Callback):
         self.epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Note the epoch."""
+        """Remember the epoch."""
         self.epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Look at the loss.
+        """Check the loss.
 
         Raises:
-            StoreError: naming the batch's records, where it is not finite.
+            StoreError: naming the batch's records, if the loss is NaN or infinite.
         """
         assert logs is not None
         if np.isfinite(logs["loss"]):
             return
         records = self.store.ids[self.batches.records_of_batch(batch)]
         raise StoreError(
-            f"the loss of fold {self.fold} is no number in epoch {self.epoch + 1}, batch"
+            f"the loss became NaN or infinite in fold {self.fold}, epoch {self.epoch + 1}, batch"
             f" {batch + 1}, with the records {', '.join(records)} of {self.store.path}; leave out"
-            " those that are no ECG, or lower --learning-rate, and train into another --out."
+            " those that are not ECGs, or lower --learning-rate, and train into another --out."
         )
 
 
 class KeepBest(keras.callbacks.Callback):
     """Scores the validation records after each epoch and keeps the best model.
 
-    Adds ``val_loss``, ``val_macro_f1`` and ``val_macro_auc`` to the epoch's logs.  The model is
-    written as soon as it is the best, with thresholds found on these validation records and the
-    names of the records that trained and chose it, beside its answers to them.  The validation
-    loss is that of the heads alone: losses that layers add belong to training.
+    Adds ``val_loss``, ``val_macro_f1`` and ``val_macro_auc`` to the epoch's logs.  Each new best
+    model is written at once, with thresholds found on the validation records and the names of the
+    records that trained and chose it; its predictions for the validation records are written
+    beside it.  The validation loss is that of the heads alone, without losses added by layers.
 
     Args:
-        store: whose records they are.
-        validation: their batches, in the records' order.
-        trained: indices of the records that train.
+        store: the store trained on.
+        validation: batches of the validation records, not shuffled.
+        trained: indices of the training records.
         folder: where ``best.keras`` and ``validation.npz`` go.
-        monitor: the score that decides.
+        monitor: the score to maximise.
 
     Attributes:
         key: name of that score in the logs.
         score: the best so far.
-        epoch: when it was reached, from 0; None before.
+        epoch: in which it was reached, counted from 0; None before.
     """
 
     def __init__(
@@ -111,11 +111,11 @@ class KeepBest(keras.callbacks.Callback):
         )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Score, and keep what is better than before."""
+        """Score the epoch, and keep its model if it is the best so far."""
         assert logs is not None
         average_statistics(self.model)
         truth = self.validation.labels
-        # Behind them come answers to records that only fill up the last batch.
+        # The rest belongs to records that only fill up the last batch.
         answers = {
             head: answer[: len(truth)]
             for head, answer in self.model.predict(self.validation, verbose=0).items()
@@ -170,18 +170,19 @@ class KeepBest(keras.callbacks.Callback):
 
 
 class ChooseEpochs(keras.callbacks.Callback):
-    """Lets each validation part choose its epoch, and ends a fit when all have chosen.
+    """Lets each validation part choose its epoch, and ends training when all have chosen.
 
-    A part whose patience has ended chooses no more, so that it keeps what a fit that it validates
-    alone would have kept.  Its scores are NaN in the logs from then on.  The logs of the parts
-    behind the first carry the part's name before theirs: ``second_val_loss``.
+    A part has chosen when its patience ends.  It is not scored any more, so it keeps the epoch
+    that a training validated by this part alone would keep; its scores are NaN in the logs from
+    then on.  In the logs, scores of parts after the first have the part's name as a prefix:
+    ``second_val_loss``.
 
     Args:
-        bests: what keeps each part's best epoch, by the part's name.
+        bests: the callback that keeps each part's best epoch, by the part's name.
         patience: epochs without a better score after which a part has chosen.
 
     Attributes:
-        counters: the callbacks that count for the parts, as :class:`Checkpoint` takes them.
+        counters: the parts' callbacks whose counters :class:`Checkpoint` saves.
     """
 
     def __init__(self, bests: Mapping[str, KeepBest], *, patience: int) -> None:
@@ -197,18 +198,18 @@ class ChooseEpochs(keras.callbacks.Callback):
             self.counters |= {f"{prefix}best": best, f"{prefix}stopping": self.stoppings[name]}
 
     def set_model(self, model: Any) -> None:
-        """Hand the model on."""
+        """Pass the model on."""
         super().set_model(model)
         for callback in self.counters.values():
             callback.set_model(model)
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Begin to count."""
+        """Reset the counters."""
         for callback in self.counters.values():
             callback.on_train_begin(logs)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Score, keep and count for each part that has not chosen yet."""
+        """Score each part that has not chosen yet."""
         assert logs is not None
         for name, best in self.bests.items():
             of_part = dict.fromkeys(("val_loss", "val_macro_f1", "val_macro_auc"), np.nan)
@@ -221,10 +222,10 @@ class ChooseEpochs(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.Callback):
-    """Moves a bar over all steps of all epochs, with what remains if none stops early.
+    """Advances a progress bar over all steps of all epochs; early stopping is not foreseen.
 
     Args:
-        bar: a bar of tqdm; it is closed by whom it belongs to, also when fitting fails.
+        bar: a tqdm bar; the caller closes it, even if training fails.
         show: the score to show.
     """
 
@@ -234,7 +235,7 @@ class Progress(keras.callbacks.Callback):
         self.show = show
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Move it on."""
+        """Advance the bar."""
         self.bar.update()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:

@@ -1,11 +1,12 @@
-"""A training written down after each epoch, so that a killed one goes on where it was.
+"""A checkpoint after each epoch, from which an interrupted training resumes exactly.
 
-Keras' own ``BackupAndRestore`` forgets the best score and what is left of the patience, and its
-files may be an epoch apart.  Here one file is the truth, ``checkpoint.npz``: the variables of the
-network, of its dropout and of its optimiser, the counters of the callbacks, the history, the
-state of Python's and NumPy's random numbers.  It is replaced in one step at each epoch's end.
-The model of a new best epoch waits in the folder ``of_this_epoch`` until then, and is moved to
-its place after; a training that goes on brings the folder to what the checkpoint says.
+Keras' own ``BackupAndRestore`` forgets the best score and the remaining patience, and its files
+may be an epoch apart.  Here a single file, ``checkpoint.npz``, holds the whole state: the
+variables of the network, its dropout and its optimiser, the counters of the callbacks, the
+history, and the states of Python's and NumPy's random generators.  It is replaced atomically at
+the end of each epoch.  The model of a new best epoch waits in the folder ``of_this_epoch`` until
+then and is moved into place afterwards; a resumed training first brings the folder to the state
+of the checkpoint.
 """
 
 import csv
@@ -31,9 +32,9 @@ from ecg_keras.model.backend import keras
 CHECKPOINT = "checkpoint.npz"
 NEW_BEST = "of_this_epoch"
 
-# These may differ when a training goes on: they do not touch the numbers.  That the store holds
-# the same records is asked of the records themselves.
-_FREE_OPTIONS = ("resume", "out", "store", "folds")
+# These may differ in a resumed training: they do not affect the results.  Whether the store holds
+# the same records is checked by a digest of the records.
+_FREE_OPTIONS = ("resume", "out", "folder", "store", "folds")
 
 
 def state_of(folder: Path) -> Literal["new", "half", "finished"]:
@@ -53,7 +54,7 @@ def require_startable(folder: Path, *, resume: bool) -> None:
 
     Args:
         folder: of one fold.
-        resume: whether a half-finished training is to go on.
+        resume: whether a half-finished training is to be continued.
 
     Raises:
         OptionError: saying what to do.
@@ -66,8 +67,8 @@ def require_startable(folder: Path, *, resume: bool) -> None:
         )
     if state == "half" and not resume:
         raise OptionError(
-            f"{folder} holds a run that was not finished; run the same command with --resume to go"
-            " on with it, choose another --out, or remove that folder."
+            f"{folder} holds a run that was not finished; run the same command with --resume to"
+            " continue it, choose another --out, or remove that folder."
         )
     if state == "half" and not (folder / CHECKPOINT).exists() and (folder / "best.keras").exists():
         raise OptionError(
@@ -77,11 +78,11 @@ def require_startable(folder: Path, *, resume: bool) -> None:
 
 
 def require_same_run(written: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on with a training under other options or on other records.
+    """Refuse to continue a training with other options or other records.
 
     Args:
-        written: ``options``, ``settings`` and ``records``, as ``args.json`` holds them.
-        asked: likewise, as they are now.
+        written: ``options``, ``settings`` and ``records`` of ``args.json``.
+        asked: the same of this command.
         folder: of the training.
 
     Raises:
@@ -90,23 +91,26 @@ def require_same_run(written: Mapping[str, Any], asked: Mapping[str, Any], folde
     asked = json.loads(json.dumps(asked, default=str))
     for part in ("options", "settings"):
         before, now = written.get(part, {}), asked[part]
-        for name in sorted({*before, *now} - {*_FREE_OPTIONS}):
+        # Earlier releases wrote fewer of the settings; the others were among the options.
+        names = {*before} if part == "settings" else {*before, *now} - {*_FREE_OPTIONS}
+        for name in sorted(names):
             if before.get(name) != now.get(name):
                 option = "--" + name.replace("_", "-")
                 raise OptionError(
-                    f"{folder} was begun with {option} {before.get(name)} and not"
-                    f" {now.get(name)}; give --resume the options it was begun with, or choose"
-                    " another --out."
+                    f"{folder} was started with {option} {before.get(name)}, not"
+                    f" {now.get(name)}; use --resume with the original options, or choose another"
+                    " --out."
                 )
     if written.get("records") != asked["records"]:
         raise OptionError(
-            f"{folder} was begun with other records than --store {asked['options'].get('store')}"
-            " holds; give --resume the store it was begun with, or choose another --out."
+            f"{folder} was started with other records than those of --store"
+            f" {asked['options'].get('store')}; use --resume with the original store, or choose"
+            " another --out."
         )
 
 
 def digest_of_records(store: Store, *parts: np.ndarray, task: str) -> str:
-    """Return a number that tells one set of records, labels and parts from another.
+    """Return a digest of the records, their labels and their parts.
 
     Args:
         store: an open store.
@@ -122,23 +126,23 @@ def digest_of_records(store: Store, *parts: np.ndarray, task: str) -> str:
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Writes the checkpoint and the history; the last of the callbacks, so that it sees them all.
+    """Writes the checkpoint and the history; must be the last callback, to see what all others did.
 
-    Opening it brings a half-finished folder to its last complete epoch.  In ``fit`` it then sets
-    everything to the state of that epoch's end.  (Layers draw their random numbers from Keras'
+    Creating it brings a half-finished folder to its last complete epoch; when ``fit`` begins it
+    restores the state at the end of that epoch.  (Layers draw their random numbers from Keras'
     seed generators, which are among the network's variables; the state of TensorFlow's own
     generators, which no layer here uses, cannot be read.)
 
     Args:
         folder: of the training.
-        counters: callbacks whose attributes that are numbers are to be kept, by a name for each.
+        counters: callbacks whose numeric attributes are saved, each by a name.
 
     Attributes:
-        epoch: how many epochs are complete.
-        complete: True where fitting came to its end, by its last epoch or for want of patience.
+        epoch: number of complete epochs.
+        complete: True if training has ended, by its last epoch or by early stopping.
 
     Raises:
-        ModelFileError: where the checkpoint is broken.
+        ModelFileError: if the checkpoint is corrupt.
     """
 
     def __init__(self, folder: Path, *, counters: Mapping[str, Any]) -> None:
@@ -166,12 +170,12 @@ class Checkpoint(keras.callbacks.Callback):
             self._random = {name: told["random"][name] for name in ("python", "numpy")}
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
             raise ModelFileError(
-                f"{path} is broken, so that the training cannot go on; remove {self.folder} and"
+                f"{path} is corrupt, so the training cannot be resumed; remove {self.folder} and"
                 " train that fold again."
             ) from None
         self._set_counters()
-        # Epochs count from 0: a new best of the last complete epoch was not moved in time, one
-        # of a later epoch is of one that counts for nothing.
+        # Epochs count from 0.  A new best model of the last complete epoch still has to be moved;
+        # one of a later epoch is discarded, since that epoch will be trained again.
         if (self.folder / NEW_BEST / _made_in(self.epoch - 1)).exists():
             self._move_new_best()
         shutil.rmtree(self.folder / NEW_BEST, ignore_errors=True)
@@ -182,7 +186,7 @@ class Checkpoint(keras.callbacks.Callback):
             vars(callback).update(self._counts[name])
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Set everything to the end of the last complete epoch."""
+        """Restore the state at the end of the last complete epoch."""
         if not self._saved:
             return
         self._set_counters()
@@ -193,8 +197,8 @@ class Checkpoint(keras.callbacks.Callback):
         shapes = {key: tuple(variable.shape) for key, variable in variables.items()}
         if shapes != {key: value.shape for key, value in self._saved.items()}:
             raise ModelFileError(
-                f"{self.folder / CHECKPOINT} is of another network than this release builds; go on"
-                " with the release that began, or choose another --out."
+                f"{self.folder / CHECKPOINT} is of another network than this release builds;"
+                " resume with the release that started it, or choose another --out."
             )
         for key, variable in variables.items():
             variable.assign(self._saved[key])
@@ -204,7 +208,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._saved = {}
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Write the epoch down."""
+        """Write the checkpoint."""
         self.epoch = epoch + 1
         last = self.epoch == self.params["epochs"]
         self.complete = bool(last or self.model.stop_training)
@@ -235,14 +239,14 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _move_new_best(self) -> None:
         for name in ("best.keras", "validation.npz"):
-            for new in (self.folder / NEW_BEST).rglob(name):  # or a killed process has moved it
+            for new in (self.folder / NEW_BEST).rglob(name):  # unless a killed process moved it
                 kept = self.folder / new.relative_to(self.folder / NEW_BEST)
                 kept.parent.mkdir(exist_ok=True)
                 os.replace(new, kept)
         shutil.rmtree(self.folder / NEW_BEST)
 
     def finish(self) -> None:
-        """Remove the checkpoint of a training that is complete in everything."""
+        """Remove the checkpoint once all files of the training are complete."""
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
 
     def _variables(self) -> dict[str, Any]:
@@ -267,7 +271,7 @@ def _made_in(epoch: int) -> str:
 
 
 def _numbers(callback: Any) -> dict[str, float | int | None]:
-    """The attributes of a callback that are numbers, or will be."""
+    """The numeric attributes of a callback, including those that are still None."""
     return {
         name: value.item() if isinstance(value, np.generic) else value
         for name, value in vars(callback).items()

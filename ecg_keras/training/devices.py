@@ -13,21 +13,21 @@ def gpus() -> list[str]:
 
 
 def devices_strategy(devices: Sequence[str], *, batch_size: int) -> Any:
-    """Choose how the steps of a fit are shared among devices.
+    """Choose how devices share the training steps.
 
-    Several devices hold the same network each, take equal shares of every batch and average
-    their gradients.  A step is then that of the whole batch but for batch norm, which normalises
-    each share by itself; its moving statistics are averaged after each epoch.
+    Each of several devices holds a copy of the network and takes an equal share of every batch;
+    gradients are averaged.  A step then equals that on the whole batch, except that batch norm
+    normalises each share separately; its moving statistics are averaged after each epoch.
 
     Args:
-        devices: names of devices; with less than two of them nothing is shared.
-        batch_size: records a step, all devices together.
+        devices: names of devices; with fewer than two, nothing is shared.
+        batch_size: records per step, over all devices.
 
     Returns:
-        A ``tf.distribute.Strategy``, in whose scope the network is to be built.
+        A ``tf.distribute.Strategy``; build the network in its scope.
 
     Raises:
-        OptionError: where the devices cannot take equal shares.
+        OptionError: if the devices cannot take equal shares.
     """
     if len(devices) < 2:
         return tf.distribute.get_strategy()
@@ -40,12 +40,12 @@ def devices_strategy(devices: Sequence[str], *, batch_size: int) -> Any:
 
 
 def average_statistics(model: Any) -> None:
-    """Give every device the mean of what the devices' batch norms have seen.
+    """Set the batch norms' moving statistics of every device to their mean over devices.
 
-    Each device keeps moving statistics of its own, of which the first device's would be saved.
-    They are linear in those of the batches, so averaging them now or after each step is one.
-    (Averaged at each step, they would halt the devices in the midst of their steps, where Keras
-    counts the losses that layers add for several devices.)
+    Each device keeps its own moving statistics, and the first device's would be saved.  They are
+    linear in the batches' statistics, so averaging them after an epoch gives the same as after
+    each step.  (Averaging at each step would synchronise the devices within the step, and there
+    Keras counts the losses added by layers several times.)
 
     Args:
         model: built in the scope of its strategy.

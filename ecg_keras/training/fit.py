@@ -2,10 +2,10 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -29,74 +29,85 @@ from ecg_keras.training.checkpoint import (
     state_of,
 )
 from ecg_keras.training.devices import devices_strategy, gpus
-from ecg_keras.training.folds import SECOND, Parts, split
-from ecg_keras.training.settings import Monitor, Settings, log_name, require_sensible
+from ecg_keras.training.folds import SECOND, Parts, choose_folds, split
+from ecg_keras.training.settings import (
+    Monitor,
+    Run,
+    Settings,
+    Validation,
+    log_name,
+    options_of,
+    require_sensible,
+)
 
 
-def train_folds(
-    store: Store,
-    *,
-    out: Path,
-    folds: tuple[int, ...],
-    test_fold: int | None,
-    task: str,
-    settings: Settings,
-    contract_for: Callable[[np.ndarray], Contract],
-    compiled_model: Callable[[Contract], Any],
-    options: dict[str, Any],
-    resume: bool = False,
-) -> None:
-    """Train one model for each fold, each into a folder of its own, on all GPUs there are.
+class Network(Protocol):
+    """A network to be trained: a frozen dataclass whose fields are its options."""
 
-    Of several folds the mean and SD of the best validation scores are printed at the end, those
-    that were finished before included.
+    def contract(self, store: Store, task: str, train: np.ndarray) -> Contract:
+        """Return the contract.
+
+        Args:
+            store: an open store.
+            task: the labels to learn.
+            train: indices of the training records, the only ones it may be fitted on.
+        """
+
+    def compiled_model(self, contract: Contract, settings: Settings) -> Any:
+        """Build and compile the network for a contract."""
+
+
+def train_folds(run: Run, validation: Validation, network: Network, settings: Settings) -> None:
+    """Train one model per validation fold, each in its own folder, on all available GPUs.
 
     A folder ``OUT/fold_k`` gets ``best.keras`` (the best epoch, with its thresholds),
-    ``validation.npz`` (its answers to the validation records), ``history.csv``,
-    ``learning_curves.png`` and ``args.json``; until it is finished also ``checkpoint.npz``.
+    ``validation.npz`` (its predictions for the validation records), ``history.csv``,
+    ``learning_curves.png`` and ``args.json`` (all settings); until training is complete also
+    ``checkpoint.npz``.  With ``run.resume``, finished folds are left as they are, half-finished
+    ones continue after their last complete epoch, and the others start.
+
+    With several folds, the mean and SD of their best validation scores are printed at the end,
+    including folds that were finished before.
 
     Args:
-        store: an open store.
-        out: the run's folder.
-        folds: from :func:`choose_folds`.
-        test_fold: the fold that is in no part; None to leave none out.
-        task: whose labels.
-        settings: how to fit.
-        contract_for: gives the contract, knowing the training records.
-        compiled_model: builds and compiles the network for a contract.
-        options: the command's options, to be written down.
-        resume: go on with what was killed, to the numbers it would have had: finished folds
-            stay, half-finished ones go on after their last complete epoch, the others begin.
+        run: what is read and where the results go.
+        validation: which folds validate.
+        network: the network and its options.
+        settings: how to train; fold k is seeded with ``settings.seed + k``.
 
     Raises:
-        OptionError: where the options make no sense, the GPUs cannot share a batch equally, a
-            fold's folder is being trained by another process, or holds a run that is not to be
-            resumed or was begun otherwise.
-        StoreError: where the store does not suit.
+        OptionError: if a setting is out of range, the GPUs cannot share a batch equally, or a
+            fold's folder is in use by another process, holds a run and ``run.resume`` is not
+            set, or holds a run with other settings.
+        StoreError: if the store lacks the task, a fold or the records to train with.
     """
-    require_sensible(options)
-    folders = [out / f"fold_{fold}" for fold in folds]
-    for folder in folders:
-        with locked(folder, doing="trained"):
-            require_startable(folder, resume=resume)
-    for fold, folder in zip(folds, folders, strict=True):
-        train_fold(
-            store,
-            folder=folder,
-            fold=fold,
-            parts=split(store, task=task, fold=fold, test_fold=test_fold),
-            settings=replace(settings, seed=settings.seed + fold),
-            contract_for=contract_for,
-            compiled_model=compiled_model,
-            options=options,
-            resume=resume,
-        )
+    options = options_of(run, validation, network, settings)
+    with Store(run.store) as store:
+        task = store.resolve_task(run.task)
+        folds = choose_folds(store, validation.folds, validation.test_fold)
+        require_sensible(options)
+        folders = [run.out / f"fold_{fold}" for fold in folds]
+        for folder in folders:
+            with locked(folder, doing="trained"):
+                require_startable(folder, resume=run.resume)
+        for fold, folder in zip(folds, folders, strict=True):
+            train_fold(
+                store,
+                folder=folder,
+                fold=fold,
+                task=task,
+                parts=split(store, task=task, fold=fold, test_fold=validation.test_fold),
+                network=network,
+                settings=replace(settings, seed=settings.seed + fold),
+                options=options,
+                resume=run.resume,
+            )
     if len(folders) > 1:
         print(_mean_of_folds(folders, settings.monitor))
 
 
 def _mean_of_folds(folders: Sequence[Path], monitor: Monitor) -> str:
-    """Give mean and SD of the best validation score of finished trainings."""
+    """Summarise the best validation scores of finished trainings as mean and SD."""
     key = log_name(monitor)
     best = [np.nanmax(read_history(folder / "history.csv")[key]) for folder in folders]
     return f"{len(folders)} folds: best {key} {Spread.of(best).text(4)} (mean ± SD)"
@@ -107,34 +118,34 @@ def train_fold(
     *,
     folder: Path,
     fold: int,
+    task: str,
     parts: Parts,
+    network: Network,
     settings: Settings,
-    contract_for: Callable[[np.ndarray], Contract],
-    compiled_model: Callable[[Contract], Any],
-    options: dict[str, Any],
+    options: Mapping[str, Any],
     callbacks: Sequence[Any] = (),
     resume: bool = False,
 ) -> None:
-    """Train one model, on all GPUs there are.
+    """Train one model on all available GPUs.
 
     Args:
         store: an open store.
-        folder: gets the files that :func:`train_folds` tells of.
-        fold: its number, to be shown and written down.
-        parts: which records train and which validate; what ``parts.second`` chooses goes into
-            the folder ``second`` in this one, and is what a fit that it validates alone gives.
-        settings: how to fit; the seed is this fold's own.
-        contract_for: gives the contract, knowing the training records.
-        compiled_model: builds and compiles the network for a contract.
-        options: to be written down.
-        callbacks: further callbacks of Keras, called before the checkpoint is written.
-        resume: go on with a half-finished training, and leave a finished one as it is.
+        folder: gets the files listed in :func:`train_folds`.
+        fold: its number, for messages and ``args.json``.
+        task: the labels to learn.
+        parts: which records train and which validate.  The model that ``parts.second`` chooses
+            goes to the subfolder ``second``; it equals that of a training which ``parts.second``
+            validates alone.
+        network: the network and its options.
+        settings: how to train, with this fold's own seed.
+        options: all settings, for ``args.json``; a resumed training must have the same.
+        callbacks: further Keras callbacks, called before the checkpoint is written.
+        resume: continue a half-finished training, and leave a finished one as it is.
 
     Raises:
-        OptionError: where the GPUs cannot share a batch equally, or the folder is being trained
-            by another process, or holds a run that is not to be resumed or was begun otherwise.
-        StoreError: where the store does not suit, the loss is no number, or no epoch gave a
-            score.
+        OptionError: if the GPUs cannot share a batch equally, or the folder is in use by another
+            process, holds a run and ``resume`` is not set, or holds a run with other settings.
+        StoreError: if the loss becomes NaN or infinite, or no epoch gives a validation score.
     """
     strategy = devices_strategy(gpus(), batch_size=settings.batch_size)
     if settings.deterministic:
@@ -144,18 +155,21 @@ def train_fold(
         if state_of(folder) == "finished":
             print(f"fold {fold}: is finished; {folder}")
             return
-        keras.backend.clear_session()  # also forgets the policy
+        keras.backend.clear_session()  # also resets the policy
         keras.config.set_dtype_policy(settings.precision)
         try:
+            keras.utils.set_random_seed(settings.seed)
+            contract = network.contract(store, task, parts.train)
+            with strategy.scope():
+                model = network.compiled_model(contract, settings)
             _fit(
+                model,
+                contract,
                 store,
                 folder=folder,
                 fold=fold,
                 parts=parts,
                 settings=settings,
-                strategy=strategy,
-                contract_for=contract_for,
-                compiled_model=compiled_model,
                 options=options,
                 callbacks=callbacks,
             )
@@ -164,38 +178,32 @@ def train_fold(
 
 
 def _fit(
+    model: Any,
+    contract: Contract,
     store: Store,
     *,
     folder: Path,
     fold: int,
     parts: Parts,
     settings: Settings,
-    strategy: Any,
-    contract_for: Callable[[np.ndarray], Contract],
-    compiled_model: Callable[[Contract], Any],
-    options: dict[str, Any],
+    options: Mapping[str, Any],
     callbacks: Sequence[Any],
 ) -> None:
-    keras.utils.set_random_seed(settings.seed)
-    contract = contract_for(parts.train)
-    with strategy.scope():
-        model = compiled_model(contract)
-    heads = tuple(model.output)
     validating = {"": parts.validation}
     if parts.second is not None:
         validating[SECOND] = parts.second
-    # Records of similar length in a batch: their answers do not depend on it, only the time does.
+    # Validation records of similar length share a batch: it changes the time, not the predictions.
     by_length = [r[np.argsort(store.lengths[r], kind="stable")] for r in validating.values()]
     train, *validations = (
         StoreBatches(
             store,
             records,
             contract=contract,
-            heads=heads,
+            heads=tuple(model.output),
             batch_size=settings.batch_size,
             shuffle=shuffle,
             seed=settings.seed,
-            devices=strategy.num_replicas_in_sync,
+            devices=model.distribute_strategy.num_replicas_in_sync,
         )
         for records, shuffle in ((parts.train, True), *((r, False) for r in by_length))
     )
@@ -207,7 +215,7 @@ def _fit(
         "settings": asdict(settings),
         "records": digest_of_records(store, parts.train, *validating.values(), task=contract.task),
     }
-    _write_down(folder, run)
+    _write_args(folder, run)
     bests = {
         name: KeepBest(
             store,
@@ -221,7 +229,7 @@ def _fit(
     best = bests[""]
     choose = ChooseEpochs(bests, patience=settings.patience)
     checkpoint = Checkpoint(folder, counters=choose.counters)
-    # Keras' own count of epochs would begin anew in a training that goes on.
+    # Keras' own count of epochs would start at 0 in a resumed training.
     in_order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: train.start_epoch(e))
     in_turn = [in_order, RequireNumbers(store, train, fold=fold), choose, *callbacks]
     if settings.tensorboard:
@@ -230,7 +238,7 @@ def _fit(
     with tqdm(total=steps, initial=done, desc=f"fold {fold}", unit="step", file=sys.stderr) as bar:
         in_turn += [Progress(bar, show=best.key), checkpoint]
         if not checkpoint.complete:
-            # The batches mix the records themselves; Keras would draw their order once more.
+            # The batches shuffle the records themselves; Keras would shuffle once more.
             model.fit(
                 train,
                 epochs=settings.epochs,
@@ -241,8 +249,8 @@ def _fit(
             )
     if any(each.epoch is None for each in bests.values()):
         raise StoreError(
-            f"no epoch of fold {fold} gave a validation score that is a number, so {folder} holds"
-            " no model; look for strange signals in the store, or lower the learning rate."
+            f"no epoch of fold {fold} gave a validation score other than NaN, so {folder} holds no"
+            " model; look for implausible signals in the store, or lower --learning-rate."
         )
     curves = {f"fold {fold}": read_history(folder / "history.csv")}
     with written_whole(folder / "learning_curves.png") as part:
@@ -256,20 +264,20 @@ def _fit(
         )
 
 
-def _write_down(folder: Path, run: dict[str, Any]) -> None:
-    """Write what a run is made of into its folder, or make sure that it is what is there."""
+def _write_args(folder: Path, run: dict[str, Any]) -> None:
+    """Write the settings of a run to ``args.json``, or check that they are those already there."""
     path = folder / "args.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as part:
-            told = json.dumps({**run, "made with": provenance()}, indent=2, default=str)
-            part.write_text(told + "\n")
+            text = json.dumps({**run, "made with": provenance()}, indent=2, default=str)
+            part.write_text(text + "\n")
         return
     try:
         written = dict(json.loads(path.read_text()))
     except (ValueError, TypeError):
         raise OptionError(
-            f"{path} is broken, so that nobody knows what this run was begun with; remove {folder}"
-            " or choose another --out."
+            f"{path} is corrupt, so the settings of this run are unknown; remove {folder} or choose"
+            " another --out."
         ) from None
     require_same_run(written, run, folder)

@@ -7,7 +7,7 @@ import numpy as np
 from data_prep.errors import OptionError, StoreError
 from data_prep.store import Store
 
-# Subfolder for the model that the second validation part chose, see :class:`Parts`.
+# Subfolder for the model chosen by the second validation part, see :class:`Parts`.
 SECOND = "second"
 
 
@@ -18,8 +18,8 @@ class Parts:
     Attributes:
         train: indices of the training records.
         validation: indices of the validation records.
-        second: indices of records that choose an epoch and thresholds of their own in the same
-            fit, which ends when both have chosen; None for none.
+        second: indices of a second validation part, which chooses its own epoch and thresholds
+            in the same training; training ends when both have chosen.  None for no such part.
     """
 
     train: np.ndarray
@@ -31,17 +31,16 @@ def choose_folds(store: Store, folds: tuple[str, ...], test_fold: int | None) ->
     """Turn the ``--folds`` of a command into numbers.
 
     Args:
-        store: whose folds they are.
+        store: an open store.
         folds: numbers, or the one word ``all``.
-        test_fold: the fold kept out of training, which ``all`` leaves out.
+        test_fold: the fold left out of training and of ``all``; None for none.
 
     Returns:
         The folds, each of which validates one model.
 
     Raises:
-        OptionError: where there is none, a word is no number, or the test fold is asked to
-            validate.
-        StoreError: where the store has no record in a fold.
+        OptionError: if no fold is named, a word is not a number, or the test fold is among them.
+        StoreError: if the store has no record in a fold.
     """
     present = [int(f) for f in np.unique(store.folds)]
     if not folds:
@@ -69,19 +68,19 @@ def choose_folds(store: Store, folds: tuple[str, ...], test_fold: int | None) ->
 
 
 def split(store: Store, *, task: str, fold: int, test_fold: int | None) -> Parts:
-    """Part the records of a task.
+    """Divide the records of a task into training and validation records.
 
     Args:
         store: an open store.
-        task: records without a label of it are in neither part.
-        fold: the validation records' fold.
-        test_fold: in neither part either; None to leave none out.
+        task: records without a label of this task are left out.
+        fold: the fold that validates.
+        test_fold: left out too; None for none.  All other folds train.
 
     Returns:
-        The parts; all folds but these two train.
+        The parts.
 
     Raises:
-        StoreError: where a part is empty.
+        StoreError: if a part is empty.
     """
     usable = store.records_of(task)
     folds = store.folds[usable]

@@ -1,39 +1,98 @@
-"""How to train: the settings that every network shares, and which values they take."""
+"""The settings that all training commands share, and the values they may take.
+
+Each command takes a :class:`Run`, a :class:`Validation`, the settings of its own network and
+these :class:`Settings`; every field is one option.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 from data_prep.errors import OptionError
 
 Monitor = Literal["macro-f1", "macro-auc"]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to fit, whatever the network.
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a training reads, and where it writes.
 
     Attributes:
-        epochs: at most this many passes over the training records.
-        batch_size: records a step.
-        patience: epochs without a better validation score after which fitting stops.
-        monitor: the validation score that chooses the epoch to keep.
-        seed: of weights, dropout and order; fold k uses ``seed + k``.
-        deterministic: make two runs on one machine give the same numbers.
-        precision: Keras' dtype policy.
-        tensorboard: also write logs for TensorBoard.
+        store: made by ecg-build, at the network's sampling rate.
+        out: folder of the run, such as runs/cpsc.
+        task: the labels to learn, such as superdiagnostic; by default the only task of the store.
+        resume: continue an interrupted run; the results are those of an uninterrupted one, and
+            finished folds stay as they are.
+    """
+
+    store: Path
+    out: Path
+    task: str | None = None
+    resume: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Which folds validate, and which is left out.
+
+    Attributes:
+        folds: each validates one model, trained on the others; numbers, or all for an ensemble
+            with one model per fold.
+        test_fold: used for neither training nor validation; None leaves no fold out.
+    """
+
+    folds: tuple[str, ...]
+    test_fold: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to train.
+
+    Attributes:
+        epochs: maximum number of passes over the training records.
+        batch_size: records per step.
+        learning_rate: Adam's, constant.
+        patience: epochs without a better validation score after which training stops.
+        monitor: the validation score that decides which epoch is kept; macro-auc is less noisy
+            with many rare classes.
+        seed: for weights, dropout and the order of records; fold k uses seed + k.
+        deterministic: make two runs on one machine give the same numbers, at some cost in time.
+        precision: of the computation; weights and probabilities are always float32.
+        jit_compile: compile the step with XLA; slower on a CPU.
+        tensorboard: also write logs for TensorBoard (which must be installed).
     """
 
     epochs: int
-    batch_size: int
-    patience: int
-    monitor: Monitor
-    seed: int
-    deterministic: bool
-    precision: Precision
-    tensorboard: bool
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    patience: int = 50
+    monitor: Monitor = "macro-f1"
+    seed: int = 0
+    deterministic: bool = False
+    precision: Precision = "float32"
+    jit_compile: bool = False
+    tensorboard: bool = False
+
+
+def options_of(*settings: Any) -> dict[str, Any]:
+    """Return the fields of dataclasses by name, as the command line and ``args.json`` have them."""
+    return {field.name: getattr(each, field.name) for each in settings for field in fields(each)}
+
+
+def picked(kind: type[T], options: Mapping[str, Any]) -> T:
+    """Make settings from those of the options that are fields of theirs.
+
+    Args:
+        kind: a dataclass.
+        options: by name; fields that are missing keep their defaults.
+    """
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: options[name] for name in names if name in options})
 
 
 _ABOVE_0 = (
@@ -44,10 +103,10 @@ _NOT_BELOW_0 = ("patience", "seed", "loss_weight", "alpha", "beta", "gamma")
 
 
 def require_sensible(options: Mapping[str, Any]) -> None:
-    """Refuse options of a training command with which nothing can be trained.
+    """Refuse options with which no network can be trained.
 
     Args:
-        options: the command's options by name.
+        options: by name.
 
     Raises:
         OptionError: naming the option and the values it takes.
