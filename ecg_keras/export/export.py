@@ -2,7 +2,7 @@
 
 Each file takes ``signal``, float32 ``(batch, time, lead)`` in millivolts, and gives ``diagnosis``,
 float32 ``(batch, class)``; the standardisation is inside.  The auxiliary heads, which serve
-training, stay behind.  What must be known to use a file is in it as JSON: see :func:`facts_of`.
+training, are left out.  What must be known to use a file is in it as JSON: see :func:`facts_of`.
 """
 
 import json
@@ -183,7 +183,7 @@ def write_saved_model(path: Path, network: Any, facts: dict[str, Any]) -> None:
 def write_litert(path: Path, saved_model: Path, facts: dict[str, Any]) -> None:
     """Write LiteRT from a SavedModel, where variables have become constants.
 
-    The facts become ``contract.json`` in the ZIP archive behind the network: a ``.tflite`` file
+    The facts become ``contract.json`` in the ZIP archive after the network: a ``.tflite`` file
     may end with one of files that belong to it.
     """
     path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(saved_model)).convert())
@@ -264,7 +264,7 @@ def export(
             else:
                 answers = run_saved_model(saved_model)
             difference = float(np.abs(answers(signals) - expected).max())
-            if not difference <= TOLERANCE:  # NaN is no small difference
+            if not difference <= TOLERANCE:  # also refuses NaN
                 raise ModelFileError(
                     f"{out / file} was not written, since it would answer otherwise than Keras, by"
                     f" up to {difference:.1g}; report this with the model file."
