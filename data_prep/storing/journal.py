@@ -3,7 +3,8 @@
 An HDF5 file that is being written is lost with the process that writes it.  The journal is a
 plain file that only grows: a line of JSON that says what it belongs to, then one entry for each
 record: the sizes of its two parts and their CRC-32 (three little-endian uint32), the record's
-fields as JSON, its signal as float32.  An entry cut short by a kill fails its checksum and is dropped.
+fields as JSON, its signal as float32.  An entry that a kill cut short fails its checksum and is
+dropped.
 """
 
 import json
