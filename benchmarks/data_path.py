@@ -221,7 +221,7 @@ def measure_waiting(
         repeats: how often each epoch is run.
         steps: an epoch.
         batch_size: records a step.
-        sizes: arguments of ``build_model``, where they are not to be the paper's.
+        sizes: arguments of ``build_model``, if they are not to be the paper's.
     """
     from benchmarks.networks import cpsc_like
     from ecg_keras.model.backend import keras, tf

@@ -15,7 +15,7 @@ class Peak:
 
     Attributes:
         own: of the process itself, megabytes.
-        child: of the largest process it started, megabytes; 0 where there was none.
+        child: of the largest process it started, megabytes; 0 if there was none.
     """
 
     own: float

@@ -99,7 +99,7 @@ def measure_mrm(repeats: int, *, batch_size: int = BATCH, **sizes: Any) -> Resul
     Args:
         repeats: how often the forms are run in turn.
         batch_size: records a step.
-        sizes: arguments of ``build_model``, where they are not to be the paper's.
+        sizes: arguments of ``build_model``, if they are not to be the paper's.
     """
     rng = np.random.default_rng(0)
     signal = rng.standard_normal((batch_size, sizes.get("input_length", 1000), 12), np.float32)

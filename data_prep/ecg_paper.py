@@ -124,7 +124,7 @@ def ecg_figure(
             ``"strip"`` shows one lead from ``start`` to the recording's end, in lines of
             ``seconds`` each.
         start: where the drawing begins, in seconds from the recording's beginning.
-        seconds: shown (of a strip: in each line); less where the recording is shorter.
+        seconds: shown (of a strip: in each line); less if the recording is shorter.
         lead: shown in full by ``"3x4"`` and ``"strip"``.
         shading: something to be drawn behind the traces, such as a network's attention.
         title: over the paper; by default a record's name, age and sex.

@@ -81,7 +81,7 @@ class Explainer:
         )
         if seen.recorded < edges[-2]:
             caption += (
-                f" {1 - inside.sum(axis=0).mean():.0%} of the weight lies on the silence behind"
+                f" {1 - inside.sum(axis=0).mean():.0%} of the weight lies on the silence after"
                 " the recording, which fills the input up and is not drawn."
             )
         return Attention(

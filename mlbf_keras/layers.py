@@ -87,7 +87,7 @@ def widened(kernels: Any, strides: int) -> Any:
 
     A "same" convolution answers :data:`PHASES` neighbouring outputs at once if each step of time
     holds ``PHASES * strides`` samples: stride 1, fewer taps, more channels.  Each entry of the
-    wide kernel is an entry of the given one, or zero where a sample is out of its reach.
+    wide kernel is an entry of the given one, or zero if a sample is out of its reach.
 
     Args:
         kernels: ``(branch, tap, channel, filter)``; an even number of taps for stride 2, since
@@ -232,7 +232,7 @@ def _convolve_slice(
     rate: float,
     seeds: Any,
 ) -> Any:
-    """Run one branch's blocks over recordings, and join on what the silence behind them gives.
+    """Run one branch's blocks over recordings, and append what the silence after them gives.
 
     Args:
         x: ``(batch, 1, recorded, channel)``: the branch's signals as far as any is recorded.
@@ -278,7 +278,7 @@ def _sliced(signal: Any) -> tuple[list[Any], Any, Any]:
     """Sort recordings by length and cut them into slices of about as many samples.
 
     Args:
-        signal: ``(batch, time, channel)``, zeros behind each recording's end.
+        signal: ``(batch, time, channel)``, zeros after each recording's end.
 
     Returns:
         :data:`SLICES` times ``(rows, recorded, channel)``, as far as the longest is recorded; a
@@ -326,19 +326,19 @@ class BranchConvolutions(keras.layers.Layer):
     Each block is two convolutions of stride 1 and one of stride 2, each followed by a LeakyReLU,
     and a dropout.
 
-    Most of a batch of recordings is the padding behind them (three quarters of CPSC 2018 padded
+    Most of a batch of recordings is the padding after them (three quarters of CPSC 2018 padded
     to 60 s), and what the convolutions compute there does not depend on the recording.  Nor does
     what they compute of one recording depend on the others.  So the rows of a batch are sorted by
     length and cut into :data:`SLICES` slices of about as many samples; the convolutions run over
     each slice only as far as its longest recording reaches, and over one all-zero signal of full
     length; what follows the recordings is taken from that signal, and the rows are put back in
-    their order.  A block's output is touched by a recording up to ``reach`` samples behind its
+    their order.  A block's output is touched by a recording up to ``reach`` samples after its
     end, and is wrong up to ``reach`` samples before the end of what it was given, so each block is
     given ``2 * reach`` samples of the all-zero signal's features beyond what it must answer for.
     Outputs and gradients are those of the whole computation (the gradient of the signal up to the
-    end of its slice's longest recording: the zeros behind it are no input).
+    end of its slice's longest recording: the zeros after it are no input).
 
-    Dropout draws, behind the longest recording of each slice, one mask for all recordings of the
+    Dropout draws, after the longest recording of each slice, one mask for all recordings of the
     batch: every recording still meets independent masks of the right rate, only shares that part
     of them with its neighbours of this one step.
 
@@ -352,7 +352,7 @@ class BranchConvolutions(keras.layers.Layer):
         OptionError: the last kernel of a block has an odd number of taps.
 
     Call arguments:
-        signal: ``(batch, time, channel)``, millivolts; zeros behind each recording's end.
+        signal: ``(batch, time, channel)``, millivolts; zeros after each recording's end.
 
     Returns:
         f_CNN: a list with one ``(batch, ceil(time / 2**blocks), filters)`` for each branch.

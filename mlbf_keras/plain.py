@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ecg_keras.export.export import float32_copy
-from ecg_keras.export.onnx_graph import OnnxGraph, Rule
 from ecg_keras.model.backend import keras, tf
 from mlbf_keras.layers import LEAKY_SLOPE, BranchAttention, BranchBiGRU, BranchConvolutions
 
@@ -99,34 +98,8 @@ def branch_bigru(layer: Any, features: list[Any]) -> Any:
     return float32_copy(layer, LoopedBiGRU)(features)
 
 
-def bigru_to_onnx(graph: OnnxGraph, layer: Any, features: list[Any], y: Any) -> None:
-    """Write a :class:`LoopedBiGRU` as one bidirectional GRU of ONNX for each branch."""
-    kernels, recurrents, biases = layer.get_weights()  # (direction, branch, ...)
-    states = []
-    for branch, f_cnn in enumerate(features):
-        weights = [
-            kernels[:, branch].transpose(0, 2, 1),  # (direction, 3 unit, in)
-            recurrents[:, branch].transpose(0, 2, 1),
-            biases[:, branch].reshape(2, -1),  # that of the input, then that of the recurrence
-        ]
-        by_time = graph.write("Transpose", [graph.last(f_cnn)], perm=[1, 0, 2])
-        states.append(
-            graph.write(
-                "GRU",
-                [by_time, *map(graph.constant, weights)],
-                direction="bidirectional",
-                hidden_size=layer.units,
-                linear_before_reset=1,
-            )
-        )  # (time, direction, batch, unit)
-    value = graph.write("Concat", states, axis=1)
-    value = graph.write("Transpose", [value], perm=[2, 0, 1, 3])
-    graph.name(y, graph.write("Reshape", [value, graph.constant([0, *y.shape[1:]])]))
-
-
 PLAIN: dict[type, Callable[..., Any]] = {
     BranchAttention: branch_attention,
     BranchBiGRU: branch_bigru,
     BranchConvolutions: branch_convolutions,
 }
-ONNX_RULES: dict[str, Rule] = {"LoopedBiGRU": bigru_to_onnx}

@@ -96,7 +96,7 @@ def long_convolve_by_twos(x: Any, kernel: Any) -> Any:
     """
     taps, channels, filters = kernel.shape
     length = x.shape[1]
-    # A fold begins at an even sample; where the kernel's reach is odd it gets a tap before it.
+    # A fold begins at an even sample; if the kernel's reach is odd it gets a tap before it.
     odd = taps // 2 % 2
     kernel = tf.pad(kernel, ((odd, 1 - odd), (0, 0), (0, 0)))
     kernel = tf.reshape(kernel, ((taps + 1) // 2, 2 * channels, filters))

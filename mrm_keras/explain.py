@@ -118,7 +118,7 @@ def step_edges(steps: int, samples: int) -> np.ndarray:
         samples: of the input in a step: 2 of the low branch, 4 of the high.
     """
     centres = np.arange(steps) * samples + {2: 0.5, 4: 1.0}[samples] - 2
-    # A sample lies from half a sample before its centre to half a sample behind.
+    # A sample lies from half a sample before its centre to half a sample after.
     return np.append(centres - samples / 2, centres[-1] + samples / 2) + 0.5
 
 

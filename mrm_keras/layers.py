@@ -164,7 +164,7 @@ class ConvBlock(keras.layers.Layer):
 class BaseBlock(keras.layers.Layer):
     """Residual block of two 3-wide convolutions (MRM-Net, section III-C).
 
-    relu(BN(conv3(relu(BN(conv3(x))))) + x); where the number of channels changes, the residual
+    relu(BN(conv3(relu(BN(conv3(x))))) + x); if the number of channels changes, the residual
     path is a convolution of kernel 1 with batch norm.  The paper does not draw the inside of the
     block; this is the residual block it names.
 
@@ -184,7 +184,7 @@ class BaseBlock(keras.layers.Layer):
         self.filters = filters
 
     def build(self, input_shape: Shape) -> None:
-        """Create the two convolutions and, where the channels change, the projection."""
+        """Create the two convolutions and, if the channels change, the projection."""
         policy = self.dtype_policy
         self.conv_1 = ConvBlock(self.filters, (3,), dtype=policy, name="conv_1")
         self.conv_2 = ConvBlock(self.filters, (3,), relu=False, dtype=policy, name="conv_2")

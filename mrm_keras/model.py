@@ -134,7 +134,7 @@ def build_model(
 
     Raises:
         OptionError: the contract contradicts the other arguments, or the two branches' features
-            are not of equal size where the fusion needs it.
+            are not of equal size although the fusion needs it.
     """
     contract = contract or default_contract(
         num_classes=num_classes, input_length=input_length, num_leads=num_leads
@@ -235,7 +235,7 @@ def compile_model(
 ) -> keras.Model:
     """Compile for training: Adam, and binary cross-entropy on each branch's answer (eq. 4).
 
-    ``diagnosis`` has a loss only where it is the only answer; the mutual terms of eq. 7 come
+    ``diagnosis`` has a loss only if it is the only answer; the mutual terms of eq. 7 come
     from the model itself, while training only.  Targets are a dict of one 0/1 array ``(batch,
     num_classes)`` for each of the model's heads, ``diagnosis`` included.
 

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from ecg_keras.export.export import float32_copy
-from ecg_keras.export.onnx_graph import OnnxGraph, Rule
 from ecg_keras.model.backend import keras
-from mrm_keras.baselines.ecg_bnn import binarise
 from mrm_keras.layers import (
     EPSILON,
     AttentionFusion,
@@ -89,20 +87,6 @@ def mutual_learning(layer: Any, features: Sequence[Any]) -> list[Any]:
     return list(features)
 
 
-def binary_convolution(graph: OnnxGraph, layer: Any, x: Any, y: Any) -> None:
-    """Write ``BinaryConvolution`` of ECG_BNN as ONNX; all other runtimes take it as it is."""
-    value = graph.first(x)
-    ones = graph.constant([1.0])
-    if layer.binary_input:
-        positive = graph.write("GreaterOrEqual", [value, graph.constant([0.0])])
-        value = graph.write("Where", [positive, ones, graph.constant([-1.0])])
-    pads = graph.constant([0, 0, layer.padding, 0, 0, layer.padding])
-    padded = graph.write("Pad", [value, pads, graph.constant(1.0)])
-    kernel = graph.constant(np.asarray(binarise(layer.kernel.value)).transpose(2, 1, 0))
-    value = graph.write("Conv", [padded, kernel], strides=[layer.strides])
-    graph.name(y, value, channels_first=True)
-
-
 PLAIN: dict[type, Callable[..., Any]] = {
     AttentionFusion: attention_fusion,
     BaseBlock: base_block,
@@ -111,4 +95,3 @@ PLAIN: dict[type, Callable[..., Any]] = {
     MutualLearning: mutual_learning,
     SpatialAttention: spatial_attention,
 }
-ONNX_RULES: dict[str, Rule] = {"BinaryConvolution": binary_convolution}

@@ -30,7 +30,7 @@ from ecg_keras.model.model_files import ECGModel
 from mrm_keras.baselines import BUILDERS
 from mrm_keras.baselines.ecg_bnn import BinaryConvolution, binarise, build_ecg_bnn
 from mrm_keras.explain import attention_network
-from mrm_keras.plain import ONNX_RULES, PLAIN
+from mrm_keras.plain import PLAIN
 
 pytestmark = pytest.mark.usefixtures("graphs_as_in_use")
 
@@ -119,7 +119,7 @@ def test_it_runs_without_keras(built: Built, form: str, tmp_path: Path) -> None:
     network = inference_model([model], PLAIN)
     path = tmp_path / f"model.{form}"
     if form == "onnx":
-        write_onnx(path, network, {}, ONNX_RULES)
+        write_onnx(path, network, {})
         run = run_onnx(path)
     else:
         write_saved_model(tmp_path / "saved", network, {})

@@ -163,7 +163,7 @@ def test_the_third_network_trains_answers_and_exports(tmp_path: Path) -> None:
 
     from ecg_keras.export.export import inference_model, write_onnx
 
-    write_onnx(tmp_path / "small.onnx", inference_model([model], {}), {}, {})
+    write_onnx(tmp_path / "small.onnx", inference_model([model], {}), {})
     session = onnxruntime.InferenceSession(tmp_path / "small.onnx")
     (exported,) = session.run(None, {"signal": signals})
     np.testing.assert_allclose(exported, answers, atol=1e-6)

@@ -257,7 +257,7 @@ class TestMLBF:
         # 625 samples end within step 19 of 30.
         assert fused.values.shape == (20,) and leads.values.shape == (20, 12)
         np.testing.assert_allclose(fused.edges, [*(np.arange(20) * 32 / 250), 2.5], atol=1e-9)
-        assert "of the weight lies on the silence behind the recording" in (
+        assert "of the weight lies on the silence after the recording" in (
             of_mlbf.attention[0].caption
         )
         own = np.isin(LEADS, THREE)

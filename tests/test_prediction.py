@@ -113,7 +113,6 @@ def test_models_that_are_not_there(tmp_path: Path) -> None:
         ({"class_names": CLASSES[::-1]}, "class names"),
         ({"class_names": CLASSES[:2]}, "class names"),
         ({"task": "rhythm"}, "task"),
-        ({"single_label": False}, "single label"),
     ],
 )
 def test_models_that_answer_differently_cannot_join(

@@ -3,7 +3,8 @@
 An HDF5 file that is being written is lost with the process that writes it.  The journal is a
 plain file that only grows: a line of JSON that says what it belongs to, then one entry for each
 record: the sizes of its two parts and their CRC-32 (three little-endian uint32), the record's
-fields as JSON, its signal as float32.  What a kill cut short is told by its checksum and cut off.
+fields as JSON, its signal as float32.  An entry that a kill cut short fails its checksum and is
+dropped.
 """
 
 import json
@@ -25,7 +26,7 @@ class Journal:
     """A file of what was read, in the order in which it was read; used in a ``with`` block.
 
     Args:
-        path: of the file; it is made where it is not there, and made anew where it belongs to
+        path: of the file; it is created if missing, and created anew if it belongs to
             something else.
         belongs_to: a text that is the same only for the same records under the same options.
 
@@ -73,10 +74,10 @@ class Journal:
             fields: what JSON can hold.
             signal: float32 ``(time, 12)``, or None.
         """
-        told = json.dumps({**fields, "signal": signal is not None}).encode()
+        text = json.dumps({**fields, "signal": signal is not None}).encode()
         samples = b"" if signal is None else signal.astype("<f4").tobytes()
-        checksum = zlib.crc32(samples, zlib.crc32(told))
-        self._file.write(_SIZES.pack(len(told), len(samples), checksum) + told + samples)
+        checksum = zlib.crc32(samples, zlib.crc32(text))
+        self._file.write(_SIZES.pack(len(text), len(samples), checksum) + text + samples)
         self.count += 1
 
     def flush(self) -> None:
@@ -101,14 +102,14 @@ class Journal:
         self._file.seek(len(self._head))
         rest = self.path.stat().st_size - len(self._head)
         while len(sizes := self._file.read(_SIZES.size)) == _SIZES.size:
-            told_size, signal_size, checksum = _SIZES.unpack(sizes)
-            size = _SIZES.size + told_size + signal_size
+            text_size, signal_size, checksum = _SIZES.unpack(sizes)
+            size = _SIZES.size + text_size + signal_size
             rest -= size
             if rest < 0:
                 return
-            told, samples = self._file.read(told_size), self._file.read(signal_size)
-            if zlib.crc32(samples, zlib.crc32(told)) != checksum:
+            text, samples = self._file.read(text_size), self._file.read(signal_size)
+            if zlib.crc32(samples, zlib.crc32(text)) != checksum:
                 return
-            fields = json.loads(told)
+            fields = json.loads(text)
             signal = np.frombuffer(samples, "<f4").reshape(-1, len(LEADS))
             yield (fields, signal.astype(np.float32) if fields.pop("signal") else None), size

@@ -1,6 +1,6 @@
 """Figures of what a network got right: each function returns a matplotlib ``Figure``.
 
-Nothing here touches pyplot, so drawing leaves no state behind and needs no screen.  Colours are
+Nothing here touches pyplot, so drawing leaves no state and needs no screen.  Colours are
 those of Okabe and Ito, which people with any kind of colour vision can tell apart.
 """
 
@@ -165,10 +165,10 @@ def read_history(path: Path) -> dict[str, np.ndarray]:
 
     Args:
         path: a CSV file with the columns ``epoch`` (from 0), ``loss``, ``val_loss`` and,
-            where they were computed, ``val_macro_f1`` and ``val_macro_auc``.
+            if they were computed, ``val_macro_f1`` and ``val_macro_auc``.
 
     Returns:
-        Arrays ``(epochs,)`` float64 by column name, NaN where a cell is empty.
+        Arrays ``(epochs,)`` float64 by column name, NaN if a cell is empty.
 
     Raises:
         PredictionsError: if the file is absent, empty, or holds something else.

@@ -129,8 +129,8 @@ class Result:
         values: each score that the labels allow, by its name in :data:`SCORES`.
         intervals: its 95 % interval, ``(2,)``; and ``class_f1`` and ``class_auc``, ``(C, 2)``.
         classes: precision, recall, F1 and support of each class.
-        class_auc: ``(C,)``, NaN where it does not exist.
-        average_precision: ``(C,)``, NaN where it does not exist.
+        class_auc: ``(C,)``, NaN if it does not exist.
+        average_precision: ``(C,)``, NaN if it does not exist.
         only_unseen: these are those records of another result that no model has seen.
     """
 
@@ -257,14 +257,14 @@ def notices(results: Sequence[Result]) -> tuple[str, ...]:
 
     Generated records that trained a model, and records scored here that the model has seen.
     """
-    told: list[str] = []
+    sentences_shown: list[str] = []
     several = len({result.path for result in results}) > 1
     for result in results:
         if result.only_unseen:
             continue
         sentences = (*generated_notice(result.predictions.models), *result.predictions.overlap())
-        told += [f"{result.name}: {each}" if several else each for each in sentences]
-    return tuple(told)
+        sentences_shown += [f"{result.name}: {each}" if several else each for each in sentences]
+    return tuple(sentences_shown)
 
 
 @dataclass(frozen=True, eq=False)
@@ -384,15 +384,15 @@ def write_report(
     ]
     blocks = _blocks(results, differences, learning, resamples=resamples, seed=seed)
     title = "Evaluation of " + " and ".join(result.name for result in results)
-    told = notices(results)
+    shown = notices(results)
 
     for block in blocks:
         if isinstance(block, Picture):
             _write(out / block.file, block.png)
     _write(out / "scores.json", _json(results, differences, resamples=resamples, seed=seed))
     _write(out / "per_class.csv", _per_class_csv(results))
-    _write(out / "report.md", markdown(title, blocks, notices=told))
-    _write(out / "index.html", page(title, blocks, notices=told))
+    _write(out / "report.md", markdown(title, blocks, notices=shown))
+    _write(out / "index.html", page(title, blocks, notices=shown))
     return out / "index.html"
 
 
@@ -515,7 +515,7 @@ def _remarks(result: Result) -> Iterator[str]:
     few = names[(result.classes.support > 0) & (result.classes.support < 10)]
     if len(few):
         yield (
-            f"Fewer than 10 records stand behind {_listed(few)}: chance decides much there, more"
+            f"Fewer than 10 records of {_listed(few)}: those scores depend much on chance, more"
             " than the intervals can show."
         )
     undefined = names[~np.isfinite(result.class_auc)]

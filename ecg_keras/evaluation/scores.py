@@ -129,7 +129,7 @@ def class_auc(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def macro_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean of :func:`class_auc` over the classes where it exists; NaN where it does for none.
+    """Mean of :func:`class_auc` over the classes for which it exists; NaN if there is none.
 
     Args:
         labels: ``(N, C)`` of 0 and 1.
@@ -324,7 +324,7 @@ def all_scores(
         first_labels: ``(N,)`` 0-based, all known; or None.
         probabilities: ``(N, C)``.
         thresholds: ``(C,)``, probability from which a class counts as present.
-        single_label: True where the answer is the one class of the largest probability.
+        single_label: True if the answer is the one class of the largest probability.
         cpsc: add the official CPSC 2018 score and its groups (needs ``first_labels``).
         counts: ``(R, N)``, how often each record stands in each resample; every record once in
             the one resample if None.
@@ -415,7 +415,7 @@ def bootstrap_intervals(
 
     Returns:
         For each name ``(2,)`` or ``(C, 2)``: the 2.5th and the 97.5th percentile over the
-        resamples in which the score exists; NaN where it exists in none.
+        resamples in which the score exists; NaN if it exists in none.
     """
     drawn = [scores(counts) for counts in _resample(groups, resamples, seed)]
     return {name: _percentiles(np.concatenate([part[name] for part in drawn])) for name in drawn[0]}

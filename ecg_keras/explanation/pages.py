@@ -217,7 +217,7 @@ def _why(explanation: Explanation, relevance: Relevance) -> Iterator[Block]:
         ),
         "Leads",
         ("Left, the probability of each lead's own head. Right, h" if own is not None else "H")
-        + f"ow the probability of {name} changes if that lead is set to 0 mV: where it falls"
+        + f"ow the probability of {name} changes if that lead is set to 0 mV: if it falls"
         " (blue), the lead was evidence for it.",
         half=True,
     )

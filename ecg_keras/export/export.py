@@ -2,13 +2,14 @@
 
 Each file takes ``signal``, float32 ``(batch, time, lead)`` in millivolts, and gives ``diagnosis``,
 float32 ``(batch, class)``; the standardisation is inside.  The auxiliary heads, which serve
-training, stay behind.  What must be known to use a file is in it as JSON: see :func:`facts_of`.
+training, are left out.  What must be known to use a file is in it as JSON: see :func:`facts_of`.
 """
 
 import json
 import shutil
 import statistics
 import time
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -21,7 +22,6 @@ import numpy as np
 from data_prep.errors import ModelFileError, OptionError
 from data_prep.records import Record, read_record
 from data_prep.synthetic import MIN_SECONDS, synthetic_record
-from ecg_keras.export.onnx_graph import Rule, to_onnx
 from ecg_keras.model.backend import keras, tf
 from ecg_keras.model.contract import Contract, SignalContract
 from ecg_keras.model.model_files import ECGModel, prepare_record
@@ -137,11 +137,31 @@ def facts_of(models: Sequence[ECGModel]) -> dict[str, Any]:
 # --- Three formats -----------------------------------------------------------------------------
 
 
-def write_onnx(path: Path, network: Any, facts: dict[str, Any], rules: Mapping[str, Rule]) -> None:
-    """Write ONNX; the facts become its metadata, one property each, in JSON."""
+def write_onnx(path: Path, network: Any, facts: dict[str, Any]) -> None:
+    """Write ONNX by Keras' own export; the facts become its metadata, one property each, in JSON.
+
+    Raises:
+        ModelFileError: if the network has an operation that ONNX lacks.
+    """
     import onnx
 
-    onnx.save(to_onnx(network, {k: json.dumps(v) for k, v in facts.items()}, rules), path)
+    signal = tf.TensorSpec([None, *network.input.shape[1:]], tf.float32, name="signal")
+    with warnings.catch_warnings():  # tf2onnx asks NumPy for a name that it dropped
+        warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
+        network.export(path, format="onnx", verbose=False, input_signature=[signal])
+    model = onnx.load(path)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.helper.set_model_props(model, {name: json.dumps(fact) for name, fact in facts.items()})
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        path.unlink()
+        raise ModelFileError(
+            f"{path.name} cannot be written, since ONNX does not have an operation of the network"
+            f" ({str(error).splitlines()[0]}); leave onnx out of --formats."
+        ) from error
+    onnx.save(model, path)
 
 
 def write_saved_model(path: Path, network: Any, facts: dict[str, Any]) -> None:
@@ -163,7 +183,7 @@ def write_saved_model(path: Path, network: Any, facts: dict[str, Any]) -> None:
 def write_litert(path: Path, saved_model: Path, facts: dict[str, Any]) -> None:
     """Write LiteRT from a SavedModel, where variables have become constants.
 
-    The facts become ``contract.json`` in the ZIP archive behind the network: a ``.tflite`` file
+    The facts become ``contract.json`` in the ZIP archive after the network: a ``.tflite`` file
     may end with one of files that belong to it.
     """
     path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(saved_model)).convert())
@@ -223,8 +243,7 @@ def export(
     """
     _require_packages(formats)
     ensemble = open_models(models)
-    plain, onnx_rules = _plain_forms({model.contract.network for model in ensemble})
-    network, facts = inference_model(ensemble, plain), facts_of(ensemble)
+    network, facts = inference_model(ensemble, _plain_forms(ensemble)), facts_of(ensemble)
     signals = _signals_to_compare(ensemble[0].contract, records)
     keras_answers = run_keras(ensemble)
     expected = keras_answers(signals)
@@ -237,7 +256,7 @@ def export(
             file = FILES[name]
             part = Path(folder) / file
             if name == "onnx":
-                write_onnx(part, network, facts, onnx_rules)
+                write_onnx(part, network, facts)
                 answers = run_onnx(part)
             elif name == "litert":
                 write_litert(part, saved_model, facts)
@@ -245,7 +264,7 @@ def export(
             else:
                 answers = run_saved_model(saved_model)
             difference = float(np.abs(answers(signals) - expected).max())
-            if not difference <= TOLERANCE:  # NaN is no small difference
+            if not difference <= TOLERANCE:  # also refuses NaN
                 raise ModelFileError(
                     f"{out / file} was not written, since it would answer otherwise than Keras, by"
                     f" up to {difference:.1g}; report this with the model file."
@@ -265,20 +284,18 @@ def export(
         print(f"{file:14}{size:>10}{duration:>14}{difference_text:>21}")
 
 
-def _plain_forms(networks: set[str]) -> tuple[dict[type, Plain], dict[str, Rule]]:
-    """Collect what the packages of the networks say of their layers; Keras' own need nothing."""
+def _plain_forms(models: Sequence[ECGModel]) -> dict[type, Plain]:
+    """Collect the plain forms of the layers of these models' packages; Keras' own need none."""
     plain: dict[type, Plain] = {}
-    rules: dict[str, Rule] = {}
-    for network in networks:
+    for network in {model.contract.network for model in models}:
         forms = part(network, "plain")
         if forms is not None:
             plain |= forms.PLAIN
-            rules |= forms.ONNX_RULES
-    return plain, rules
+    return plain
 
 
 def _require_packages(formats: Sequence[str]) -> None:
-    needed = {"onnx": ("onnx", "onnxruntime"), "litert": ("ai_edge_litert",), "saved_model": ()}
+    needed = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",), "saved_model": ()}
     from importlib.util import find_spec
 
     for name in formats:

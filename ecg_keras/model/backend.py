@@ -14,7 +14,9 @@ def _import_silently() -> None:
 
     The lines come from C++ before any log level is read, so only the file descriptor stops them.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Errors that matter come as exceptions; what TensorFlow logs as errors is that there is no GPU,
+    # or that oneDNN leaves an operation to it.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # TensorFlow computes with oneDNN on newer processors only; with it a training step of these
     # networks takes two thirds of the time on older ones, too.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

@@ -4,7 +4,7 @@ A package announces its networks in the entry-point group ``ecg_keras.networks``
 such as ``MRM-Net = mrm_keras.model``: the module that registers the network's layers once it is
 imported.  Beside it, the package may have
 
-- ``PACKAGE.plain`` with ``PLAIN`` and ``ONNX_RULES``, for export,
+- ``PACKAGE.plain`` with ``PLAIN``, for export,
 - ``PACKAGE.explain`` with ``Explainer``, for explanations.
 """
 

@@ -40,7 +40,7 @@ class BinaryConvolution(keras.layers.Layer):
         filters: C', the number of output channels.
         kernel_size: k, in samples.
         strides: in samples.
-        padding: how many ones stand before and behind the signal.
+        padding: how many ones are added before and after the signal.
         binary_input: whether the input is binarised too.
 
     Call arguments:
@@ -68,7 +68,7 @@ class BinaryConvolution(keras.layers.Layer):
         self.binary_input = binary_input
 
     def build(self, input_shape: Shape) -> None:
-        """Create the weights behind the signs."""
+        """Create the weights whose signs are used."""
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.kernel_size, input_shape[-1], self.filters),
@@ -115,7 +115,7 @@ def build_ecg_bnn(
     Six blocks of binary convolution 7, max-pool, PReLU and batch norm; the last has a channel a
     class, whose sum over time is the class's logit.  The first takes the signal as it is, with
     binary weights; all others are binary on both sides.  The paper classifies one lead of 10 s at
-    360 Hz; how MRM-Net's authors brought twelve leads at 100 Hz into it is not told, and here the
+    360 Hz; how MRM-Net's authors brought twelve leads at 100 Hz into it is not stated; here the
     first block simply takes all leads.  The paper's estimator of the gradient changes its shape in
     the course of training; the plain straight-through estimator stands in its place.
 

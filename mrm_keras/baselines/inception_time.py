@@ -27,7 +27,7 @@ def build_inception_time(
     Six inception modules of 4 x 32 filters with a bottleneck of 32, a residual over every three,
     mean over time, one dense layer.  The paper's kernels of 40, 20 and 10 become 39, 19 and 9, as
     in all networks on PTB-XL, since even ones cannot be centred.  The paper averages five such
-    networks; which figures of the comparison did is not told, and one is built here.
+    networks; which figures of the comparison did is not stated; one is built here.
 
     Args:
         num_classes: number of classes, each with a probability of its own.

@@ -42,7 +42,7 @@ def build_mvmsnet(
     added, each view weighed by a sigmoid of its own features.  The paper's text is not openly
     available; layers and sizes are those of its authors' published code, of whose two stages this
     is the first (the second distils these views into a network of one view).  As there, batch norm
-    stands behind the activation in the first convolution of a block, and no scale of a Res2Net
+    comes after the activation in the first convolution of a block, and no scale of a Res2Net
     block receives the one before, both convolutions being strided.
 
     Args:

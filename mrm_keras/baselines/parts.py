@@ -28,7 +28,7 @@ def signal_input(
         contract: the caller's; None for one of task ``cpsc2018`` at 100 Hz, unstandardised.
 
     Returns:
-        The input ``signal``, ``(batch, input_length, num_leads)`` behind the contract layer, and
+        The input ``signal``, ``(batch, input_length, num_leads)`` after the contract layer, and
         the contract.
 
     Raises:
@@ -63,7 +63,7 @@ def dense(x: Any, units: int, *, name: str, **options: Any) -> Any:
 
 
 def batch_norm(x: Any, *, name: str, **options: Any) -> Any:
-    """Batch norm with PyTorch's momentum and epsilon, where no convolution stands before it."""
+    """Batch norm with PyTorch's momentum and epsilon, for use without a convolution before it."""
     return layers.BatchNormalization(
         momentum=BATCH_NORM_MOMENTUM, epsilon=EPSILON, name=name, **options
     )(x)
