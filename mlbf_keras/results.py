@@ -28,7 +28,7 @@ from ecg_keras.evaluation.predictions import (
 )
 from ecg_keras.evaluation.report import Result, compare, score_predictions
 from ecg_keras.evaluation.scores import class_f1
-from ecg_keras.papers.jobs import Unit, run_units
+from ecg_keras.papers.jobs import Job, run_jobs
 from ecg_keras.papers.tables import Cell, ResultTable, Spread, as_text, published
 from mlbf_keras.published import (
     NUM_PUBLIC_RECORDS,
@@ -208,11 +208,11 @@ class _Model:
     """A model of a training.
 
     Attributes:
-        unit: the training.
-        part: the folder of the model in the unit's folder; empty for the unit's own.
+        job: the training.
+        part: the folder of the model in the job's folder; empty for the job's own.
     """
 
-    unit: Unit
+    job: Job
     part: str
 
 
@@ -221,9 +221,9 @@ class Reproduction:
     """A command that trains.
 
     Attributes:
-        store: the store of all its units.
+        store: the store of all its jobs.
         out: folder of the results.
-        protocol: how every unit trains.
+        protocol: how every job trains.
         folds: the folds that are tested, one after the other.
         bootstrap: resamples for the intervals.
         scheduler: address of a Dask scheduler, or None.
@@ -524,7 +524,7 @@ class Reproduction:
             test = "none" if test_fold is None else test_fold
             names = f"test={test}_validation={validation_fold}"
         records = {None: "", False: "real-alone_", True: "with-generated_"}[extra]
-        unit = Unit(
+        job = Job(
             name=f"{records}{variant.name}_{names}",
             work="mlbf_keras.variants:train",
             options={
@@ -537,16 +537,14 @@ class Reproduction:
                 "seed": self.protocol.seed + max(folds),
             },
         )
-        return _Model(unit, SECOND if both_ways and validation_fold == min(folds) else "")
+        return _Model(job, SECOND if both_ways and validation_fold == min(folds) else "")
 
     def _run(self, models: Sequence["_Model"]) -> list[Path]:
         """Do the trainings that are not done yet, and find the folder of each model."""
-        units = {model.unit.name: model.unit for model in models}
-        done = run_units(
-            [*units.values()], store=self.store, out=self.out, scheduler=self.scheduler
-        )
-        folders = dict(zip(units, done, strict=True))
-        return [folders[model.unit.name] / model.part for model in models]
+        jobs = {model.job.name: model.job for model in models}
+        done = run_jobs([*jobs.values()], store=self.store, out=self.out, scheduler=self.scheduler)
+        folders = dict(zip(jobs, done, strict=True))
+        return [folders[model.job.name] / model.part for model in models]
 
     @cached_property
     def _present(self) -> tuple[int, ...]:

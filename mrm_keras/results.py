@@ -30,7 +30,7 @@ from ecg_keras.evaluation.scores import (
     drawn_by,
     paired_bootstrap,
 )
-from ecg_keras.papers.jobs import Unit, run_units
+from ecg_keras.papers.jobs import Job, run_jobs
 from ecg_keras.papers.tables import Cell, ResultTable, Spread, as_text, published
 from mrm_keras.published import (
     NUM_RECORDS,
@@ -119,7 +119,7 @@ class Trained:
     """One row's trainings, one a seed.
 
     Attributes:
-        folders: of the units.
+        folders: of the jobs.
         heads: of the network, ``"diagnosis"`` first: answers to the scored records, by seed.
         parameters: that were trained.
         seconds: an epoch took, by seed; NaN if the training was interrupted.
@@ -182,9 +182,9 @@ class Reproduction:
     """A command that trains.
 
     Attributes:
-        store: the store of all its units.
+        store: the store of all its jobs.
         out: folder of the results.
-        protocol: how every unit trains.
+        protocol: how every job trains.
         seeds: each trains every row once.
         tasks: each gives a table of its own.
         selections: what chooses the epoch; with both, every row stands twice.
@@ -331,8 +331,8 @@ class Reproduction:
         }
 
     def _history(self, variant: Variant, task: str) -> dict[str, np.ndarray]:
-        unit = self._unit(variant, task, self.seeds[0])
-        return read_history(self.out / "units" / unit.name / "history.csv")
+        job = self._job(variant, task, self.seeds[0])
+        return read_history(self.out / "units" / job.name / "history.csv")
 
     # --- Their common form ------------------------------------------------------------------
 
@@ -414,10 +414,10 @@ class Reproduction:
     ) -> dict[tuple[Selection, str, str], Trained]:
         """Train what is not trained yet, by selection, task and row."""
         wanted = list(itertools.product(self.tasks, variants))
-        units = [
-            self._unit(variants[name], task, seed) for task, name in wanted for seed in self.seeds
+        jobs = [
+            self._job(variants[name], task, seed) for task, name in wanted for seed in self.seeds
         ]
-        folders = iter(run_units(units, store=self.store, out=self.out, scheduler=self.scheduler))
+        folders = iter(run_jobs(jobs, store=self.store, out=self.out, scheduler=self.scheduler))
         of_rows = {row: [next(folders) for _ in self.seeds] for row in wanted}
         return {
             (selection, *row): _read(folders, selection)
@@ -425,12 +425,12 @@ class Reproduction:
             for row, folders in of_rows.items()
         }
 
-    def _unit(self, variant: Variant, task: str, seed: int) -> Unit:
+    def _job(self, variant: Variant, task: str, seed: int) -> Job:
         """One training, which serves both selections if it keeps every epoch."""
         name = f"{variant.name}_{task}_seed={seed}"
         kept = f"{name}_every-epoch"
         every_epoch = "test" in self.selections or (self.out / "units" / kept).exists()
-        return Unit(
+        return Job(
             name=kept if every_epoch else name,
             work="mrm_keras.variants:train",
             options={
@@ -514,7 +514,7 @@ class Reproduction:
 
 
 def _read(folders: Sequence[Path], selection: Selection) -> Trained:
-    """Read what one row's units left."""
+    """Read what one row's jobs left."""
     heads = [
         head
         for head in ("diagnosis", "low", "high")
