@@ -1,4 +1,4 @@
-"""The tables and figures of the MLBF-Net paper, ours beside the published."""
+"""The tables and figures of the MLBF-Net paper: our figures beside the published ones."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -28,8 +28,9 @@ from ecg_keras.evaluation.predictions import (
 )
 from ecg_keras.evaluation.report import Result, compare, score_predictions
 from ecg_keras.evaluation.scores import class_f1
-from ecg_keras.papers.jobs import Job, run_jobs
-from ecg_keras.papers.tables import Cell, ResultTable, Spread, as_text, published
+from ecg_keras.papers import reproduction
+from ecg_keras.papers.jobs import Job
+from ecg_keras.papers.tables import Cell, ResultTable, Spread, as_text
 from mlbf_keras.published import (
     NUM_PUBLIC_RECORDS,
     PRIVATE_TEST_SET,
@@ -217,24 +218,16 @@ class _Model:
 
 
 @dataclass(frozen=True)
-class Reproduction:
-    """A command that trains.
+class Reproduction(reproduction.Reproduction):
+    """The trained tables and figures of the MLBF-Net paper.
 
     Attributes:
-        store: the store of all its jobs.
-        out: folder of the results.
-        protocol: how every job trains.
-        folds: the folds that are tested, one after the other.
-        bootstrap: resamples for the intervals.
-        scheduler: address of a Dask scheduler, or None.
+        protocol: how every model is trained.
+        folds: the test folds, in turn.
     """
 
-    store: Path
-    out: Path
     protocol: Protocol
     folds: tuple[int, ...]
-    bootstrap: int
-    scheduler: str | None
 
     def table3(self, held_out: Path | None, records: Path | None) -> ResultTable:
         """Score one model and the ensemble (Table III).
@@ -357,12 +350,11 @@ class Reproduction:
         answers = self._cross_validated({v.network: v for v in variants})
         results = {name: self._scored(name, parts, "table4") for name, parts in answers.items()}
         difference = self._difference(results["BranchNet"], results["MLBF-Net"])
-        printed = published(same_data=self._same_data)
         rows: list[tuple[Cell, ...]] = []
         for name, parts in answers.items():
             spreads = _fold_spreads(parts)
             rows.append((name, *spreads, _estimate(results[name])))
-            rows.append((f"{name}, {printed}", *(Spread(*c) for c in TABLE_IV[name]), None))
+            rows.append((f"{name}, {self._published}", *(Spread(*c) for c in TABLE_IV[name]), None))
         return ResultTable(
             title="Table IV. BranchNet with 12 leads against MLBF-Net, F1 by class (mean ± SD"
             " over folds)",
@@ -405,7 +397,7 @@ class Reproduction:
             columns=(
                 *("loss", "average F1", "pooled macro-F1 [95 %]"),
                 "difference to the single loss [95 %]",
-                published(same_data=self._same_data),
+                self._published,
             ),
             rows=(
                 *ours(lambda variant: not variant.auxiliary_heads),
@@ -540,10 +532,8 @@ class Reproduction:
         return _Model(job, SECOND if both_ways and validation_fold == min(folds) else "")
 
     def _run(self, models: Sequence["_Model"]) -> list[Path]:
-        """Do the trainings that are not done yet, and find the folder of each model."""
-        jobs = {model.job.name: model.job for model in models}
-        done = run_jobs([*jobs.values()], store=self.store, out=self.out, scheduler=self.scheduler)
-        folders = dict(zip(jobs, done, strict=True))
+        """Run the trainings that are not done yet; return the folder of each model."""
+        folders = self.run(model.job for model in models)
         return [folders[model.job.name] / model.part for model in models]
 
     @cached_property
@@ -616,10 +606,8 @@ class Reproduction:
         return difference.values[SCORE]
 
     @property
-    def _same_data(self) -> bool:
-
-        with Store(self.store) as opened:
-            return len(opened) == NUM_PUBLIC_RECORDS
+    def _published(self) -> str:
+        return self.published_heading({"cpsc2018": (NUM_PUBLIC_RECORDS,)})
 
     def _scored_on(self, parts: Sequence[Predictions]) -> str:
         count, present = sum(len(part.ids) for part in parts), len(self._present)

@@ -574,7 +574,7 @@ def test_trial_of_table4_and_fig4(
     out = tmp_path / "out"
     main("table4", smoke=True, folds=("1",), out=out, bootstrap=20)
     rows = {row["network"]: row for row in rows_of(out / "table4.csv")}
-    assert "A trial on generated records" in (out / "table4.md").read_text()
+    assert "A trial run" in (out / "table4.md").read_text()
     one_way = out / "units" / "branchnet_test=1_validation=2"
     for network, folder in (("BranchNet", one_way), ("MLBF-Net", of_pair(out, 1, 2))):
         answers = load_predictions(folder / "test.npz")

@@ -13,11 +13,11 @@ import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 from test_commands import exit_of
 
-import mrm_keras.results
 from data_prep.store import Store
 from ecg_keras.evaluation.command import main as evaluate
 from ecg_keras.evaluation.plots import plot_parallel_coordinates
 from ecg_keras.evaluation.predictions import Predictions, load_predictions, save_predictions
+from ecg_keras.papers import reproduction
 from ecg_keras.papers.jobs import Job
 from mrm_keras.published import TABLE_IV, TABLE_V, TABLE_VI, TABLE_VII, TABLES_II_III
 from mrm_keras.reproduce import ALL_TASKS, PAPER_NETWORKS, TABLES, Name, main
@@ -72,7 +72,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
         assert scheduler is None
         return [out / "units" / job.name for job in jobs]
 
-    monkeypatch.setattr(mrm_keras.results, "run_jobs", done)
+    monkeypatch.setattr(reproduction, "run_jobs", done)
     return asked
 
 
@@ -233,7 +233,7 @@ def test_table7_has_widths_and_times(tmp_path: Path, jobs: list[Job]) -> None:
     widths = [(job.options["low_channels"], job.options["high_channels"]) for job in jobs]
     assert widths == [(64, 128), (128, 256), (256, 512)]  # each is asked for once
     first = rows["64 and 128 channels"]
-    assert float(first["seconds an epoch"]) == 2.5
+    assert float(first["seconds per epoch"]) == 2.5
     assert (first["published, RTX 3080"], first["parameters"]) == ("50", "1064")
     assert "AUC − that of 128 and 256 channels [95 %]" in first
     assert first["accuracy, published (other data)"] == ""
@@ -416,12 +416,15 @@ def test_list_names_every_table(capsys: pytest.CaptureFixture[str]) -> None:
         (("table6",), "table6 needs --store"),
         (("table6", "--smoke", "--epochs", "0"), "--epochs must be above 0"),
         (("table6", "--smoke", "--bootstrap", "0"), "--bootstrap must be at least 1"),
-        (("table6", "--smoke", "--test-fold", "9"), "fold 9 cannot both validate and be the test"),
+        (
+            ("table6", "--smoke", "--test-fold", "9"),
+            "fold 9 cannot be both the validation and the test fold",
+        ),
         (("table6", "--smoke", "--validation-fold", "12"), "has no record in fold 12"),
         (("table6", "--smoke", "--tasks", "cpsc2018"), "has no task 'cpsc2018'"),
-        (("table4", "--smoke", "--store", "STORE"), "table4 is of CPSC 2018, and"),
+        (("table4", "--smoke", "--store", "STORE"), "table4 needs a store of CPSC 2018"),
         (("table6", "--store", "absent.h5"), "absent.h5 does not exist"),
-        (("table6", "--store", "NINE", "--paper-protocol", "yes"), "has no fold 10, so that its"),
+        (("table6", "--store", "NINE", "--paper-protocol", "yes"), "has no fold 10"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(
