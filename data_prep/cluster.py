@@ -4,7 +4,7 @@ import asyncio
 import importlib.util
 from typing import Any
 
-from data_prep.errors import OptionError, UnitError
+from data_prep.errors import JobError, OptionError
 
 _ANSWER = 20.0  # seconds to wait for a scheduler's answer
 WITHOUT_WORKERS = 300.0  # seconds to wait for a worker before giving up
@@ -67,17 +67,17 @@ def workers_of(client: Any) -> dict[str, dict[str, Any]]:
         client: from :func:`connect`.
 
     Returns:
-        What each is asked to set aside for a unit: its resources by its address.
+        The resources that a job reserves on each, by its address.
 
     Raises:
-        UnitError: if the scheduler is gone.
+        JobError: if the scheduler is gone.
     """
     try:
         # What the client knows itself is seconds old; here a worker that died is missing at once.
         alive = client.nthreads()
         known = client.scheduler_info(n_workers=-1)["workers"]
     except Exception:  # many kinds, by the moment at which the connection broke
-        raise UnitError(
+        raise JobError(
             f"the Dask scheduler at {client.scheduler.address} is gone; what was done is kept, so"
             " start one and run the same command again."
         ) from None

@@ -32,8 +32,8 @@ class OptionError(ECGError):
     """The options of a command, or the arguments of a function, contradict each other."""
 
 
-class UnitError(ECGError):
-    """Units of a larger computation failed; what the others made is kept."""
+class JobError(ECGError):
+    """Jobs of a larger computation failed; the results of the others are kept."""
 
 
 class DownloadError(ECGError):

@@ -1,4 +1,4 @@
-"""The tables and figures of the MLBF-Net paper, ours beside the published."""
+"""The tables and figures of the MLBF-Net paper: our figures beside the published ones."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -28,8 +28,9 @@ from ecg_keras.evaluation.predictions import (
 )
 from ecg_keras.evaluation.report import Result, compare, score_predictions
 from ecg_keras.evaluation.scores import class_f1
-from ecg_keras.papers.jobs import Unit, run_units
-from ecg_keras.papers.tables import Cell, ResultTable, Spread, as_text, published
+from ecg_keras.papers import reproduction
+from ecg_keras.papers.jobs import Job
+from ecg_keras.papers.tables import Cell, ResultTable, Spread, as_text
 from mlbf_keras.published import (
     NUM_PUBLIC_RECORDS,
     PRIVATE_TEST_SET,
@@ -208,33 +209,25 @@ class _Model:
     """A model of a training.
 
     Attributes:
-        unit: the training.
-        part: the folder of the model in the unit's folder; empty for the unit's own.
+        job: the training.
+        part: the folder of the model in the job's folder; empty for the job's own.
     """
 
-    unit: Unit
+    job: Job
     part: str
 
 
 @dataclass(frozen=True)
-class Reproduction:
-    """A command that trains.
+class Reproduction(reproduction.Reproduction):
+    """The trained tables and figures of the MLBF-Net paper.
 
     Attributes:
-        store: the store of all its units.
-        out: folder of the results.
-        protocol: how every unit trains.
-        folds: the folds that are tested, one after the other.
-        bootstrap: resamples for the intervals.
-        scheduler: address of a Dask scheduler, or None.
+        protocol: how every model is trained.
+        folds: the test folds, in turn.
     """
 
-    store: Path
-    out: Path
     protocol: Protocol
     folds: tuple[int, ...]
-    bootstrap: int
-    scheduler: str | None
 
     def table3(self, held_out: Path | None, records: Path | None) -> ResultTable:
         """Score one model and the ensemble (Table III).
@@ -357,12 +350,11 @@ class Reproduction:
         answers = self._cross_validated({v.network: v for v in variants})
         results = {name: self._scored(name, parts, "table4") for name, parts in answers.items()}
         difference = self._difference(results["BranchNet"], results["MLBF-Net"])
-        printed = published(same_data=self._same_data)
         rows: list[tuple[Cell, ...]] = []
         for name, parts in answers.items():
             spreads = _fold_spreads(parts)
             rows.append((name, *spreads, _estimate(results[name])))
-            rows.append((f"{name}, {printed}", *(Spread(*c) for c in TABLE_IV[name]), None))
+            rows.append((f"{name}, {self._published}", *(Spread(*c) for c in TABLE_IV[name]), None))
         return ResultTable(
             title="Table IV. BranchNet with 12 leads against MLBF-Net, F1 by class (mean ± SD"
             " over folds)",
@@ -405,7 +397,7 @@ class Reproduction:
             columns=(
                 *("loss", "average F1", "pooled macro-F1 [95 %]"),
                 "difference to the single loss [95 %]",
-                published(same_data=self._same_data),
+                self._published,
             ),
             rows=(
                 *ours(lambda variant: not variant.auxiliary_heads),
@@ -524,7 +516,7 @@ class Reproduction:
             test = "none" if test_fold is None else test_fold
             names = f"test={test}_validation={validation_fold}"
         records = {None: "", False: "real-alone_", True: "with-generated_"}[extra]
-        unit = Unit(
+        job = Job(
             name=f"{records}{variant.name}_{names}",
             work="mlbf_keras.variants:train",
             options={
@@ -537,16 +529,12 @@ class Reproduction:
                 "seed": self.protocol.seed + max(folds),
             },
         )
-        return _Model(unit, SECOND if both_ways and validation_fold == min(folds) else "")
+        return _Model(job, SECOND if both_ways and validation_fold == min(folds) else "")
 
     def _run(self, models: Sequence["_Model"]) -> list[Path]:
-        """Do the trainings that are not done yet, and find the folder of each model."""
-        units = {model.unit.name: model.unit for model in models}
-        done = run_units(
-            [*units.values()], store=self.store, out=self.out, scheduler=self.scheduler
-        )
-        folders = dict(zip(units, done, strict=True))
-        return [folders[model.unit.name] / model.part for model in models]
+        """Run the trainings that are not done yet; return the folder of each model."""
+        folders = self.run(model.job for model in models)
+        return [folders[model.job.name] / model.part for model in models]
 
     @cached_property
     def _present(self) -> tuple[int, ...]:
@@ -618,10 +606,8 @@ class Reproduction:
         return difference.values[SCORE]
 
     @property
-    def _same_data(self) -> bool:
-
-        with Store(self.store) as opened:
-            return len(opened) == NUM_PUBLIC_RECORDS
+    def _published(self) -> str:
+        return self.published_heading({"cpsc2018": (NUM_PUBLIC_RECORDS,)})
 
     def _scored_on(self, parts: Sequence[Predictions]) -> str:
         count, present = sum(len(part.ids) for part in parts), len(self._present)

@@ -1,11 +1,10 @@
-"""The tables and figures of the MRM-Net paper, ours beside the published."""
+"""The tables and figures of the MRM-Net paper: our figures beside the published ones."""
 
 import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,9 @@ from ecg_keras.evaluation.scores import (
     drawn_by,
     paired_bootstrap,
 )
-from ecg_keras.papers.jobs import Unit, run_units
-from ecg_keras.papers.tables import Cell, ResultTable, Spread, as_text, published
+from ecg_keras.papers import reproduction
+from ecg_keras.papers.jobs import Job
+from ecg_keras.papers.tables import Cell, ResultTable, Spread, as_text
 from mrm_keras.published import (
     NUM_RECORDS,
     TABLE_I,
@@ -119,7 +119,7 @@ class Trained:
     """One row's trainings, one a seed.
 
     Attributes:
-        folders: of the units.
+        folders: of the jobs.
         heads: of the network, ``"diagnosis"`` first: answers to the scored records, by seed.
         parameters: that were trained.
         seconds: an epoch took, by seed; NaN if the training was interrupted.
@@ -177,77 +177,70 @@ def printed_figures(text: str) -> list[Spread | None]:
     return cells
 
 
+# Title of each comparison, and the published figures by task and row.
+COMPARISONS: dict[str, tuple[str, Mapping[str, Mapping[str, str]]]] = {
+    "table2_3": ("Tables II and III. MRM-Net and other networks", TABLES_II_III),
+    "table4": ("Table IV. MRM-Net and other networks", {"cpsc2018": TABLE_IV}),
+    "table5": ("Table V. Fusion of the two resolutions", TABLE_V),
+    "table6": ("Table VI. One resolution alone, and both", TABLE_VI),
+    "table7": ("Table VII. Widths of the branches", TABLE_VII),
+}
+
+
 @dataclass(frozen=True)
-class Reproduction:
-    """A command that trains.
+class Reproduction(reproduction.Reproduction):
+    """The trained tables and figures of the MRM-Net paper.
 
     Attributes:
-        store: the store of all its units.
-        out: folder of the results.
-        protocol: how every unit trains.
-        seeds: each trains every row once.
-        tasks: each gives a table of its own.
-        selections: what chooses the epoch; with both, every row stands twice.
-        bootstrap: resamples for the intervals.
-        scheduler: address of a Dask scheduler, or None.
+        protocol: how every model is trained.
+        seeds: every row is trained once with each.
+        tasks: each has its own table.
+        selections: what chooses the epoch; with both, there are two rows per network.
     """
 
-    store: Path
-    out: Path
     protocol: Protocol
     seeds: tuple[int, ...]
     tasks: tuple[str, ...]
     selections: tuple[Selection, ...]
-    bootstrap: int
-    scheduler: str | None
 
-    def networks(self, number: str, variants: Mapping[str, Variant]) -> dict[str, ResultTable]:
-        """Compare networks (Tables II to IV), a table for each task."""
-        theirs = {**TABLES_II_III, "cpsc2018": TABLE_IV}
-        title = f"{number}. MRM-Net and other networks"
-        return self._comparison(title, variants, self._trained(variants), theirs)
+    def comparisons(self, name: str, variants: Mapping[str, Variant]) -> dict[str, ResultTable]:
+        """Compare networks, one row each.
 
-    def table5(self, variants: Mapping[str, Variant]) -> dict[str, ResultTable]:
-        """Compare ways to bring both resolutions together (Table V)."""
-        title, trained = "Table V. Fusion of the two resolutions", self._trained(variants)
-        tables = self._comparison(title, variants, trained, TABLE_V)
-        return {
-            task: replace(table, notes=(FUSION_NOTE, *table.notes))
-            for task, table in tables.items()
+        Args:
+            name: of the table, a key of :data:`COMPARISONS`.
+            variants: the network of each row, by the row's name.
+
+        Returns:
+            A table for each task.
+        """
+        trained = self._trained(variants)
+        tables = {task: self._comparison(name, task, variants, trained) for task in self.tasks}
+        if name != "table7":
+            return tables
+        return {task: self._with_times(table, task, trained) for task, table in tables.items()}
+
+    def _with_times(
+        self, table: ResultTable, task: str, trained: Mapping[tuple[Selection, str, str], Trained]
+    ) -> ResultTable:
+        """Add the seconds per epoch, ours and the published (Table VII)."""
+        seconds = {
+            self._label(row, selection): as_text(Spread.of(of.seconds), digits=1)
+            for (selection, of_task, row), of in trained.items()
+            if of_task == task
         }
-
-    def table6(self, variants: Mapping[str, Variant]) -> dict[str, ResultTable]:
-        """Compare one resolution with both (Table VI)."""
-        title, trained = "Table VI. One resolution alone, and both", self._trained(variants)
-        return self._comparison(title, variants, trained, TABLE_VI)
-
-    def table7(self, variants: Mapping[str, Variant]) -> dict[str, ResultTable]:
-        """Compare widths and the time they take (Table VII)."""
-        title, trained = "Table VII. Widths of the branches", self._trained(variants)
-        tables = self._comparison(title, variants, trained, TABLE_VII)
-        for task, table in tables.items():
-            seconds = {
-                self._label(name, selection): as_text(
-                    Spread.of(trained[selection, task, name].seconds), digits=1
-                )
-                for name in variants
-                for selection in self.selections
-            }
-            rows = tuple(
+        return replace(
+            table,
+            columns=(*table.columns, "seconds per epoch", "published, RTX 3080"),
+            rows=tuple(
                 (*row, seconds.get(str(row[0])), TABLE_VII_SECONDS.get(str(row[0])))
                 for row in table.rows
-            )
-            tables[task] = replace(
-                table,
-                columns=(*table.columns, "seconds an epoch", "published, RTX 3080"),
-                rows=rows,
-                notes=(
-                    *table.notes,
-                    "Seconds an epoch are those of the whole training over its epochs, the"
-                    " network's tracing and the validation included.",
-                ),
-            )
-        return tables
+            ),
+            notes=(
+                *table.notes,
+                "Seconds per epoch: time of the whole training, with tracing and validation,"
+                " divided by its epochs.",
+            ),
+        )
 
     def fig5(self, variant: Variant) -> tuple[ResultTable, Figure]:
         """Count a network's answers by true class, on the first task (Fig. 5)."""
@@ -331,36 +324,25 @@ class Reproduction:
         }
 
     def _history(self, variant: Variant, task: str) -> dict[str, np.ndarray]:
-        unit = self._unit(variant, task, self.seeds[0])
-        return read_history(self.out / "units" / unit.name / "history.csv")
+        job = self._job(variant, task, self.seeds[0])
+        return read_history(self.out / "units" / job.name / "history.csv")
 
-    # --- Their common form ------------------------------------------------------------------
+    # --- Rows and cells ---------------------------------------------------------------------
 
     def _comparison(
         self,
-        title: str,
-        variants: Mapping[str, Variant],
-        trained: Mapping[tuple[Selection, str, str], Trained],
-        theirs: Mapping[str, Mapping[str, str]],
-    ) -> dict[str, ResultTable]:
-        return {
-            task: self._compared(title, task, variants, trained, theirs.get(task, {}))
-            for task in self.tasks
-        }
-
-    def _compared(
-        self,
-        title: str,
+        table: str,
         task: str,
         variants: Mapping[str, Variant],
         trained: Mapping[tuple[Selection, str, str], Trained],
-        theirs: Mapping[str, str],
     ) -> ResultTable:
-        """One row a variant: scores by seed, intervals over records, the published figures."""
+        """One row per network: scores over seeds, intervals over records, published figures."""
+        title, all_published = COMPARISONS[table]
+        theirs = all_published.get(task, {})
         metrics = {**METRICS, **({} if self.protocol.test_fold is None else AT_THRESHOLDS)}
-        # What the paper proposes; in Table VII it is the middle one.
+        # The paper's proposal; in Table VII it is the middle row.
         reference = "MRM-Net" if "MRM-Net" in variants else [*variants][len(variants) // 2]
-        printed = published(same_data=self._same_data)
+        heading = self.published_heading(NUM_RECORDS)
         rows: list[tuple[Cell, ...]] = []
         for name, selection in itertools.product(variants, self.selections):
             heads = trained[selection, task, name].heads
@@ -393,17 +375,18 @@ class Reproduction:
             columns=(
                 *("network", "parameters", *metrics.values()),
                 *("AUC [95 %]", f"AUC − that of {reference} [95 %]"),
-                *(f"{METRICS[m]}, {printed}" for m in ("macro_auc", "label_accuracy", "record_f1")),
+                *(f"{METRICS[m]}, {heading}" for m in ("macro_auc", "label_accuracy", "record_f1")),
             ),
             rows=tuple(rows),
             digits=4,
             notes=(
-                "AUC is macro-AUC over the classes that are present; accuracy is over all cells"
-                " record × class, F1 per record is the mean over records (the paper's F1), and"
-                " macro-F1 the mean over classes, all from a probability of 0.5 on.",
-                f"Intervals resample the scored {drawn_by(first.answers[0].groups)}"
-                f" {self.bootstrap:,} times, the same for every row; with several seeds they are of"
-                " the seeds' mean.",
+                *([FUSION_NOTE] if table == "table5" else []),
+                "AUC is macro-AUC over the classes present; accuracy is over all record × class"
+                " pairs, F1 per record is the mean over records (the paper's F1), and macro-F1 the"
+                " mean over classes, all at a threshold of 0.5.",
+                f"Intervals: bootstrap over the scored {drawn_by(first.answers[0].groups)},"
+                f" {self.bootstrap:,} resamples, the same for every row; with several seeds, of the"
+                " mean over seeds.",
                 *self._notes(task),
             ),
             **self._caption(task, self.selections[0], len(first.answers[0].ids)),
@@ -413,24 +396,23 @@ class Reproduction:
         self, variants: Mapping[str, Variant]
     ) -> dict[tuple[Selection, str, str], Trained]:
         """Train what is not trained yet, by selection, task and row."""
-        wanted = list(itertools.product(self.tasks, variants))
-        units = [
-            self._unit(variants[name], task, seed) for task, name in wanted for seed in self.seeds
-        ]
-        folders = iter(run_units(units, store=self.store, out=self.out, scheduler=self.scheduler))
-        of_rows = {row: [next(folders) for _ in self.seeds] for row in wanted}
+        jobs = {
+            (task, name): [self._job(variants[name], task, seed) for seed in self.seeds]
+            for task, name in itertools.product(self.tasks, variants)
+        }
+        folders = self.run(itertools.chain.from_iterable(jobs.values()))
         return {
-            (selection, *row): _read(folders, selection)
+            (selection, *row): _read([folders[job.name] for job in of_row], selection)
             for selection in self.selections
-            for row, folders in of_rows.items()
+            for row, of_row in jobs.items()
         }
 
-    def _unit(self, variant: Variant, task: str, seed: int) -> Unit:
+    def _job(self, variant: Variant, task: str, seed: int) -> Job:
         """One training, which serves both selections if it keeps every epoch."""
         name = f"{variant.name}_{task}_seed={seed}"
         kept = f"{name}_every-epoch"
         every_epoch = "test" in self.selections or (self.out / "units" / kept).exists()
-        return Unit(
+        return Job(
             name=kept if every_epoch else name,
             work="mrm_keras.variants:train",
             options={
@@ -507,14 +489,9 @@ class Reproduction:
         seeds = len(self.seeds)
         return f" (mean ± SD over {seeds} seeds)" if seeds > 1 else " (one seed)"
 
-    @cached_property
-    def _same_data(self) -> bool:
-        with Store(self.store) as opened:
-            return len(opened) in NUM_RECORDS.get(opened.dataset, ())
-
 
 def _read(folders: Sequence[Path], selection: Selection) -> Trained:
-    """Read what one row's units left."""
+    """Read what one row's jobs left."""
     heads = [
         head
         for head in ("diagnosis", "low", "high")

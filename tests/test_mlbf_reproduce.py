@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -206,6 +207,31 @@ class TestTable4:
         noted = re.search(r"MLBF-Net − BranchNet.*: (\S+) \[", (tmp_path / "table4.md").read_text())
         assert noted and noted.group(1) in (tmp_path / "report" / "report.md").read_text()
 
+    def test_a_training_of_an_earlier_version_is_used(
+        self, tmp_path: Path, store: Path, calls: list[dict[str, Any]]
+    ) -> None:
+        """Folder names and unit.json as commit 6225ffd wrote them."""
+        folder = tmp_path / "units" / "lambda=1_folds=1-2"
+        shared = {"input_length": 15000, "epochs": 7, "batch_size": 64, "patience": 50}
+        options = {
+            **{"network": "MLBF-Net", "auxiliary_heads": True, "loss_weight": 1.0, **shared},
+            **{"precision": "float32", "seed": 2, "test_fold": 1, "validation_fold": 2},
+            **{"both_ways": True, "extra": False},
+        }
+        folder.mkdir(parents=True)
+        pretended_train(store, folder, **options)
+        made = {
+            "work": "mlbf_keras.variants:train",
+            "options": options,
+            "store": hashlib.sha256(store.read_bytes()).hexdigest(),
+            "finished": "2026-11-20T10:00:00+00:00",
+            "seconds": 5.0,
+            "made with": {"ecg-keras": "0.1.0"},
+        }
+        (folder / "unit.json").write_text(json.dumps(made))
+        main("table4", store=store, out=tmp_path, folds=("1",), epochs=7, bootstrap=5)
+        assert [call["network"] for call in calls] == ["BranchNet"]
+
     def test_tables_share_their_models(
         self, tmp_path: Path, store: Path, calls: list[dict[str, Any]]
     ) -> None:
@@ -255,7 +281,7 @@ def test_table5_has_three_lambdas_on_either_side_of_1(
     tmp_path: Path, store: Path, calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     main("table5", store=store, out=tmp_path, folds=("1",), bootstrap=10)
-    assert capsys.readouterr().out.startswith("8 trainings: 0 done already, 8 to be done.\n")
+    assert capsys.readouterr().out.startswith("8 trainings: 0 already done, 8 to do.\n")
     weights = [call["loss_weight"] for call in calls if call["auxiliary_heads"]]
     assert len(weights) == 7 and weights[0] == 0 and weights[-1] == 10
     assert weights == sorted(weights) and weights[3] == 1
@@ -319,14 +345,14 @@ class TestTable3:
         calls: list[dict[str, Any]],
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """And those of them that table4 needs are done already."""
+        """And those of them that table4 needs are already done."""
         main("table3", store=store, out=tmp_path, bootstrap=10)
         printed = capsys.readouterr().out
-        assert printed.startswith("45 trainings: 0 done already, 45 to be done.\n")
+        assert printed.startswith("45 trainings: 0 already done, 45 to do.\n")
         assert len(calls) == 45
         main("table4", store=store, out=tmp_path, bootstrap=10)
         printed = capsys.readouterr().out
-        assert printed.startswith("20 trainings: 10 done already, 10 to be done.\n")
+        assert printed.startswith("20 trainings: 10 already done, 10 to do.\n")
 
     def test_on_held_out_recordings(
         self, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
@@ -398,7 +424,7 @@ def test_generated_records_only_train(
     rows = rows_of(out / "generated.csv")
     assert [(row["about"], row["epochs at most"]) for row in rows] == [("96", "13"), ("156", "8")]
     assert float(rows[1]["average F1"]) > float(rows[0]["average F1"])  # as pretended
-    # Done already, from the very same store.
+    # Already done, from the same store.
     main("generated", store=store, extra_store=extra, out=out, **common)
     assert len(calls) == 4
 
@@ -417,7 +443,7 @@ def test_generated_records_only_train(
         (False, None, False, (108, 12)),
     ],
 )
-def test_parts_of_a_unit(
+def test_parts_of_a_job(
     tmp_path: Path,
     store: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -548,7 +574,7 @@ def test_trial_of_table4_and_fig4(
     out = tmp_path / "out"
     main("table4", smoke=True, folds=("1",), out=out, bootstrap=20)
     rows = {row["network"]: row for row in rows_of(out / "table4.csv")}
-    assert "A trial on generated records" in (out / "table4.md").read_text()
+    assert "A trial run" in (out / "table4.md").read_text()
     one_way = out / "units" / "branchnet_test=1_validation=2"
     for network, folder in (("BranchNet", one_way), ("MLBF-Net", of_pair(out, 1, 2))):
         answers = load_predictions(folder / "test.npz")
@@ -571,7 +597,7 @@ def test_trial_of_table4_and_fig4(
     monkeypatch.setattr(results, "features_of", kept)
     monkeypatch.setattr(results, "TSNE", partial(results.TSNE, max_iter=250))
     main("fig4", smoke=True, folds=("1",), out=out)
-    assert "1 training: 1 done already, 0 to be done." in capsys.readouterr().out
+    assert "1 training: 1 already done, 0 to do." in capsys.readouterr().out
     assert (out / "fig4.png").read_bytes().startswith(b"\x89PNG")
     with np.load(out / "fig4.npz") as saved:
         assert saved["MLBF-Net"].shape == saved["aVR"].shape == (18, 2)

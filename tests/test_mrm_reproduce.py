@@ -13,22 +13,22 @@ import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 from test_commands import exit_of
 
-import mrm_keras.results
 from data_prep.store import Store
 from ecg_keras.evaluation.command import main as evaluate
 from ecg_keras.evaluation.plots import plot_parallel_coordinates
 from ecg_keras.evaluation.predictions import Predictions, load_predictions, save_predictions
-from ecg_keras.papers.jobs import Unit
+from ecg_keras.papers import reproduction
+from ecg_keras.papers.jobs import Job
 from mrm_keras.published import TABLE_IV, TABLE_V, TABLE_VI, TABLE_VII, TABLES_II_III
 from mrm_keras.reproduce import ALL_TASKS, PAPER_NETWORKS, TABLES, Name, main
 from mrm_keras.results import METRICS, printed_figures
 from mrm_keras.variants import Variant
 
-# --- Without training: units whose answers are made up -----------------------------------------
+# --- Without training: jobs whose answers are made up -----------------------------------------
 
 
 def answers_of(options: dict[str, Any], store: Path) -> Predictions:
-    """Answers that are right by as much as the unit's name says."""
+    """Answers that are right by as much as the job's name says."""
     with Store(store) as opened:
         fold = options["validation_fold"] if options["test_fold"] is None else options["test_fold"]
         records = np.flatnonzero(opened.folds == fold)
@@ -54,25 +54,25 @@ HISTORY = "epoch,loss,val_loss,val_macro_auc,val_macro_f1\n0,2,1.5,0.6,0.4\n1,1,
 
 
 @pytest.fixture
-def units(monkeypatch: pytest.MonkeyPatch) -> list[Unit]:
-    """The units that are asked for, done at once."""
-    asked: list[Unit] = []
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """The jobs that are asked for, done at once."""
+    asked: list[Job] = []
 
-    def done(units: Sequence[Unit], *, store: Path, out: Path, scheduler: str | None) -> list[Path]:
-        for unit in units:
-            folder = out / "units" / unit.name
-            answers = answers_of(unit.options, store)
+    def done(jobs: Sequence[Job], *, store: Path, out: Path, scheduler: str | None) -> list[Path]:
+        for job in jobs:
+            folder = out / "units" / job.name
+            answers = answers_of(job.options, store)
             save_predictions(folder / "scored.npz", answers)
-            if unit.options["every_epoch"]:
+            if job.options["every_epoch"]:
                 save_predictions(folder / "scored_on_test.npz", answers)
-            made = {"parameters": 1000 + unit.options["low_channels"], "epochs": 4, "seconds": 10.0}
+            made = {"parameters": 1000 + job.options["low_channels"], "epochs": 4, "seconds": 10.0}
             (folder / "training.json").write_text(json.dumps(made))
             (folder / "history.csv").write_text(HISTORY)
-        asked.extend(units)
+        asked.extend(jobs)
         assert scheduler is None
-        return [out / "units" / unit.name for unit in units]
+        return [out / "units" / job.name for job in jobs]
 
-    monkeypatch.setattr(mrm_keras.results, "run_units", done)
+    monkeypatch.setattr(reproduction, "run_jobs", done)
     return asked
 
 
@@ -82,15 +82,15 @@ def rows_of(path: Path) -> dict[str, dict[str, str]]:
     return {row[next(iter(row))]: row for row in rows}
 
 
-def test_scores_are_those_of_the_kept_answers(tmp_path: Path, units: list[Unit]) -> None:
+def test_scores_are_those_of_the_kept_answers(tmp_path: Path, jobs: list[Job]) -> None:
     main("table2_3", out=tmp_path, smoke=True, networks=("fcn_wang", "MRM-Net"), tasks=("rhythm",))
     rows = rows_of(tmp_path / "table2_3_rhythm.csv")
     assert list(rows) == ["fcn_wang", "MRM-Net"]
-    for unit in units:
-        answers = load_predictions(tmp_path / "units" / unit.name / "scored.npz")
+    for job in jobs:
+        answers = load_predictions(tmp_path / "units" / job.name / "scored.npz")
         assert answers.labels is not None
         truth, called = answers.labels, answers.probabilities >= 0.5
-        row = rows[unit.options["network"]]
+        row = rows[job.options["network"]]
         at = {
             "AUC": roc_auc_score(truth, answers.probabilities, average="macro"),
             "accuracy": (truth == called).mean(),
@@ -112,7 +112,7 @@ def test_scores_are_those_of_the_kept_answers(tmp_path: Path, units: list[Unit])
     assert float(rows["fcn_wang"]["AUC, published (other data)"]) == pytest.approx(0.9053)
 
 
-def test_every_network_and_task_stands_beside_the_paper(tmp_path: Path, units: list[Unit]) -> None:
+def test_every_network_and_task_stands_beside_the_paper(tmp_path: Path, jobs: list[Job]) -> None:
     main(
         "table2_3",
         out=tmp_path,
@@ -121,7 +121,7 @@ def test_every_network_and_task_stands_beside_the_paper(tmp_path: Path, units: l
         tasks=ALL_TASKS,
         bootstrap=1,
     )
-    assert len(units) == 6 * 8 == len({unit.name for unit in units})
+    assert len(jobs) == 6 * 8 == len({job.name for job in jobs})
     for task in ALL_TASKS:
         rows = rows_of(tmp_path / f"table2_3_{task}.csv")
         assert list(rows) == list(PAPER_NETWORKS)
@@ -132,10 +132,10 @@ def test_every_network_and_task_stands_beside_the_paper(tmp_path: Path, units: l
     assert (tmp_path / "table2_3_form_curves.png").stat().st_size > 10_000
 
 
-def test_several_seeds_give_a_spread_over_them(tmp_path: Path, units: list[Unit]) -> None:
+def test_several_seeds_give_a_spread_over_them(tmp_path: Path, jobs: list[Job]) -> None:
     store = smoke_store(tmp_path)
     main("table5", store=store, out=tmp_path, seeds=(3, 5, 5), tasks=("form",), bootstrap=5)
-    assert [unit.options["seed"] for unit in units] == [3, 5] * 3
+    assert [job.options["seed"] for job in jobs] == [3, 5] * 3
     rows = rows_of(tmp_path / "table5_form.csv")
     assert list(rows) == ["addition", "concatenation", "MRM-Net"]
     assert "Addition and concatenation are our reading" in (tmp_path / "table5_form.md").read_text()
@@ -148,7 +148,7 @@ def test_several_seeds_give_a_spread_over_them(tmp_path: Path, units: list[Unit]
     ]
     assert float(rows["MRM-Net"]["AUC"]) == pytest.approx(np.mean(by_seed))
     assert float(rows["MRM-Net"]["AUC SD"]) == pytest.approx(np.std(by_seed, ddof=1))
-    assert {unit.options["low_channels"] for unit in units} == {128}
+    assert {job.options["low_channels"] for job in jobs} == {128}
 
 
 def smoke_store(folder: Path) -> Path:
@@ -157,7 +157,7 @@ def smoke_store(folder: Path) -> Path:
     return _smoke_store(folder, cpsc=False)
 
 
-def test_what_is_selected_on_test_says_so(tmp_path: Path, units: list[Unit]) -> None:
+def test_what_is_selected_on_test_says_so(tmp_path: Path, jobs: list[Job]) -> None:
     rows = {}
     for protocol in ("no", "yes", "both"):
         main(
@@ -179,18 +179,18 @@ def test_what_is_selected_on_test_says_so(tmp_path: Path, units: list[Unit]) -> 
         "low resolution, selected on test",
     ]
     # One training serves both selections.
-    assert [unit.options["every_epoch"] for unit in units] == [False] * 3 + [True] * 6
-    kept = units[-1].name
+    assert [job.options["every_epoch"] for job in jobs] == [False] * 3 + [True] * 6
+    kept = jobs[-1].name
     assert kept.endswith("_every-epoch")
     # What has kept every epoch is not trained again for tables that need none.
     main("table5", out=tmp_path / "both", smoke=True, tasks=("form",), bootstrap=5)
-    assert kept in [unit.name for unit in units[-3:]]
+    assert kept in [job.name for job in jobs[-3:]]
     flattering = rows_of(tmp_path / "both" / "table6_form.csv")["MRM-Net, selected on test"]
     assert flattering["macro-F1 at validation thresholds"] == ""
 
 
 def test_a_store_without_the_test_fold_says_where_it_is_scored(
-    tmp_path: Path, units: list[Unit]
+    tmp_path: Path, jobs: list[Job]
 ) -> None:
     store = smoke_store(tmp_path)
     main("table6", store=store, out=tmp_path, smoke=True, tasks=("form",), test_fold=4, bootstrap=5)
@@ -208,7 +208,7 @@ def test_a_store_without_the_test_fold_says_where_it_is_scored(
     assert "Scored on the 9 records of form in fold 9, which also chose the epoch." in text
     # Thresholds found on these very records would flatter.
     assert "macro-F1 at validation thresholds" not in text
-    assert units[-1].options["test_fold"] is None
+    assert jobs[-1].options["test_fold"] is None
 
 
 def one_fold_less(store: Path, path: Path) -> Path:
@@ -225,15 +225,15 @@ def one_fold_less(store: Path, path: Path) -> Path:
     return path
 
 
-def test_table7_has_widths_and_times(tmp_path: Path, units: list[Unit]) -> None:
+def test_table7_has_widths_and_times(tmp_path: Path, jobs: list[Job]) -> None:
     store = smoke_store(tmp_path)
     main("table7", store=store, out=tmp_path, seeds=(0,), epochs=4, bootstrap=5)
     rows = rows_of(tmp_path / "table7_all.csv")
     assert list(rows) == list(TABLE_VII["all"])
-    widths = [(unit.options["low_channels"], unit.options["high_channels"]) for unit in units]
+    widths = [(job.options["low_channels"], job.options["high_channels"]) for job in jobs]
     assert widths == [(64, 128), (128, 256), (256, 512)]  # each is asked for once
     first = rows["64 and 128 channels"]
-    assert float(first["seconds an epoch"]) == 2.5
+    assert float(first["seconds per epoch"]) == 2.5
     assert (first["published, RTX 3080"], first["parameters"]) == ("50", "1064")
     assert "AUC − that of 128 and 256 channels [95 %]" in first
     assert first["accuracy, published (other data)"] == ""
@@ -241,10 +241,10 @@ def test_table7_has_widths_and_times(tmp_path: Path, units: list[Unit]) -> None:
     assert list(rows_of(tmp_path / "table7_all.csv")) == list(TABLE_VII["all"])[:2]
 
 
-def test_fig5_counts_answers_by_true_class(tmp_path: Path, units: list[Unit]) -> None:
+def test_fig5_counts_answers_by_true_class(tmp_path: Path, jobs: list[Job]) -> None:
     main("fig5", out=tmp_path, smoke=True)
-    (unit,) = units
-    answers = load_predictions(tmp_path / "units" / unit.name / "scored.npz")
+    (job,) = jobs
+    answers = load_predictions(tmp_path / "units" / job.name / "scored.npz")
     rows = rows_of(tmp_path / "fig5.csv")
     assert list(rows) == list(answers.class_names)
     assert answers.first_labels is not None
@@ -255,13 +255,13 @@ def test_fig5_counts_answers_by_true_class(tmp_path: Path, units: list[Unit]) ->
     assert "STE and a class" in (tmp_path / "fig5.md").read_text()
 
 
-def test_fig6_tries_every_combination(tmp_path: Path, units: list[Unit]) -> None:
+def test_fig6_tries_every_combination(tmp_path: Path, jobs: list[Job]) -> None:
     main("fig6", out=tmp_path, smoke=True, weights=(0.01, 0.1))
-    tried = [tuple(unit.options[name] for name in ("alpha", "beta", "gamma")) for unit in units]
+    tried = [tuple(job.options[name] for name in ("alpha", "beta", "gamma")) for job in jobs]
     assert len(set(tried)) == len(tried) == 8
-    # The paper's own weights are the unit of the other tables.
+    # The paper's own weights are the job of the other tables.
     assert (
-        units[tried.index((0.01, 0.01, 0.1))].name
+        jobs[tried.index((0.01, 0.01, 0.1))].name
         == Variant(low_channels=4, high_channels=8).name + "_cpsc2018_seed=0"
     )
     with (tmp_path / "fig6.csv").open() as file:
@@ -342,10 +342,10 @@ def test_networks_trained_on_generated_records(tmp_path: Path) -> None:
 
     rows = reproduce()
     assert int(rows["ECG_BNN"]["parameters"]) == 31_016
-    unit = tmp_path / "units" / "MRM-Net_low_channels=4_high_channels=8_superdiagnostic_seed=0"
-    made = {path.name for path in unit.iterdir()}
+    job = tmp_path / "units" / "MRM-Net_low_channels=4_high_channels=8_superdiagnostic_seed=0"
+    made = {path.name for path in job.iterdir()}
     assert {"best.keras", "scored.npz", "validation.npz", "history.csv", "unit.json"} <= made
-    assert len(load_predictions(unit / "scored.npz").ids) == 9
+    assert len(load_predictions(job / "scored.npz").ids) == 9
 
     # Both heads are scored alone, too; the answer is their mean.
     assert list(rows) == [
@@ -355,21 +355,21 @@ def test_networks_trained_on_generated_records(tmp_path: Path) -> None:
         "MRM-Net, high head alone",
     ]
     whole, low, high = (
-        load_predictions(unit / f"scored{head}.npz").probabilities for head in ("", "_low", "_high")
+        load_predictions(job / f"scored{head}.npz").probabilities for head in ("", "_low", "_high")
     )
     np.testing.assert_allclose(whole, (low + high) / 2, atol=1e-6)
 
     # The same numbers from the kept answers by the package's own scoring.
-    evaluate(predictions=(unit / "scored.npz",), out=tmp_path / "report", bootstrap=10)
+    evaluate(predictions=(job / "scored.npz",), out=tmp_path / "report", bootstrap=10)
     report = json.loads((tmp_path / "report" / "scores.json").read_text())
     (scored,) = report["predictions"]
     for score, name in METRICS.items():
         assert scored["scores"][score]["value"] == pytest.approx(float(rows["MRM-Net"][name]))
 
     # What is trained is not trained again.
-    before = (unit / "best.keras").stat().st_mtime_ns
+    before = (job / "best.keras").stat().st_mtime_ns
     assert reproduce() == rows
-    assert (unit / "best.keras").stat().st_mtime_ns == before
+    assert (job / "best.keras").stat().st_mtime_ns == before
 
 
 @pytest.mark.slow
@@ -379,16 +379,16 @@ def test_the_scored_records_choose_only_if_asked_to(tmp_path: Path) -> None:
         "table4", out=tmp_path, smoke=True, networks=("MRM-Net",), paper_protocol="both",
         epochs=3, bootstrap=5,
     )  # fmt: skip
-    (unit,) = (tmp_path / "units").glob("MRM-Net*")
-    assert unit.name.endswith("_every-epoch") and not (unit / "epochs").exists()
+    (job,) = (tmp_path / "units").glob("MRM-Net*")
+    assert job.name.endswith("_every-epoch") and not (job / "epochs").exists()
     with Store(tmp_path / "smoke_cpsc.h5") as opened:
         of_fold = {fold: set(opened.ids[opened.folds == fold]) for fold in (9, 10)}
-    assert set(load_predictions(unit / "validation.npz").ids) == of_fold[9]
+    assert set(load_predictions(job / "validation.npz").ids) == of_fold[9]
 
     def value(selection: str) -> float:
         scores = []
         for head in ("low", "high"):
-            answers = load_predictions(unit / f"scored{selection}_{head}.npz")
+            answers = load_predictions(job / f"scored{selection}_{head}.npz")
             assert set(answers.ids) == of_fold[10] and answers.labels is not None
             called = answers.probabilities >= 0.5
             f1 = f1_score(answers.labels, called, average="samples", zero_division=0)
@@ -396,7 +396,7 @@ def test_the_scored_records_choose_only_if_asked_to(tmp_path: Path) -> None:
         return max(scores)
 
     assert value("_on_test") >= value("")
-    assert json.loads((unit / "training.json").read_text())["epoch_on_test"] in (1, 2, 3)
+    assert json.loads((job / "training.json").read_text())["epoch_on_test"] in (1, 2, 3)
 
 
 # --- The command -------------------------------------------------------------------------------
@@ -416,12 +416,15 @@ def test_list_names_every_table(capsys: pytest.CaptureFixture[str]) -> None:
         (("table6",), "table6 needs --store"),
         (("table6", "--smoke", "--epochs", "0"), "--epochs must be above 0"),
         (("table6", "--smoke", "--bootstrap", "0"), "--bootstrap must be at least 1"),
-        (("table6", "--smoke", "--test-fold", "9"), "fold 9 cannot both validate and be the test"),
+        (
+            ("table6", "--smoke", "--test-fold", "9"),
+            "fold 9 cannot be both the validation and the test fold",
+        ),
         (("table6", "--smoke", "--validation-fold", "12"), "has no record in fold 12"),
         (("table6", "--smoke", "--tasks", "cpsc2018"), "has no task 'cpsc2018'"),
-        (("table4", "--smoke", "--store", "STORE"), "table4 is of CPSC 2018, and"),
+        (("table4", "--smoke", "--store", "STORE"), "table4 needs a store of CPSC 2018"),
         (("table6", "--store", "absent.h5"), "absent.h5 does not exist"),
-        (("table6", "--store", "NINE", "--paper-protocol", "yes"), "has no fold 10, so that its"),
+        (("table6", "--store", "NINE", "--paper-protocol", "yes"), "has no fold 10"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(

@@ -1,9 +1,11 @@
-"""A large computation as units: each done once, kept on disk, on this machine or on many.
+"""A large computation split into jobs: each runs once and is kept, on one machine or on many.
 
-A unit is one fold, seed or setting.  It is computed in a folder beside its own and takes its name
-when it is complete, so that whatever has a name is whole, and an interrupted command goes on
-where it stopped.  Over several machines the units are handed out by Dask (https://dask.org):
-store and results travel through its scheduler, and no shared disk is needed.
+A job is one fold, seed or setting.  It runs in ``NAME.part``, which is renamed to ``NAME`` when the
+job is complete, so a folder without that suffix is always whole and an interrupted command resumes
+where it stopped.  On several machines Dask (https://dask.org) distributes the jobs: store and
+results travel through its scheduler, so no shared disk is needed.
+
+The files keep the names they had when a job was called a unit: ``OUT/units/NAME/unit.json``.
 """
 
 import asyncio
@@ -30,29 +32,29 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from data_prep.cluster import WITHOUT_WORKERS, connect, has_dask, workers_of
-from data_prep.errors import OptionError, StoreError, UnitError
+from data_prep.errors import JobError, OptionError, StoreError
 from data_prep.files import locked, written_whole
 
-# How often a unit may fail, and how often it may lose the worker that computes it.
+# How often a job may fail, and how often it may lose its worker.
 ATTEMPTS = 2
 LOSSES = 3
 
-_CHUNK = 8 << 20  # bytes of a store that are sent at a time
+_CHUNK = 8 << 20  # bytes of a store sent at a time
 
-# TensorFlow's seed and Keras' precision belong to a process, so it computes one unit at a time.
-_one_at_a_time = threading.Lock()
+# TensorFlow's seed and Keras' precision belong to a process, so a process runs one job at a time.
+_one_job_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One piece of work.
+class Job:
+    """One piece of work, such as one training.
 
     Attributes:
         name: of its folder; letters, digits and any of ``._=-``.
         work: ``"module:function"``, called as ``function(store, folder, **options)`` with the
-            store's path and the folder to write into: empty, or with what a failed call for this
-            very unit left there, on this machine also an interrupted one, to go on from.
-        options: values that JSON can hold; the seed is one of them.
+            store's path and the folder to write to.  The folder is empty, or holds what a failed
+            attempt at this job (on this machine also an interrupted one) left, to resume from.
+        options: JSON values, the seed among them.
     """
 
     name: str
@@ -60,91 +62,91 @@ class Unit:
     options: dict[str, Any]
 
 
-def run_units(
-    units: Sequence[Unit], *, store: Path, out: Path, scheduler: str | None = None
+def run_jobs(
+    jobs: Sequence[Job], *, store: Path, out: Path, scheduler: str | None = None
 ) -> list[Path]:
-    """Do all units that are not done yet, and find the folders of all.
+    """Run all jobs that are not done yet, and return the folders of all.
 
-    Prints first how many are done already and how many are to be done.  A unit that fails is
-    tried once more with the checkpoint it left, and the others go on; a second failure removes
-    the checkpoint too.  Each finished unit's folder gets ``unit.json``: its work
-    and options, the store's checksum, when and in how many seconds it was done, the versions and
+    Prints first how many are already done and how many remain.  A job that fails is retried once
+    from the checkpoint it left, while the others continue; a second failure removes the
+    checkpoint as well.  Each finished job's folder holds ``unit.json``: the job's function and
+    options, the store's checksum, the time of completion, the seconds it took, the versions and
     the machine.
 
     Args:
-        units: in any number, each with a name of its own.
-        store: the store they all work on.
-        out: folder of the command; the units' folders are ``OUT/units/NAME``.
+        jobs: any number, with distinct names.
+        store: path of the store that all of them use.
+        out: folder of the command; the jobs' folders are ``OUT/units/NAME``.
         scheduler: address of a Dask scheduler, such as ``tcp://host:8786``; each of its workers
-            (those that announce a resource ``GPU``, where any does) has one unit at a time.
-            None for this machine: one process for each of its GPUs, or this very process where
-            it has fewer than two.
+            (only those that announce a resource ``GPU``, if any does) runs one job at a time.
+            None for this machine: one process per GPU, or the current process if there are
+            fewer than two GPUs.
 
     Returns:
-        The units' folders, in the units' order.
+        The jobs' folders, in the order of ``jobs``.
 
     Raises:
-        OptionError: where two units share a name, a folder holds a unit of other options or of
-            another store, another command is at work there, or Dask is missing.
-        StoreError: where there is no store.
-        UnitError: after all else was done, where units failed.
+        OptionError: if two jobs share a name, a folder holds a job with other options or from
+            another store, another command is using the folder, or Dask is missing.
+        StoreError: if the store does not exist.
+        JobError: if jobs failed, once all others are done.
     """
-    names = Counter(unit.name for unit in units)
+    names = Counter(job.name for job in jobs)
     for name, times in names.items():
         if times > 1 or not name or not all(c.isalnum() or c in "._=-" for c in name):
             raise OptionError(
-                f"{name!r} cannot name a unit; use letters, digits, '.', '_', '=' and '-', and"
-                " each name once."
+                f"{name!r} cannot name a job; use letters, digits, '.', '_', '=' and '-', and"
+                " each name only once."
             )
     if not Path(store).is_file():
         raise StoreError(f"{store} does not exist; make it with ecg-build.")
     checksum = _checksum(Path(store))
-    folders = [out / "units" / unit.name for unit in units]
+    folders = [out / "units" / job.name for job in jobs]
     with locked(out / "units", doing="filled"):
         (out / "units").mkdir(exist_ok=True)
         todo = [
-            unit
-            for unit, folder in zip(units, folders, strict=True)
-            if not _is_done(unit, folder, checksum)
+            job
+            for job, folder in zip(jobs, folders, strict=True)
+            if not _is_done(job, folder, checksum)
         ]
-        done = len(units) - len(todo)
-        trainings = "training" if len(units) == 1 else "trainings"
-        print(f"{len(units)} {trainings}: {done} done already, {len(todo)} to be done.", flush=True)
+        done = len(jobs) - len(todo)
+        trainings = "training" if len(jobs) == 1 else "trainings"
+        print(f"{len(jobs)} {trainings}: {done} already done, {len(todo)} to do.", flush=True)
         run = _Run(out / "units", Path(store), checksum, len(todo))
         if todo:
-            _do(todo, run, scheduler)
+            _run_missing(todo, run, scheduler)
     if run.failures:
         name, reason = next(iter(run.failures.items()))
-        rest = f"{len(units) - len(run.failures)} others are done and kept"
-        raise UnitError(
-            f"{len(run.failures)} of {len(units)} units failed ({', '.join(run.failures)}), {name}"
-            f" because: {reason}; {rest}, so see {run.log(name)} and run the same command again."
+        rest = f"the other {len(jobs) - len(run.failures)} are done and kept"
+        raise JobError(
+            f"{len(run.failures)} of {len(jobs)} jobs failed ({', '.join(run.failures)});"
+            f" {name}: {reason}; {rest}, so see {run.log(name)} and run the same command again."
         )
     return folders
 
 
-def _do(todo: list[Unit], run: "_Run", scheduler: str | None) -> None:
+def _run_missing(todo: list[Job], run: "_Run", scheduler: str | None) -> None:
     gpus = local_gpus()
     if scheduler is None and len(gpus) < 2:
-        _do_here(todo, run)
+        _run_on_this_machine(todo, run)
         return
     if scheduler is None and not has_dask():
         print(
-            f"This machine's {len(gpus)} GPUs share one unit at a time; for one unit each,"
+            f"The {len(gpus)} GPUs of this machine share each job; to give each GPU its own job,"
             " pip install 'ecg-keras[cluster]'.",
             file=sys.stderr,
         )
-        _do_here(todo, run)
+        _run_on_this_machine(todo, run)
         return
     with ExitStack() as stack:
         if scheduler is None:
             scheduler = stack.enter_context(_local_cluster(gpus)).scheduler_address
         client = stack.enter_context(connect(scheduler))
-        _do_there(todo, run, client)
+        _run_on_cluster(todo, run, client)
 
 
 def local_gpus() -> list[str]:
-    """Return the numbers of this machine's NVIDIA GPUs, as ``CUDA_VISIBLE_DEVICES`` takes them."""
+    """Return the indices of this machine's NVIDIA GPUs, as in ``CUDA_VISIBLE_DEVICES``."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [gpu.strip() for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
@@ -161,17 +163,17 @@ def local_gpus() -> list[str]:
     return listed.stdout.split()
 
 
-# --- What is done, and what failed -----------------------------------------------------------
+# --- Progress and failures -------------------------------------------------------------------
 
 
 class _Run:
-    """Keeps account of the units of one command.
+    """The progress of one command.
 
     Args:
-        folder: of all units.
-        store: they work on.
+        folder: parent of the jobs' folders.
+        store: path of the store.
         checksum: of the store.
-        count: of the units that are to be done.
+        count: number of jobs to do.
     """
 
     def __init__(self, folder: Path, store: Path, checksum: str, count: int) -> None:
@@ -182,57 +184,57 @@ class _Run:
         self.done = 0
         self.attempts: Counter[str] = Counter()
         self.failures: dict[str, str] = {}
-        self.begun: dict[str, bytes] = {}  # packed folders of units that failed on a worker
+        self.begun: dict[str, bytes] = {}  # tar files of jobs that failed on a worker
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
 
-    def finished(self, unit: Unit, part: Path) -> None:
-        """Give a unit's folder its name."""
-        os.replace(part, self.folder / unit.name)
-        self.log(unit.name).unlink(missing_ok=True)
+    def finished(self, job: Job, part: Path) -> None:
+        """Rename a finished job's folder to the job's name."""
+        os.replace(part, self.folder / job.name)
+        self.log(job.name).unlink(missing_ok=True)
         self.done += 1
-        print(f"[{self.done + len(self.failures)}/{self.count}] {unit.name} is done.")
+        print(f"[{self.done + len(self.failures)}/{self.count}] {job.name} is done.")
 
-    def failed(self, unit: Unit, account: str) -> bool:
-        """Note a failure and say whether the unit is to be tried again."""
-        self.attempts[unit.name] += 1
-        again = self.attempts[unit.name] < ATTEMPTS
-        with self.log(unit.name).open("a", encoding="utf-8") as log:
-            log.write(f"attempt {self.attempts[unit.name]}\n{account.rstrip()}\n\n")
+    def failed(self, job: Job, account: str) -> bool:
+        """Log a failure; return whether to retry the job."""
+        self.attempts[job.name] += 1
+        again = self.attempts[job.name] < ATTEMPTS
+        with self.log(job.name).open("a", encoding="utf-8") as log:
+            log.write(f"attempt {self.attempts[job.name]}\n{account.rstrip()}\n\n")
         reason = account.rstrip().splitlines()[-1].rstrip(".")
         reason = reason.partition("data_prep.errors.")[2].partition(": ")[2] or reason
-        what = "is tried once more" if again else "is given up"
+        what = "will be retried" if again else "is given up"
         print(
-            f"{unit.name} failed and {what}: {reason}; see {self.log(unit.name)}.",
+            f"{job.name} failed and {what}: {reason}; see {self.log(job.name)}.",
             file=sys.stderr,
         )
         if not again:
-            self.failures[unit.name] = reason
+            self.failures[job.name] = reason
         return again
 
 
-def _is_done(unit: Unit, folder: Path, checksum: str) -> bool:
+def _is_done(job: Job, folder: Path, checksum: str) -> bool:
     if not folder.exists():
         return False
-    cure = "give another --out, or remove that folder"
+    remedy = "choose another --out, or delete that folder"
     try:
         made = json.loads((folder / "unit.json").read_text(encoding="utf-8"))
         theirs = made["work"], made["options"], made["store"]
     except (OSError, ValueError, TypeError, KeyError):
-        raise OptionError(f"{folder} holds something else than a finished unit; {cure}.") from None
-    if theirs[:2] != (unit.work, json.loads(json.dumps(unit.options))):
+        raise OptionError(f"{folder} is not the folder of a finished job; {remedy}.") from None
+    if theirs[:2] != (job.work, json.loads(json.dumps(job.options))):
         differing = sorted(
             name
-            for name in {*theirs[1], *unit.options}
-            if theirs[1].get(name) != json.loads(json.dumps(unit.options.get(name)))
+            for name in {*theirs[1], *job.options}
+            if theirs[1].get(name) != json.loads(json.dumps(job.options.get(name)))
         )
         raise OptionError(
             f"{folder} was made with other options ({', '.join(differing) or 'another function'});"
-            f" {cure}."
+            f" {remedy}."
         )
     if theirs[2] != checksum:
-        raise OptionError(f"{folder} was made from another store; {cure}.")
+        raise OptionError(f"{folder} was made from another store; {remedy}.")
     return True
 
 
@@ -244,20 +246,20 @@ def _checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-# --- Doing a unit ----------------------------------------------------------------------------
+# --- Running a job --------------------------------------------------------------------------
 
 
-def _compute(unit: Unit, store: Path, checksum: str, folder: Path) -> str:
-    """Do a unit in a folder; return why it failed, nothing if it did not."""
+def _compute(job: Job, store: Path, checksum: str, folder: Path) -> str:
+    """Run a job in a folder; return the traceback if it failed, else an empty string."""
     from data_prep.provenance import provenance
 
     start = time.perf_counter()
-    made: dict[str, Any] = {"work": unit.work, "options": unit.options, "store": checksum}
+    made: dict[str, Any] = {"work": job.work, "options": job.options, "store": checksum}
     _write_json(folder / "unit.json", made)
     try:
-        module, _, function = unit.work.partition(":")
+        module, _, function = job.work.partition(":")
         work = getattr(importlib.import_module(module), function)
-        work(store, folder, **unit.options)
+        work(store, folder, **job.options)
     except Exception:
         return traceback.format_exc()
     made |= {
@@ -274,29 +276,29 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
         part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _do_here(todo: list[Unit], run: _Run) -> None:
-    for unit in todo:
-        part = run.folder / f"{unit.name}.part"
-        if not _is_begun(unit, part, run.checksum):
+def _run_on_this_machine(todo: list[Job], run: _Run) -> None:
+    for job in todo:
+        part = run.folder / f"{job.name}.part"
+        if not _is_begun(job, part, run.checksum):
             _empty(part)
         again = True
         while again:
-            with _one_at_a_time:
-                account = _compute(unit, run.store, run.checksum, part)
+            with _one_job_at_a_time:
+                account = _compute(job, run.store, run.checksum, part)
             if not account:
-                run.finished(unit, part)
+                run.finished(job, part)
                 break
-            again = run.failed(unit, account)
+            again = run.failed(job, account)
         else:
             shutil.rmtree(part)
 
 
-def _is_begun(unit: Unit, part: Path, checksum: str) -> bool:
-    """Whether an interrupted command left the beginning of this very unit."""
+def _is_begun(job: Job, part: Path, checksum: str) -> bool:
+    """Whether the folder holds what an interrupted command left of this job."""
     try:
         return json.loads((part / "unit.json").read_text(encoding="utf-8")) == {
-            "work": unit.work,
-            "options": json.loads(json.dumps(unit.options)),
+            "work": job.work,
+            "options": json.loads(json.dumps(job.options)),
             "store": checksum,
         }
     except (OSError, ValueError):
@@ -309,11 +311,11 @@ def _empty(folder: Path) -> Path:
     return folder
 
 
-# --- Over a cluster --------------------------------------------------------------------------
+# --- On a cluster ----------------------------------------------------------------------------
 
 
 def _local_cluster(gpus: list[str]) -> Any:
-    """One worker process for each GPU, which sees no other."""
+    """Start one worker process per GPU, each of which sees only its own."""
     from distributed import Nanny, Scheduler, SpecCluster
 
     return SpecCluster(
@@ -334,22 +336,23 @@ def _local_cluster(gpus: list[str]) -> Any:
     )
 
 
-def _do_there(todo: list[Unit], run: _Run, client: Any) -> None:
-    """Hand the units out, one to each worker, and take their folders back.
+def _run_on_cluster(todo: list[Job], run: _Run, client: Any) -> None:
+    """Distribute the jobs, one per worker, and collect their folders.
 
-    Dask's own means were tried (2026.8).  ``retries=`` hands no checkpoint to the second attempt.
-    If Dask itself moves the units of a worker that died, it counts a loss for each that was waiting
-    there, and it never starts those that wait for a resource which a running worker announces
-    later, such as the store.  ``scatter`` and ``upload_file`` hold the whole store in memory.
+    Dask's own mechanisms were tried (2026.8).  ``retries=`` passes no checkpoint to the second
+    attempt.  If Dask reassigns the jobs of a worker that died, it counts a loss for each job that
+    was waiting there, and it never starts jobs that wait for a resource which a running worker
+    announces later, such as the store.  ``scatter`` and ``upload_file`` hold the whole store in
+    memory.
     """
     waiting = deque(todo)
-    running: dict[Any, tuple[Unit, str]] = {}
+    running: dict[Any, tuple[Job, str]] = {}
     losses: Counter[str] = Counter()
     refusals: dict[str, str] = {}
-    last_seen, told = time.monotonic(), False
+    last_seen, warned = time.monotonic(), False
     while waiting or running:
         workers = workers_of(client)
-        for future, (unit, worker) in list(running.items()):
+        for future, (job, worker) in list(running.items()):
             outcome = None
             if future.done():
                 try:
@@ -362,14 +365,14 @@ def _do_there(todo: list[Unit], run: _Run, client: Any) -> None:
             del running[future]
             if outcome is None:
                 future.cancel()
-                losses[unit.name] += 1
-                print(f"{worker} is gone; {unit.name} starts anew elsewhere.", file=sys.stderr)
-                if losses[unit.name] < LOSSES or run.failed(
-                    unit, f"the workers that computed it were lost {LOSSES} times; is it too large?"
+                losses[job.name] += 1
+                print(f"{worker} is gone; {job.name} will restart elsewhere.", file=sys.stderr)
+                if losses[job.name] < LOSSES or run.failed(
+                    job, f"its worker was lost {LOSSES} times; does it run out of memory?"
                 ):
-                    waiting.appendleft(unit)
-            elif _take(unit, outcome, run):
-                waiting.append(unit)
+                    waiting.appendleft(job)
+            elif _unpack_or_retry(job, outcome, run):
+                waiting.append(job)
         busy = {worker for _, worker in running.values()}
         for worker, resources in workers.items():
             if not waiting or worker in busy or worker in refusals:
@@ -379,28 +382,28 @@ def _do_there(todo: list[Unit], run: _Run, client: Any) -> None:
                 refusals[worker] = refusal
                 print(f"{worker} cannot be used: {refusal}", file=sys.stderr)
                 continue
-            unit = waiting.popleft()
-            begun = run.begun.pop(unit.name, None)
+            job = waiting.popleft()
+            begun = run.begun.pop(job.name, None)
             future = client.submit(
                 _compute_packed,
-                unit,
+                job,
                 run.checksum,
                 begun and client.scatter(begun, workers=[worker], hash=False),
                 workers=[worker],
                 resources=resources,
                 pure=False,
             )
-            running[future] = unit, worker
+            running[future] = job, worker
         if running or any(worker not in refusals for worker in workers):
-            last_seen, told = time.monotonic(), False
-        elif not told:
-            told = True
-            print("No worker is at hand; start some with dask worker.", file=sys.stderr)
+            last_seen, warned = time.monotonic(), False
+        elif not warned:
+            warned = True
+            print("No worker is available; start some with dask worker.", file=sys.stderr)
         elif time.monotonic() - last_seen > (0 if refusals and workers else WITHOUT_WORKERS):
             reason = next(iter(refusals.values()), "it has no worker; start some with dask worker")
-            raise UnitError(
-                f"the cluster at {client.scheduler.address} cannot go on: {reason}; what is done is"
-                " kept, so run the same command again."
+            raise JobError(
+                f"the cluster at {client.scheduler.address} cannot continue: {reason}; finished"
+                " jobs are kept, so run the same command again."
             )
         for _ in range(10):
             if any(future.done() for future in running):
@@ -409,10 +412,10 @@ def _do_there(todo: list[Unit], run: _Run, client: Any) -> None:
 
 
 def _outcome(future: Any) -> tuple[str, bytes] | None:
-    """Fetch why a unit failed and its packed folder; None where both are lost with the worker.
+    """Fetch a job's traceback and packed folder; None if both were lost with the worker.
 
     Raises:
-        asyncio.TimeoutError: where they take long to come.
+        asyncio.TimeoutError: if they take more than a minute to arrive.
     """
     from distributed import CancelledError
     from distributed.scheduler import KilledWorker
@@ -423,26 +426,26 @@ def _outcome(future: Any) -> tuple[str, bytes] | None:
         return None
     except asyncio.TimeoutError:
         raise
-    except Exception as error:  # the task itself, as where the package is missing there
+    except Exception as error:  # of the task itself, for example if the package is missing there
         return f"{type(error).__name__}: {error}", b""
 
 
-def _take(unit: Unit, outcome: tuple[str, bytes], run: _Run) -> bool:
-    """Unpack a unit's folder, or say whether it is to be tried again."""
+def _unpack_or_retry(job: Job, outcome: tuple[str, bytes], run: _Run) -> bool:
+    """Unpack the folder of a job that succeeded; return whether to retry one that failed."""
     account, packed = outcome
     if account:
-        again = run.failed(unit, account)
+        again = run.failed(job, account)
         if again and packed:
-            run.begun[unit.name] = packed
+            run.begun[job.name] = packed
         return again
-    part = _empty(run.folder / f"{unit.name}.part")
+    part = _empty(run.folder / f"{job.name}.part")
     _unpack(packed, part)
-    run.finished(unit, part)
+    run.finished(job, part)
     return False
 
 
 def _send_store(client: Any, worker: str, run: _Run) -> str:
-    """Bring the store to a worker that has it not yet; return why that is impossible."""
+    """Send the store to a worker unless it has it; return why that failed, if it did."""
     try:
         if client.run(_has_store, run.checksum, workers=[worker])[worker]:
             return ""
@@ -452,7 +455,7 @@ def _send_store(client: Any, worker: str, run: _Run) -> str:
                 client.run(_receive, run.checksum, offset, data, workers=[worker])
         client.run(_complete, run.checksum, workers=[worker])
     except Exception as error:
-        return f"it did not take the store ({type(error).__name__}: {error})"
+        return f"it could not receive the store ({type(error).__name__}: {error})"
     return ""
 
 
@@ -478,25 +481,25 @@ def _complete(checksum: str, dask_worker: Any) -> None:
     path = _store_of(dask_worker, checksum)
     part = path.with_suffix(".part")
     if _checksum(part) != checksum:
-        raise StoreError("the store arrived damaged; run the same command again.")
+        raise StoreError("the store was damaged in transfer; run the same command again.")
     os.replace(part, path)
 
 
-def _compute_packed(unit: Unit, checksum: str, begun: bytes | None) -> tuple[str, bytes]:
-    """Do a unit on a worker; return why it failed, and its folder as a tar file.
+def _compute_packed(job: Job, checksum: str, begun: bytes | None) -> tuple[str, bytes]:
+    """Run a job on a worker; return its traceback, if it failed, and its folder as a tar file.
 
     Args:
-        unit: to be done.
+        job: to run.
         checksum: of the store.
-        begun: the folder of an attempt that failed, packed likewise.
+        begun: tar file of the folder of a failed attempt.
     """
     from distributed import get_worker
 
     worker = get_worker()
-    with TemporaryDirectory(dir=worker.local_directory) as folder, _one_at_a_time:
+    with TemporaryDirectory(dir=worker.local_directory) as folder, _one_job_at_a_time:
         if begun:
             _unpack(begun, Path(folder))
-        account = _compute(unit, _store_of(worker, checksum), checksum, Path(folder))
+        account = _compute(job, _store_of(worker, checksum), checksum, Path(folder))
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as archive:
             archive.add(folder, arcname=".")

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import signal
@@ -12,9 +13,9 @@ from typing import Any
 import pytest
 from cluster import cluster
 
-from data_prep.errors import OptionError, StoreError, UnitError
+from data_prep.errors import JobError, OptionError, StoreError
 from ecg_keras.papers import jobs as module
-from ecg_keras.papers.jobs import Unit, connect, local_gpus, run_units, workers_of
+from ecg_keras.papers.jobs import Job, connect, local_gpus, run_jobs, workers_of
 
 
 @pytest.fixture(autouse=True)
@@ -29,12 +30,12 @@ def store(tmp_path: Path) -> Path:
     return path
 
 
-def noted(number: int, **options: Any) -> Unit:
-    return Unit(f"n={number}", "unit_work:note", {"number": number, **options})
+def noted(number: int, **options: Any) -> Job:
+    return Job(f"n={number}", "unit_work:note", {"number": number, **options})
 
 
-def counted(number: int, board: Path) -> Unit:
-    return Unit(f"n={number}", "unit_work:unless", {"number": number, "board": str(board)})
+def counted(number: int, board: Path) -> Job:
+    return Job(f"n={number}", "unit_work:unless", {"number": number, "board": str(board)})
 
 
 def squares(folders: list[Path]) -> list[int]:
@@ -42,8 +43,8 @@ def squares(folders: list[Path]) -> list[int]:
 
 
 class TestHere:
-    def test_each_unit_in_a_folder_of_its_own(self, tmp_path: Path, store: Path) -> None:
-        folders = run_units([noted(3, seed=7), noted(2)], store=store, out=tmp_path / "out")
+    def test_each_job_has_its_own_folder(self, tmp_path: Path, store: Path) -> None:
+        folders = run_jobs([noted(3, seed=7), noted(2)], store=store, out=tmp_path / "out")
         assert folders == [tmp_path / "out" / "units" / name for name in ("n=3", "n=2")]
         assert squares(folders) == [9, 4]
         made = json.loads((folders[0] / "unit.json").read_text())
@@ -55,36 +56,63 @@ class TestHere:
 
     def test_what_is_done_is_kept(self, tmp_path: Path, store: Path) -> None:
         wanted = [counted(number, tmp_path) for number in range(3)]
-        run_units(wanted[:2], store=store, out=tmp_path)
-        assert squares(run_units(wanted, store=store, out=tmp_path)) == [0, 1, 4]
+        run_jobs(wanted[:2], store=store, out=tmp_path)
+        assert squares(run_jobs(wanted, store=store, out=tmp_path)) == [0, 1, 4]
         assert [(tmp_path / f"calls_{n}").read_text() for n in range(3)] == ["x", "x", "x"]
 
-    def test_an_interrupted_command_goes_on(
+    @pytest.mark.parametrize("finished", [True, False])
+    def test_a_folder_of_an_earlier_version_is_used(
+        self, tmp_path: Path, store: Path, finished: bool
+    ) -> None:
+        """As commit 6225ffd wrote it, when a job was called a unit."""
+        folder = tmp_path / "units" / ("n=1" if finished else "n=1.part")
+        folder.mkdir(parents=True)
+        made: dict[str, Any] = {
+            "work": "unit_work:unless",
+            "options": {"number": 1, "board": str(tmp_path)},
+            "store": hashlib.sha256(store.read_bytes()).hexdigest(),
+        }
+        if finished:
+            made |= {
+                "finished": "2026-11-20T10:00:00+00:00",
+                "seconds": 5.0,
+                "made with": {"ecg-keras": "0.1.0", "numpy": "2.3.5", "machine": "x86_64"},
+            }
+            (folder / "answer.json").write_text(json.dumps({"square": 1}))
+        else:
+            (folder / "half.txt").write_text("half done")
+        (folder / "unit.json").write_text(json.dumps(made, indent=2) + "\n")
+        assert squares(run_jobs([counted(1, tmp_path)], store=store, out=tmp_path)) == [1]
+        assert (
+            (tmp_path / "calls_1").exists() == (tmp_path / "went_on_1").exists() == (not finished)
+        )
+
+    def test_an_interrupted_command_resumes(
         self, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Finished units are kept, and a unit finds what it left when it was interrupted."""
+        """Finished jobs are kept, and a job finds what it left when it was interrupted."""
         import unit_work
 
         def interrupted(store: Path, folder: Path, **options: Any) -> None:
             raise KeyboardInterrupt
 
-        def going_on(store: Path, folder: Path, *, number: int, board: str) -> None:
+        def resumed(store: Path, folder: Path, *, number: int, board: str) -> None:
             found.append(sorted(path.name for path in folder.iterdir()))
             (folder / "answer.json").write_text(json.dumps({"square": number**2}))
 
         found: list[list[str]] = []
         wanted = [counted(1, tmp_path), counted(2, tmp_path), counted(3, tmp_path)]
-        run_units(wanted[:1], store=store, out=tmp_path)
+        run_jobs(wanted[:1], store=store, out=tmp_path)
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(unit_work, "note", interrupted)  # after "unless" wrote half.txt
-            run_units(wanted, store=store, out=tmp_path)
+            run_jobs(wanted, store=store, out=tmp_path)
         assert not (tmp_path / "units" / "n=2").exists()
-        monkeypatch.setattr(unit_work, "unless", going_on)
-        assert squares(run_units(wanted, store=store, out=tmp_path)) == [1, 4, 9]
+        monkeypatch.setattr(unit_work, "unless", resumed)
+        assert squares(run_jobs(wanted, store=store, out=tmp_path)) == [1, 4, 9]
         assert found == [["half.txt", "unit.json"], ["unit.json"]]
         assert (tmp_path / "calls_1").read_text() == "x"
 
-    def test_what_another_store_began_is_no_beginning(
+    def test_does_not_resume_from_another_store(
         self, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         import unit_work
@@ -94,27 +122,27 @@ class TestHere:
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(unit_work, "note", interrupted)
-            run_units([counted(2, tmp_path)], store=store, out=tmp_path)
+            run_jobs([counted(2, tmp_path)], store=store, out=tmp_path)
         assert (tmp_path / "units" / "n=2.part" / "half.txt").exists()
         store.write_bytes(b"other records")
         monkeypatch.setattr(
             unit_work, "unless", lambda store, folder, **_: found.extend(folder.glob("half*"))
         )
         found: list[Path] = []
-        run_units([counted(2, tmp_path)], store=store, out=tmp_path)
+        run_jobs([counted(2, tmp_path)], store=store, out=tmp_path)
         assert found == []
 
-    def test_a_failure_is_tried_once_more(
+    def test_a_failed_job_is_retried(
         self, tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / "fail_2").write_text("1")
-        folders = run_units([counted(n, tmp_path) for n in (1, 2)], store=store, out=tmp_path)
+        folders = run_jobs([counted(n, tmp_path) for n in (1, 2)], store=store, out=tmp_path)
         assert squares(folders) == [1, 4]
         assert (tmp_path / "calls_2").read_text() == "xx"
-        assert "n=2 failed and is tried once more: ValueError: number 2" in capsys.readouterr().err
+        assert "n=2 failed and will be retried: ValueError: number 2" in capsys.readouterr().err
         assert not (tmp_path / "units" / "n=2.log").exists()
 
-    def test_a_second_attempt_goes_on_with_the_checkpoint(
+    def test_a_second_attempt_resumes_from_the_checkpoint(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A training that fails after its first epoch does that epoch once."""
@@ -131,18 +159,18 @@ class TestHere:
             if trained == [0, 1]:
                 raise OSError("a disk was away for a moment")
 
-        unit = Unit("toy", "unit_work:train_toy", {"epochs": 3})
+        job = Job("toy", "unit_work:train_toy", {"epochs": 3})
         toy = write_toy_store(tmp_path / "toy.h5")
-        (unbroken,) = run_units([unit], store=toy, out=tmp_path / "unbroken")
+        (unbroken,) = run_jobs([job], store=toy, out=tmp_path / "unbroken")
         monkeypatch.setattr(Checkpoint, "on_epoch_begin", fail_once)
-        (folder,) = run_units([unit], store=toy, out=tmp_path / "failed")
+        (folder,) = run_jobs([job], store=toy, out=tmp_path / "failed")
         assert trained == [0, 1, 1, 2]
         assert (folder / "history.csv").read_text() == (unbroken / "history.csv").read_text()
         assert sorted(p.name for p in folder.iterdir()) == sorted(
             p.name for p in unbroken.iterdir()
         )
 
-    def test_a_repeated_failure_leaves_nothing_to_go_on_with(
+    def test_a_repeated_failure_leaves_nothing_to_resume_from(
         self, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         import unit_work
@@ -155,71 +183,71 @@ class TestHere:
         found: list[bool] = []
         monkeypatch.setattr(unit_work, "unless", failing)
         for _ in range(2):
-            with pytest.raises(UnitError):
-                run_units([counted(1, tmp_path)], store=store, out=tmp_path)
+            with pytest.raises(JobError):
+                run_jobs([counted(1, tmp_path)], store=store, out=tmp_path)
         assert found == [False, True, False, True]
 
-    def test_says_how_many_are_done_and_to_be_done(
+    def test_prints_how_many_are_done_and_to_do(
         self, tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         wanted = [noted(number) for number in range(3)]
         for chosen, line in (
-            (wanted[:1], "1 training: 0 done already, 1 to be done."),
-            (wanted, "3 trainings: 1 done already, 2 to be done."),
-            (wanted, "3 trainings: 3 done already, 0 to be done."),
+            (wanted[:1], "1 training: 0 already done, 1 to do."),
+            (wanted, "3 trainings: 1 already done, 2 to do."),
+            (wanted, "3 trainings: 3 already done, 0 to do."),
         ):
-            run_units(chosen, store=store, out=tmp_path)
+            run_jobs(chosen, store=store, out=tmp_path)
             assert capsys.readouterr().out.splitlines()[0] == line
 
-    def test_the_others_go_on(self, tmp_path: Path, store: Path) -> None:
+    def test_the_others_continue(self, tmp_path: Path, store: Path) -> None:
         (tmp_path / "fail_2").write_text("2")
         wanted = [counted(n, tmp_path) for n in (1, 2, 3)]
-        with pytest.raises(UnitError, match=r"1 of 3 units failed \(n=2\).*number 2.*n=2\.log"):
-            run_units(wanted, store=store, out=tmp_path)
+        with pytest.raises(JobError, match=r"1 of 3 jobs failed \(n=2\).*number 2.*n=2\.log"):
+            run_jobs(wanted, store=store, out=tmp_path)
         log = (tmp_path / "units" / "n=2.log").read_text()
         assert log.count("Traceback") == 2 and "attempt 2" in log
         assert sorted(p.name for p in (tmp_path / "units").glob("n=*")) == ["n=1", "n=2.log", "n=3"]
         # The next command does only what is missing.
-        assert squares(run_units(wanted, store=store, out=tmp_path)) == [1, 4, 9]
+        assert squares(run_jobs(wanted, store=store, out=tmp_path)) == [1, 4, 9]
         assert [(tmp_path / f"calls_{n}").read_text() for n in (1, 2, 3)] == ["x", "xxx", "x"]
 
 
 class TestRefusals:
     def test_other_options(self, tmp_path: Path, store: Path) -> None:
-        run_units([noted(1)], store=store, out=tmp_path)
-        other = Unit("n=1", "unit_work:note", {"number": 1, "seed": 5})
+        run_jobs([noted(1)], store=store, out=tmp_path)
+        other = Job("n=1", "unit_work:note", {"number": 1, "seed": 5})
         with pytest.raises(OptionError, match=r"n=1 was made with other options \(seed\)"):
-            run_units([other], store=store, out=tmp_path)
+            run_jobs([other], store=store, out=tmp_path)
 
     def test_other_work(self, tmp_path: Path, store: Path) -> None:
-        run_units([noted(1)], store=store, out=tmp_path)
-        other = Unit("n=1", "unit_work:unless", {"number": 1})
+        run_jobs([noted(1)], store=store, out=tmp_path)
+        other = Job("n=1", "unit_work:unless", {"number": 1})
         with pytest.raises(OptionError, match="another function"):
-            run_units([other], store=store, out=tmp_path)
+            run_jobs([other], store=store, out=tmp_path)
 
     def test_another_store(self, tmp_path: Path, store: Path) -> None:
-        run_units([noted(1)], store=store, out=tmp_path)
+        run_jobs([noted(1)], store=store, out=tmp_path)
         store.write_bytes(b"other records")
         with pytest.raises(OptionError, match="made from another store"):
-            run_units([noted(1)], store=store, out=tmp_path)
+            run_jobs([noted(1)], store=store, out=tmp_path)
 
     def test_a_folder_of_something_else(self, tmp_path: Path, store: Path) -> None:
         (tmp_path / "units" / "n=1").mkdir(parents=True)
-        with pytest.raises(OptionError, match="n=1 holds something else than a finished unit"):
-            run_units([noted(1)], store=store, out=tmp_path)
+        with pytest.raises(OptionError, match="n=1 is not the folder of a finished job"):
+            run_jobs([noted(1)], store=store, out=tmp_path)
 
     def test_no_store(self, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match="none.h5 does not exist"):
-            run_units([noted(1)], store=tmp_path / "none.h5", out=tmp_path)
+            run_jobs([noted(1)], store=tmp_path / "none.h5", out=tmp_path)
 
     @pytest.mark.parametrize("name", ["", "a/b", "a b"])
-    def test_names_that_are_no_folder(self, tmp_path: Path, store: Path, name: str) -> None:
-        with pytest.raises(OptionError, match="cannot name a unit"):
-            run_units([Unit(name, "unit_work:note", {})], store=store, out=tmp_path)
+    def test_names_that_cannot_be_folders(self, tmp_path: Path, store: Path, name: str) -> None:
+        with pytest.raises(OptionError, match="cannot name a job"):
+            run_jobs([Job(name, "unit_work:note", {})], store=store, out=tmp_path)
 
-    def test_two_units_of_one_name(self, tmp_path: Path, store: Path) -> None:
-        with pytest.raises(OptionError, match="each name once"):
-            run_units([noted(1), noted(1, seed=2)], store=store, out=tmp_path)
+    def test_two_jobs_of_one_name(self, tmp_path: Path, store: Path) -> None:
+        with pytest.raises(OptionError, match="only once"):
+            run_jobs([noted(1), noted(1, seed=2)], store=store, out=tmp_path)
 
     def test_two_commands_in_one_folder(
         self, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
@@ -230,12 +258,12 @@ class TestRefusals:
 
         def second(store: Path, folder: Path, **options: Any) -> None:
             try:
-                run_units([noted(2)], store=store, out=tmp_path)
+                run_jobs([noted(2)], store=store, out=tmp_path)
             except OptionError as error:
                 seen.append(str(error))
 
         monkeypatch.setattr(unit_work, "note", second)
-        run_units([noted(1)], store=store, out=tmp_path)
+        run_jobs([noted(1)], store=store, out=tmp_path)
         assert "is being filled by process" in seen[0]
 
     def test_no_dask(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,11 +319,11 @@ def test_a_killed_worker_costs_nothing_but_time(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two workers; whoever has the unit 3 first is killed while it is at it."""
+    """Two workers; the first to run job 3 is killed while running it."""
     monkeypatch.setattr(module, "_CHUNK", 300)  # four pieces of the store
     scheduler, workers = running
     wanted = [
-        Unit(
+        Job(
             f"n={n}",
             "unit_work:once",
             {"number": n, "board": str(tmp_path), "rest": 60.0 if n == 3 else 0.0},
@@ -306,14 +334,14 @@ def test_a_killed_worker_costs_nothing_but_time(
         [sys.executable, "-c", _KILLER, str(tmp_path / "first_at_3"), str(signal.SIGKILL.value)]
     )
     begin = time.monotonic()
-    folders = run_units(wanted, store=store, out=tmp_path / "out", scheduler=scheduler)
+    folders = run_jobs(wanted, store=store, out=tmp_path / "out", scheduler=scheduler)
     assert killer.wait() == 0
     assert time.monotonic() - begin < 40  # nobody rested to the end
 
     dead = int((tmp_path / "first_at_3").read_text())
     killed = next(worker for worker in workers if worker.pid == dead)
     assert killed.wait() == -signal.SIGKILL
-    assert "is gone; n=3 starts anew elsewhere" in capfd.readouterr().err
+    assert "is gone; n=3 will restart elsewhere" in capfd.readouterr().err
     answers = [json.loads((folder / "answer.json").read_text()) for folder in folders]
     assert [answer["square"] for answer in answers] == [n**2 for n in range(8)]
     # Done by these two alone, each with a copy of the store of its own.
@@ -324,13 +352,13 @@ def test_a_killed_worker_costs_nothing_but_time(
     checksum = json.loads((folders[0] / "unit.json").read_text())["store"]
     assert {answer["content"] for answer in answers} == {checksum}
     assert not any(answer["store"] == str(store) for answer in answers)
-    # A second command finds all done, and asks no cluster.
-    assert run_units(wanted, store=store, out=tmp_path / "out", scheduler="tcp://none") == folders
+    # A second command finds all done and does not connect to a cluster.
+    assert run_jobs(wanted, store=store, out=tmp_path / "out", scheduler="tcp://none") == folders
 
-    # Failures travel back with their reason, and are tried once more with what they left.
+    # Failures are sent back with their reason, and retried with what they left.
     (tmp_path / "fail_9").write_text("2")
-    with pytest.raises(UnitError, match=r"failed \(n=9\).*number 9 cannot be done"):
-        run_units(
+    with pytest.raises(JobError, match=r"failed \(n=9\).*number 9 cannot be done"):
+        run_jobs(
             [counted(9, tmp_path), noted(10)],
             store=store,
             out=tmp_path / "out",
@@ -358,10 +386,10 @@ def test_each_gpu_of_this_machine_has_a_process(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     wanted = [
-        Unit(f"n={n}", "unit_work:once", {"number": n, "board": str(tmp_path), "rest": 0.5})
+        Job(f"n={n}", "unit_work:once", {"number": n, "board": str(tmp_path), "rest": 0.5})
         for n in range(4)
     ]
-    folders = run_units(wanted, store=store, out=tmp_path / "out")
+    folders = run_jobs(wanted, store=store, out=tmp_path / "out")
     answers = [json.loads((folder / "answer.json").read_text()) for folder in folders]
     assert [answer["square"] for answer in answers] == [0, 1, 4, 9]
     assert {answer["gpu"] for answer in answers} == {"4", "7"}
