@@ -274,24 +274,26 @@ def _blocks(kernels: list[Any], biases: list[Any], rate: float) -> list[list[tup
     return [weights[i : i + 3] for i in range(0, len(weights), 3)]
 
 
-def _sliced(signal: Any) -> tuple[list[Any], Any, Any]:
+def _sliced(signal: Any) -> tuple[list[Any], list[Any], Any, Any]:
     """Sort recordings by length and cut them into slices of about as many samples.
 
     Args:
         signal: ``(batch, time, channel)``, zeros after each recording's end.
 
     Returns:
-        :data:`SLICES` times ``(rows, recorded, channel)``, as far as the longest is recorded; a
-        slice of a small batch may have no rows.  Then which row of the batch each row of the
-        slices is, ``(batch,)``, and which row of the slices each row of the batch is.  Where XLA
-        compiles the whole step, which takes fixed shapes, there is one slice, the batch as it is.
+        :data:`SLICES` times ``(rows, recorded, channel)``, as far as the longest is recorded, and
+        how many of each slice's rows are recordings: a slice of a small batch may have none, and
+        then one row of zeros, since oneDNN computes wrong shapes from no rows.  Then which row of
+        the batch each row of the slices is, ``(batch,)``, and which row of the slices each row of
+        the batch is.  If XLA compiles the whole step, which takes fixed shapes, there is one
+        slice, the batch as it is.
     """
     # TensorFlow has no public way to ask this.
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
     if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
         rows = tf.range(tf.shape(signal)[0])
-        return [signal], rows, rows
+        return [signal], [tf.shape(signal)[0]], rows, rows
     time = signal.shape[1]
     used = tf.reduce_any(signal != 0, axis=2)
     ends = tf.reduce_max(tf.where(used, tf.range(1, time + 1), 1), axis=1)
@@ -301,11 +303,13 @@ def _sliced(signal: Any) -> tuple[list[Any], Any, Any]:
     share = tf.cumsum(ends) * SLICES / tf.reduce_sum(ends)
     bounds = tf.searchsorted(share, tf.range(1, SLICES, dtype=share.dtype))
     bounds = [0, *tf.unstack(bounds), tf.shape(ends)[0]]
-    slices = []
+    slices, counts = [], []
     for start, end in itertools.pairwise(bounds):
         recorded = tf.maximum(tf.reduce_max(ends[start:end]), 1)  # of no rows it is the least int
-        slices.append(signal[start:end, : tf.minimum(_whole_steps(recorded), time)])
-    return slices, order, back
+        rows = signal[start:end, : tf.minimum(_whole_steps(recorded), time)]
+        slices.append(tf.pad(rows, [[0, tf.cast(start == end, tf.int32)], [0, 0], [0, 0]]))
+        counts.append(end - start)
+    return slices, counts, order, back
 
 
 def _whole_steps(samples: Any) -> Any:
@@ -418,7 +422,7 @@ class BranchConvolutions(keras.layers.Layer):
         seeds = tf.reshape(seeds, [self.branches, SLICES + 1, blocks, 2])
         shape = self.compute_output_shape((None, time, channels))[0]
 
-        slices, order, back = _sliced(signal)
+        slices, counts, order, back = _sliced(signal)
         slices = [
             tf.split(tf.cast(x[:, None], self.compute_dtype), self.branches, axis=3) for x in slices
         ]
@@ -429,6 +433,10 @@ class BranchConvolutions(keras.layers.Layer):
             parts = [
                 _convolve_slice(x[branch], silences, reaches, *weights, seeds[branch, i])
                 for i, x in enumerate(slices)
+            ]
+            parts = [
+                tf.slice(part, [0, 0, 0], [count, -1, -1])
+                for part, count in zip(parts, counts, strict=True)
             ]
             joined = _reordered(tf.concat(parts, axis=0), back, order)
             features.append(tf.ensure_shape(joined, shape))
