@@ -6,7 +6,6 @@ import json
 import re
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -17,8 +16,10 @@ from test_export import PACKAGES, small_contract, small_model
 from data_prep.labels import CPSC_CLASSES
 from data_prep.records import read_record
 from ecg_keras.evaluation.predictions import found_classes, load_predictions, names_by_probability
+from ecg_keras.export import command as export
 from ecg_keras.model.backend import keras
 from ecg_keras.model.model_files import prepare_record
+from ecg_keras.prediction import command as prediction
 
 
 @pytest.mark.parametrize(
@@ -60,10 +61,8 @@ def test_tables_page_function_and_exported_file_agree(
     for name, gain in (("A1", 1.0), ("A2", 0.05)):
         write_wfdb(tmp_path / "records", name, gain * sine_leads(3000, seed=int(name[1])))
     models = (str(tmp_path / "fold_*" / "best.keras"),)
-    command = import_module(f"{package}.predict").main
-    command(models=models, records=tmp_path / "records", out=tmp_path / "out", explain=True)
-    exporting: Any = import_module(f"{package}.export").main
-    exporting(
+    prediction.main(models=models, records=tmp_path / "records", out=tmp_path / "out", explain=True)
+    export.main(
         models=models,
         out=tmp_path / "exported",
         formats=("onnx",),

@@ -249,9 +249,7 @@ def test_an_unknown_first_of_several_labels_is_refused(tmp_path: Path) -> None:
         tmp_path / "toy.h5", lengths=(50,) * 10, labels={4: (0, 1)}, first_labels={4: -1}
     )
     with Store(path) as store:
-        with pytest.raises(
-            StoreError, match="toy.h5 holds records with several labels .*REFERENCE"
-        ):
+        with pytest.raises(StoreError, match="toy.h5 holds records with several labels.*REFERENCE"):
             make(store)
         assert len(make(store, contract=toy_contract(single_label=False)).labels) == 10
 

@@ -201,7 +201,7 @@ def test_layers_that_nobody_knows(tmp_path: Path) -> None:
         return config
 
     path = with_config(saved(tmp_path / "toy.keras"), change, tmp_path / "x.keras")
-    assert "is broken (" in refusal(path)
+    assert "holds the network Toy, whose layers no installed package provides" in refusal(path)
 
 
 def test_damage_is_noticed_or_does_not_matter(tmp_path: Path) -> None:

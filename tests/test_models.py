@@ -1,7 +1,6 @@
 """What both networks' packages promise alike: who knows one knows the other."""
 
 import inspect
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from make_records import sine_leads, write_wfdb
-from test_commands import exit_of, run_python
+from test_commands import run_python
 
 from data_prep.errors import ModelFileError, OptionError
 from data_prep.labels import LEADS
@@ -94,7 +93,7 @@ def test_both_packages_have_the_same_files() -> None:
     for package in PACKAGES:
         folder = Path(import_module(package).__file__ or "").parent
         files.append({path.name for path in folder.iterdir() if path.is_file()})
-    required = {"__init__.py", "layers.py", "model.py", "train.py", "predict.py", "py.typed"}
+    required = {"__init__.py", "layers.py", "model.py", "train.py", "explain.py", "py.typed"}
     assert required <= files[0] and required <= files[1]
 
 
@@ -119,13 +118,6 @@ def test_both_networks_are_asked_for_alike() -> None:
             inspect.signature(package.compile_model).parameters
         )
         assert list(inspect.signature(package.load_model).parameters) == ["path"]
-
-
-def test_both_predict_commands_are_one_command() -> None:
-    ours, theirs = (
-        inspect.signature(import_module(f"{package}.predict").main) for package in PACKAGES
-    )
-    assert ours == theirs
 
 
 def test_both_train_commands_share_their_options() -> None:
@@ -273,20 +265,3 @@ def test_files_that_are_no_model_of_ours(network: Network, tmp_path: Path) -> No
     plain = keras.Model(signal, keras.layers.GlobalAveragePooling1D()(signal))
     plain.save(tmp_path / "plain.keras")
     assert "carries no contract" in refusal(network.package, tmp_path / "plain.keras")
-
-
-def test_the_command_refuses_the_other_packages_file(
-    network: Network,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    (other,) = (p for p in PACKAGES if p != network.package.__name__)
-    main = import_module(f"{other}.predict").main
-    header = write_wfdb(tmp_path, "E1", sine_leads(2000))
-    options = ("--models", str(network.path), "--records", str(header))
-    assert exit_of(main, monkeypatch, *options, "--out", str(tmp_path / "out")) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"ecg-toy: {network.path} holds {network.contract.network} and not")
-    assert not (tmp_path / "out").exists()
-    assert sys.argv[0].endswith("ecg-toy")

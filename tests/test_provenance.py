@@ -55,7 +55,9 @@ def test_tf32_and_the_form_of_the_convolutions(allowed: bool) -> None:
     finally:
         tf.config.experimental.enable_tensor_float_32_execution(before)
     assert told["TF32"] == ("allowed" if allowed else "off")
-    assert told["MLBF-Net's convolutions"] == "each batch in 4 slices of similar length"
+    assert told["MLBF-Net's convolutions"] == (
+        "each batch in 4 slices of similar length, 2 outputs at once"
+    )
     assert told["MRM-Net's convolutions"] == "by Fourier transform from 16 taps on"
 
 

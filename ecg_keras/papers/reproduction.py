@@ -3,13 +3,16 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_prep.errors import OptionError
 from data_prep.labels import CPSC_CLASSES
 from data_prep.store import Store, StoreWriter
 from data_prep.synthetic import synthetic_record
 from ecg_keras.papers.jobs import Job, run_jobs
-from ecg_keras.papers.tables import ResultTable, as_markdown, published, write_table
+
+if TYPE_CHECKING:
+    from ecg_keras.papers.tables import ResultTable
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Reproduction:
         Args:
             num_records: how many records the paper's data sets have, by the data set's name.
         """
+        from ecg_keras.papers.tables import published
+
         with Store(self.store) as opened:
             same_data = len(opened) in num_records.get(opened.dataset, ())
         return published(same_data=same_data)
@@ -91,7 +96,7 @@ def given(value: int | None, default: int) -> int:
     return default if value is None else value
 
 
-def write_result(out: Path, name: str, table: ResultTable, *, smoke: bool = False) -> None:
+def write_result(out: Path, name: str, table: "ResultTable", *, smoke: bool = False) -> None:
     """Write ``OUT/NAME.md`` and ``OUT/NAME.csv``, and print the table.
 
     Args:
@@ -100,6 +105,8 @@ def write_result(out: Path, name: str, table: ResultTable, *, smoke: bool = Fals
         table: to write.
         smoke: add a note that the figures mean nothing.
     """
+    from ecg_keras.papers.tables import as_markdown, write_table
+
     if smoke:
         table = replace(table, notes=(*table.notes, "A trial run: the figures mean nothing."))
     path = write_table(out, name, table)
