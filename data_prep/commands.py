@@ -65,7 +65,7 @@ def run_command(main: Callable[..., None]) -> None:
             that is a dataclass gives one option per field, explained by the dataclass's docstring.
 
     Raises:
-        SystemExit: status 2, after one sentence on standard error, where the input cannot be
+        SystemExit: status 2, after one sentence on standard error, if the input cannot be
             used, a file cannot be read or written, the disk is full or the user interrupts.
     """
     import tyro

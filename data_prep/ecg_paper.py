@@ -112,7 +112,7 @@ def ecg_figure(
     Every row begins with a calibration pulse of 1 mV and 0.2 s. Small squares are 1 mm (0.04 s,
     0.1 mV), large ones 5 mm (0.2 s, 0.5 mV). Each trace is moved up or down so that its median
     lies on a line of the paper, since electrodes have a voltage of their own that says nothing.
-    Rows stand as far apart as their traces need, up to 60 mm. Where samples are invalid the
+    Rows stand as far apart as their traces need, up to 60 mm. If samples are invalid the
     trace is broken and the place is hatched.
 
     Args:

@@ -110,7 +110,7 @@ def require_text(array: np.ndarray) -> None:
         array: of any type; only texts are looked at.
 
     Raises:
-        ValueError: where a character is none of Unicode's.
+        ValueError: if a character is none of Unicode's.
     """
     if array.dtype.kind == "U" and array.dtype.itemsize:
         characters = np.ascontiguousarray(array).view(

@@ -86,7 +86,7 @@ def _by_lead(statistic: object, signal: np.ndarray) -> np.ndarray:
 
 
 def _ranges(signal: np.ndarray, width: int) -> np.ndarray:
-    """From lowest to highest in each window and lead: ``(window, 12)``, 0 where all is invalid."""
+    """From lowest to highest in each window and lead: ``(window, 12)``, 0 if all is invalid."""
     windows = max(1, len(signal) // width)
     parts = signal[: windows * width].reshape(windows, -1, signal.shape[1])
     highest = np.where(np.isnan(parts), -np.inf, parts).max(axis=1)

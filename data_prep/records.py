@@ -28,7 +28,7 @@ def read_record(path: str | Path, *, fs: float | None = None, unit: str | None =
     Supported are WFDB records (a ``.hea`` header with its ``.mat`` or ``.dat`` file, such as
     PTB-XL and the PhysioNet challenges 2020 and 2021 have), the MATLAB structs in which CPSC
     2018 was first published, CSV and TSV tables, NumPy arrays, EDF, DICOM, SCP-ECG, GE MUSE XML
-    and HL7 aECG.  Where III, aVR, aVL or aVF are missing, they are computed from I and II.
+    and HL7 aECG.  If III, aVR, aVL or aVF are missing, they are computed from I and II.
 
     Args:
         path: of the file; of a WFDB record, the header, the signal file, or the two without
@@ -44,7 +44,7 @@ def read_record(path: str | Path, *, fs: float | None = None, unit: str | None =
     Raises:
         RecordError: naming the file, where it is missing, cannot be understood, is cut short,
             lacks a lead, holds no plausible ECG, or states another rate or unit than is given;
-            or where a library that it needs is not installed.
+            or if a library that it needs is not installed.
     """
     file = _record_file(Path(path))
     kind = None if file.suffix in (".hea", ".mat") else format_of(file)
@@ -63,13 +63,13 @@ def record_of_array(
 
     Args:
         signal: ``(time, 12)`` or ``(12, time)``, leads in the order of
-            :data:`data_prep.labels.LEADS`, NaN where invalid.
+            :data:`data_prep.labels.LEADS`, NaN if invalid.
         fs: its sampling rate, hertz.
         unit: as in :func:`read_record`.
         name: what the recording is called in answers and errors.
 
     Raises:
-        RecordError: where the shape is another, or it holds no plausible ECG.
+        RecordError: if the shape is another, or it holds no plausible ECG.
     """
     try:
         tracing = tracing_of(np.asarray(signal))
@@ -88,7 +88,7 @@ def find_records(folder: str | Path) -> dict[str, Path]:
         The file to give to :func:`read_record` of each recording, by its name, sorted.
 
     Raises:
-        RecordError: where the folder is missing, or two recordings have one name.
+        RecordError: if the folder is missing, or two recordings have one name.
     """
     records: dict[str, Path] = {}
     for name, path in list_records(folder):
@@ -111,7 +111,7 @@ def list_records(folder: str | Path) -> list[tuple[str, Path]]:
         Name and file of each, sorted.
 
     Raises:
-        RecordError: where the folder is missing.
+        RecordError: if the folder is missing.
     """
     if not Path(folder).is_dir():
         raise RecordError(f"{folder} is not a folder; give the folder that holds the recordings.")
@@ -175,10 +175,10 @@ def format_of(path: Path) -> Format | None:
         path: an existing file.
 
     Returns:
-        The format's name, or None where it is another.
+        The format's name, or None if it is another.
 
     Raises:
-        RecordError: where the file cannot be read or is too large for a recording.
+        RecordError: if the file cannot be read or is too large for a recording.
     """
     try:
         with open(path, "rb") as file:

@@ -49,7 +49,7 @@ def code_of(
         last: how the last one begins.
 
     Raises:
-        ValueError: where there is no such name or line, or several lines begin with ``first``.
+        ValueError: if there is no such name or line, or several lines begin with ``first``.
     """
     node: Any = ast.parse(text)
     start, end = 0, len(text.splitlines())

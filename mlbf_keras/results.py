@@ -182,7 +182,7 @@ def fig3(store: Path, record: str | None) -> Figure:
         record: its name; None for the first that is normal and nothing else.
 
     Raises:
-        OptionError: where the store has no such record.
+        OptionError: if the store has no such record.
     """
     with Store(store) as opened:
         if record is None:

@@ -34,7 +34,7 @@ class Explainer:
         lenses: the calls of each network.
 
     Raises:
-        OptionError: where the networks take signals of different form.
+        OptionError: if the networks take signals of different form.
     """
 
     def __init__(self, models: Sequence[ECGModel]) -> None:
@@ -52,7 +52,7 @@ class Explainer:
             attention and relevance along the recording, and the channels' weights.
 
         Raises:
-            RecordError: where the recording cannot be used.
+            RecordError: if the recording cannot be used.
         """
         seen = view(record, self.lenses[0].contract)
         looks = [lens.look(seen.signal) for lens in self.lenses]

@@ -1,6 +1,6 @@
 """The blocks of MRM-Net that hold weights or add a loss, named as in the paper.
 
-Where the paper is silent, the blocks follow PyTorch, in which it was written: convolutions are
+If the paper is silent, the blocks follow PyTorch, in which it was written: convolutions are
 padded with k//2 zeros on both sides whatever their stride, batch norm has epsilon 1e-5 and keeps
 0.9 of its moving statistics at each step, pools pad with minus infinity, and weights start
 uniform within 1/sqrt(fan-in).  Convolutions followed by batch norm have no bias, everything else

@@ -36,7 +36,7 @@ def fitted_contract(
         input_length: in samples at 100 Hz; recordings are stretched to it.
 
     Raises:
-        RecordError: where the training records have no samples, or all are equal.
+        RecordError: if the training records have no samples, or all are equal.
     """
     mean, std = fit_standardisation(
         prepare(

@@ -31,7 +31,7 @@ def conv_block(layer: Any, x: Any) -> Any:
     )
     scale = gamma / np.sqrt(variance + EPSILON)
     kernel = np.asarray(layer.merged_kernel()) * scale
-    if layer.strides > 1:  # Where "same" would put the zeros elsewhere than PyTorch.
+    if layer.strides > 1:  # Keras' "same" would put the zeros elsewhere than PyTorch.
         x = layers.ZeroPadding1D(len(kernel) // 2)(x)
     conv = layers.Conv1D(
         layer.filters,

@@ -170,7 +170,7 @@ def assert_opened_nothing_else(folder: Path, paths: list[str]) -> None:
 def by_the_header(files: dict[str, bytes], main: str) -> tuple[float, np.ndarray] | None:
     """Rate and millivolts ``(time, 12)`` of a WFDB record in format 16, taken literally.
 
-    None where a header is beyond these few lines.
+    None if a header is beyond these few lines.
     """
     try:
         header = files[main].decode("utf-8").splitlines()

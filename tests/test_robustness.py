@@ -113,7 +113,7 @@ def test_one_lead_in_another_unit_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
-    """Also where that is killed; the file it leaves behind locks nothing."""
+    """Even if that process is killed: the file it leaves locks nothing."""
     holding = (
         "import sys, time, pathlib; from data_prep.files import locked\n"
         "with locked(pathlib.Path(sys.argv[1]), doing='trained'):\n"

@@ -24,7 +24,7 @@ def read_array(path: Path) -> Tracing:
         path: of the file.
 
     Raises:
-        RecordError: where it holds no such array.
+        RecordError: if it holds no such array.
     """
     try:
         arrays = _arrays(path)
@@ -76,12 +76,12 @@ def tracing_of(
 
     Args:
         signal: ``(time, lead)`` or ``(lead, time)``.
-        fs: its rate, hertz; NaN where unknown.
-        unit: of all leads; ``""`` where unknown.
+        fs: its rate, hertz; NaN if unknown.
+        unit: of all leads; ``""`` if unknown.
         leads: their names.
 
     Raises:
-        ValueError: where it is no array of numbers of that shape.
+        ValueError: if it is no array of numbers of that shape.
     """
     if signal.ndim != 2 or len(leads) not in signal.shape or signal.dtype.kind not in "iuf":
         raise ValueError(

@@ -76,8 +76,8 @@ def read_struct(path: Path, name: str) -> dict[str, np.ndarray]:
         as arrays of one str.
 
     Raises:
-        ValueError: where the file is damaged or has no such struct.
-        OSError: where it cannot be read.
+        ValueError: if the file is damaged or has no such struct.
+        OSError: if it cannot be read.
     """
     if path.stat().st_size > _MOST_BYTES:
         raise ValueError("it is too large for a recording")

@@ -26,7 +26,7 @@ def read_dicom(path: Path) -> Tracing:
         path: of the file.
 
     Raises:
-        RecordError: where it is damaged, holds no ECG waveform, or is not calibrated.
+        RecordError: if it is damaged, holds no ECG waveform, or is not calibrated.
     """
     pydicom = library("pydicom", path)
     try:

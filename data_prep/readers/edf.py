@@ -19,7 +19,7 @@ def read_edf(path: Path, *, bdf: bool = False) -> Tracing:
         bdf: whether it is a BDF file.
 
     Raises:
-        RecordError: where it is damaged, has gaps (EDF+D), or its leads differ in rate.
+        RecordError: if it is damaged, has gaps (EDF+D), or its leads differ in rate.
     """
     edfio = library("edfio", path)
     try:

@@ -22,7 +22,7 @@ _SECONDS = (1.0, 3600.0)
 # Standard deviation of a lead in mV.  Surface ECGs lie near 0.2; a unit misnamed by a factor of
 # a thousand falls out at either end, and so does a recording of nothing.
 _SPREADS = (0.001, 50.0)
-# Where the unit is only supposed, what lies further off is not taken for millivolts.
+# If the unit is only supposed, what lies further off is not taken for millivolts.
 _SUPPOSED_SPREADS = (0.01, 5.0)
 
 
@@ -32,11 +32,11 @@ class Tracing:
 
     Attributes:
         names: of the signals, as the file gives them.
-        values: float64 ``(time, signal)``, each in its unit, NaN where invalid.
-        units: of each signal, such as ``"uV"``; ``""`` where the file states none.
-        fs: sampling rate, hertz; NaN where the file states none.
-        age: in years, NaN where unknown.
-        sex: in any words; ``""`` where unknown.
+        values: float64 ``(time, signal)``, each in its unit, NaN if invalid.
+        units: of each signal, such as ``"uV"``; ``""`` if the file states none.
+        fs: sampling rate, hertz; NaN if the file states none.
+        age: in years, NaN if unknown.
+        sex: in any words; ``""`` if unknown.
     """
 
     names: tuple[str, ...]
@@ -53,11 +53,11 @@ class Record:
 
     Attributes:
         id: the file's name without its ending.
-        signal: float32 ``(time, 12)``, millivolts, NaN where invalid; leads as in
+        signal: float32 ``(time, 12)``, millivolts, NaN if invalid; leads as in
             :data:`data_prep.labels.LEADS`.
         fs: sampling rate, hertz.
-        age: in years, NaN where unknown.
-        sex: ``"male"``, ``"female"``, or ``""`` where unknown.
+        age: in years, NaN if unknown.
+        sex: ``"male"``, ``"female"``, or ``""`` if unknown.
         codes: diagnoses as the header gives them: names of classes, or SNOMED CT codes.
         path: the file read; of a WFDB record, its header.
         derived: leads that the file lacks, computed from I and II.
@@ -125,7 +125,7 @@ def agreed(stated: float, given: float | None, path: Path) -> float:
 
 
 def unit_of(stated: str, given: str | None, path: Path) -> str:
-    """The unit, from what the file states and what the user gives; mV where both are silent."""
+    """The unit, from what the file states and what the user gives; mV if both are silent."""
     for unit in (stated, given or ""):
         if unit and unit.casefold() not in MILLIVOLTS:
             raise RecordError(
@@ -141,7 +141,7 @@ def unit_of(stated: str, given: str | None, path: Path) -> str:
 
 
 def _require_millivolts(record: Record) -> None:
-    """Refuse values that would be taken for millivolts, where they hardly can be."""
+    """Refuse values that would be taken for millivolts if they hardly can be."""
     spread = _spread(record)
     if not _SUPPOSED_SPREADS[0] <= spread <= _SUPPOSED_SPREADS[1]:
         likely = "uV, or raw counts" if spread > 1 else "V"
@@ -235,7 +235,7 @@ def library(name: str, path: Path) -> Any:
         path: of the recording that needs it.
 
     Raises:
-        RecordError: where it is not installed.
+        RecordError: if it is not installed.
     """
     try:
         return importlib.import_module(name)

@@ -15,7 +15,7 @@ def read_scp(path: Path) -> Tracing:
         path: of the file.
 
     Raises:
-        RecordError: where it is damaged, or in a form that ecgdatakit does not decode.
+        RecordError: if it is damaged, or in a form that ecgdatakit does not decode.
     """
     scp = library("ecgdatakit.parsing.parsers.scp_ecg", path)
     try:

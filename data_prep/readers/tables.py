@@ -24,7 +24,7 @@ def read_table(path: Path) -> Tracing:
         path: of the file.
 
     Raises:
-        RecordError: naming the file and line, where it cannot be understood.
+        RecordError: naming the file and line, if it cannot be understood.
     """
     lines = _text(path).splitlines()
     first = next((n for n, line in enumerate(lines) if line.strip()), None)

@@ -300,7 +300,7 @@ def _read_samples(header: _Header, chosen: list[_Lead], num_samples: int, path: 
     """Decode the leads.
 
     Returns:
-        float64 ``(time, lead)`` of those chosen, in each lead's unit, NaN where the format's
+        float64 ``(time, lead)`` of those chosen, in each lead's unit, NaN if the format's
         invalid value stands.
     """
     if len({lead.file for lead in chosen}) == 1:

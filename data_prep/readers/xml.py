@@ -27,7 +27,7 @@ def read_xml(path: Path) -> Tracing:
         path: of the file.
 
     Raises:
-        RecordError: where it is no such file, is damaged, or defines entities.
+        RecordError: if it is no such file, is damaged, or defines entities.
     """
     parser = library("defusedxml.ElementTree", path)
     try:

@@ -179,7 +179,7 @@ def _print_check(folder: Path) -> None:
 class _Entry:
     """A record that is to go into the store.
 
-    ``labels`` is None where only the record's header knows them.
+    ``labels`` is None if only the record's header knows them.
     """
 
     id: str

@@ -251,7 +251,7 @@ def plot_lead_contributions(
 
     Args:
         leads: names of the L leads.
-        heads: ``(L,)`` probability by each lead's own head, or None where leads have none.
+        heads: ``(L,)`` probability by each lead's own head, or None if leads have none.
         probability: by all leads together.
         without: ``(L,)`` the same with that lead at 0 mV.
         class_name: the class.

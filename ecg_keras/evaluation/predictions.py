@@ -37,13 +37,13 @@ class Predictions:
         probabilities: ``(N, C)`` float32 in 0..1, the mean over the members.
         members: ``(M, N, C)`` float32 in 0..1, what each of the M networks answered.
         thresholds: ``(C,)`` float32, probability from which a class counts as present.
-        single_label: True where the answer is the one class of the largest probability.
+        single_label: True if the answer is the one class of the largest probability.
         network: the network's name, such as ``"MLBF-Net"``.
         task: the task its classes belong to, such as ``"cpsc2018"``.
-        labels: ``(N, C)`` uint8 of 0 and 1, or None where they are not known.
+        labels: ``(N, C)`` uint8 of 0 and 1, or None if they are not known.
         first_labels: ``(N,)`` int16, 0-based class that stands first among a record's labels
-            (CPSC 2018's ``First_label``), -1 where unknown; or None.
-        patients: ``(N,)`` str, whom each record is of, empty where unknown; or None.
+            (CPSC 2018's ``First_label``), -1 if unknown; or None.
+        patients: ``(N,)`` str, whom each record is of, empty if unknown; or None.
         seen: ``(N,)`` int8, what the models had to do with each record: 0 nothing, 1 it chose the
             epoch and thresholds of one, 2 it trained one, -1 unknown; None if all are unknown.
         dataset: that the records are known to be of, such as ``"ptb-xl"``; empty for files, of

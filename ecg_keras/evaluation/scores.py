@@ -72,7 +72,7 @@ def best_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray
 
 
 def class_f1(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """F1 of each class (MLBF-Net, section IV-B): ``(C,)``; 0 where nothing is found.
+    """F1 of each class (MLBF-Net, section IV-B): ``(C,)``; 0 if nothing is found.
 
     Args:
         labels: ``(N, C)`` of 0 and 1.
@@ -375,7 +375,7 @@ def patient_groups(patients: np.ndarray | None, num_records: int) -> np.ndarray:
     """Group records by patient for a bootstrap.
 
     Args:
-        patients: ``(N,)`` str, empty where unknown; None if all are.
+        patients: ``(N,)`` str, empty if unknown; None if all are.
         num_records: N.
 
     Returns:
@@ -592,7 +592,7 @@ def _ratio(above: np.ndarray, below: np.ndarray, *, undefined: float = 0.0) -> n
 
 
 def _mean_over_defined(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis, leaving out NaN; NaN where nothing is left."""
+    """Mean over the last axis, leaving out NaN; NaN if nothing is left."""
     defined = np.isfinite(values)
     return _ratio(np.where(defined, values, 0).sum(axis=-1), defined.sum(axis=-1), undefined=np.nan)
 

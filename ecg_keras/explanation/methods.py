@@ -331,7 +331,7 @@ def view(record: Record, contract: Contract) -> View:
     """Prepare a recording, and keep account of its time.
 
     Raises:
-        RecordError: where it cannot be used.
+        RecordError: if it cannot be used.
     """
     signal = prepare_record(record, contract)
     rate, length = contract.sampling_rate, contract.input_length

@@ -69,7 +69,7 @@ def inference_model(models: Sequence[ECGModel], plain: Mapping[type, Plain]) -> 
         classes)}``, the mean of the models' probabilities, in float32.
 
     Raises:
-        ModelFileError: where the models take signals of different form.
+        ModelFileError: if the models take signals of different form.
     """
     first = models[0]
     for model in models[1:]:
@@ -238,8 +238,8 @@ def export(
         records: recordings to compare on, or None for generated ones.
 
     Raises:
-        ECGError: where the models cannot be exported, or a recording cannot be used.
-        ModelFileError: where a file answers otherwise than Keras; it is not kept.
+        ECGError: if the models cannot be exported, or a recording cannot be used.
+        ModelFileError: if a file answers otherwise than Keras; it is not kept.
     """
     _require_packages(formats)
     ensemble = open_models(models)

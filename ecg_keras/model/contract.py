@@ -28,8 +28,8 @@ class Contract:
         input_length: of the input, in samples.
         fit: what is done to a recording of another length: ``"pad"`` crops it or pads it with
             zeros at its end, ``"stretch"`` crops it or resamples it up to the input's length.
-        single_label: True where the answer is the class of the largest probability (softmax),
-            False where each class has a probability of its own (sigmoid).
+        single_label: True if the answer is the class of the largest probability (softmax),
+            False if each class has a probability of its own (sigmoid).
         leads: the input's leads, in order.
         mean: subtracted from the signal inside the network, in millivolts.
         std: by which the signal is divided inside the network, in millivolts.
@@ -83,7 +83,7 @@ class Contract:
         """Make sure that a network is built as its contract promises.
 
         Raises:
-            OptionError: where the contract says otherwise.
+            OptionError: if the contract says otherwise.
         """
         asked = (num_classes, input_length, num_leads)
         promised = (len(self.class_names), self.input_length, len(self.leads))
@@ -104,7 +104,7 @@ class Contract:
             ``(time, lead)``, leads as the network takes them.
 
         Raises:
-            OptionError: where the network takes a lead that is none of the twelve.
+            OptionError: if the network takes a lead that is none of the twelve.
         """
         if self.leads == LEADS:
             return signal

@@ -84,7 +84,7 @@ class ECGModel:
             Probabilities ``(records, classes)``, float32.
 
         Raises:
-            ModelFileError: where the shape is not the contract's.
+            ModelFileError: if the shape is not the contract's.
         """
         expected = (self.contract.input_length, len(self.contract.leads))
         if np.ndim(signals) != 3 or np.shape(signals)[1:] != expected:
@@ -118,8 +118,8 @@ class ECGModel:
             Probabilities and labels by class name, and what is doubtful about the recording.
 
         Raises:
-            RecordError: where the recording cannot be used.
-            OptionError: where an array comes without its rate.
+            RecordError: if the recording cannot be used.
+            OptionError: if an array comes without its rate.
         """
         record = _record_of(recording, fs, unit)
         probabilities = self.predict(prepare_record(record, self.contract)[None])[0]
@@ -155,8 +155,8 @@ def prepare_record(record: Record, contract: Contract) -> np.ndarray:
         ``(input_length, lead)`` float32, millivolts.
 
     Raises:
-        RecordError: naming the file, where too much of it is invalid.
-        OptionError: where the network takes a lead that recordings do not have.
+        RecordError: naming the file, if too much of it is invalid.
+        OptionError: if the network takes a lead that recordings do not have.
     """
     try:
         signal = prepare(

@@ -32,7 +32,7 @@ class ResultTable:
         columns: headings; the first column names the row.
         rows: as many cells each as there are columns.
         scored: where the figures were scored, such as "out-of-fold on 210 records".
-        selected_on_test: True where epochs were chosen by the records that are scored.
+        selected_on_test: True if epochs were chosen by the records that are scored.
         notes: remarks below it.
         digits: decimal places of figures.
     """

@@ -90,9 +90,9 @@ def choose_records(*, csv_file: Path | None, records: Path) -> dict[str, Path]:
         The file of each recording by its name, in the table's order.
 
     Raises:
-        RecordError: where a recording is not there.
-        LabelError: where the table cannot be used.
-        OptionError: where a table comes with one recording only.
+        RecordError: if a recording is not there.
+        LabelError: if the table cannot be used.
+        OptionError: if a table comes with one recording only.
     """
     if not records.is_dir():
         if csv_file is not None:
@@ -159,7 +159,7 @@ def predict_records(
         that could not be used, and what is doubtful about those that could, by their names.
 
     Raises:
-        RecordError: where not one could be used.
+        RecordError: if not one could be used.
     """
     names: list[str] = []
     answers: list[np.ndarray] = []
@@ -276,7 +276,7 @@ def predict_store(
         ``records``, with the model's thresholds and the store's labels and patients.
 
     Raises:
-        StoreError: where the store's rate or classes are not the model's, or labels are missing.
+        StoreError: if the store's rate or classes are not the model's, or labels are missing.
     """
     contract = model.contract
     if store.class_names(contract.task) != contract.class_names:
@@ -440,7 +440,7 @@ def predict(
         explain: whether to write ``explained/NAME.html`` for each recording.
 
     Raises:
-        ECGError: where nothing could be predicted; also, after all else was predicted and
+        ECGError: if nothing could be predicted; also, after all else was predicted and
             written, where some recordings could not be used.
     """
     if batch_size < 1:

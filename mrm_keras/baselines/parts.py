@@ -32,7 +32,7 @@ def signal_input(
         the contract.
 
     Raises:
-        OptionError: where the contract promises other sizes.
+        OptionError: if the contract promises other sizes.
     """
     contract = contract or default_contract(
         network=network, num_classes=num_classes, input_length=input_length, num_leads=num_leads
