@@ -3,9 +3,11 @@
 import errno
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -14,6 +16,47 @@ from data_prep.errors import OptionError
 # A disk or quota that is full, a file that grew larger than the system or the shell's limit lets
 # it be, a disk that fails: the system does not say while writing what.
 _DISK_TROUBLES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+MOST_BYTES = 2**30
+"""Bytes of the largest recording or table that is read, also after unpacking."""
+
+MOST_VALUES = 2**26
+"""Samples of all signals together in the largest recording: twelve leads, an hour at 1500 Hz."""
+
+
+def is_file(path: Path) -> bool:
+    """Whether this is a regular file, also behind a link; False if no file can have this name."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def opened(path: Path, *, most: int = MOST_BYTES) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Reading a pipe would wait for a writer, and reading a device might never end.
+
+    Args:
+        path: of the file, or of a link to it.
+        most: bytes that it may have.
+
+    Raises:
+        OSError: if it cannot be read, is not a regular file, or is larger.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    # Should it have become a pipe since, opening does not wait either.
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | _WITHOUT_WAITING))
+    state = os.fstat(file.fileno())
+    if stat.S_ISREG(state.st_mode) and state.st_size <= most:
+        return file
+    file.close()
+    raise OSError(errno.EFBIG, f"it is too large: more than {most} bytes", str(path))
+
+
+_WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0)
 
 
 @contextmanager

@@ -1,23 +1,36 @@
 """Any supported ECG file, read as millivolts with the leads in one order."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from data_prep.errors import RecordError
+from data_prep.files import is_file, opened
 from data_prep.readers.arrays import is_recording, read_array, tracing_of
 from data_prep.readers.cpsc_struct import read_cpsc_struct
 from data_prep.readers.dicom import read_dicom
 from data_prep.readers.edf import read_edf
-from data_prep.readers.record import MOST_BYTES, Record, Tracing, agreed, record_of, require_ecg
+from data_prep.readers.record import Record, Tracing, record_of
 from data_prep.readers.scp_ecg import read_scp
 from data_prep.readers.tables import names_leads, read_table
 from data_prep.readers.wfdb import read_wfdb
+from data_prep.readers.xml import read_xml
 
 __all__ = ["Record", "find_records", "list_records", "read_record", "record_of_array"]
 
-Format = Literal["table", "array", "EDF", "BDF", "DICOM", "SCP-ECG", "XML"]
+_READERS: dict[str, Callable[[Path], Tracing]] = {
+    "WFDB": read_wfdb,
+    "CPSC struct": read_cpsc_struct,
+    "table": read_table,
+    "array": read_array,
+    "EDF": read_edf,
+    "BDF": partial(read_edf, bdf=True),
+    "DICOM": read_dicom,
+    "SCP-ECG": read_scp,
+    "XML": read_xml,
+}
 
 _TABLES = (".csv", ".tsv", ".txt")
 
@@ -47,13 +60,7 @@ def read_record(path: str | Path, *, fs: float | None = None, unit: str | None =
             or if a library that it needs is not installed.
     """
     file = _record_file(Path(path))
-    kind = None if file.suffix in (".hea", ".mat") else format_of(file)
-    if kind:
-        return record_of(_read_tracing(file, kind), file, fs=fs, unit=unit)
-    record = read_wfdb(file, unit) if file.suffix == ".hea" else read_cpsc_struct(file, unit)
-    agreed(record.fs, fs, file)
-    require_ecg(record)
-    return record
+    return record_of(_READERS[format_of(file) or ""](file), file, fs=fs, unit=unit)
 
 
 def record_of_array(
@@ -123,7 +130,7 @@ def list_records(folder: str | Path) -> list[tuple[str, Path]]:
         for path in files
         if path in headers
         or (path.suffix == ".mat" and path.with_suffix(".hea") not in headers)
-        or (path.suffix.casefold() in _OTHER_ENDINGS and path.is_file() and holds_recording(path))
+        or (path.suffix.casefold() in _OTHER_ENDINGS and is_file(path) and holds_recording(path))
     ]
     return sorted((path.stem, path) for path in found)
 
@@ -133,17 +140,17 @@ _OTHER_ENDINGS = (".csv", ".tsv", ".npy", ".npz", ".edf", ".bdf", ".dcm", ".scp"
 
 def _record_file(path: Path) -> Path:
     """The header, struct or other file that a path with or without its ending means."""
-    if path.suffix == ".hea" and path.is_file():
+    if path.suffix == ".hea" and is_file(path):
         return path
     stem = path.with_suffix("") if path.suffix in (".mat", ".dat", ".hea") else path
     header, struct = (stem.with_name(stem.name + ending) for ending in (".hea", ".mat"))
     for file in (header, struct):
-        if file.is_file():
+        if is_file(file):
             return file
     # Samples that lost their header may begin as other files do.
-    if path.is_file() and path.suffix != ".dat" and format_of(path):
+    if is_file(path) and path.suffix != ".dat" and format_of(path):
         return path
-    if path.is_file():
+    if is_file(path):
         raise RecordError(
             f"{path} is no recording this program reads; give a WFDB record with its header"
             f" ({header.name}), a .mat file of CPSC 2018, CSV, NumPy, EDF, DICOM, SCP-ECG, GE MUSE"
@@ -152,24 +159,8 @@ def _record_file(path: Path) -> Path:
     raise RecordError(f"{path} does not exist as a recording; look for {header} or {struct}.")
 
 
-def _read_tracing(path: Path, kind: Format) -> Tracing:
-    if kind == "XML":
-        from data_prep.readers.xml import read_xml
-
-        return read_xml(path)
-    if kind in ("EDF", "BDF"):
-        return read_edf(path, bdf=kind == "BDF")
-    readers = {
-        "table": read_table,
-        "array": read_array,
-        "DICOM": read_dicom,
-        "SCP-ECG": read_scp,
-    }
-    return readers[kind](path)
-
-
-def format_of(path: Path) -> Format | None:
-    """Tell a file's format by its first bytes, and a table by its ending.
+def format_of(path: Path) -> str | None:
+    """Tell a file's format by its first bytes, and WFDB, MATLAB and tables by their endings.
 
     Args:
         path: an existing file.
@@ -180,14 +171,17 @@ def format_of(path: Path) -> Format | None:
     Raises:
         RecordError: if the file cannot be read or is too large for a recording.
     """
+    if path.suffix in (".hea", ".mat"):
+        return "WFDB" if path.suffix == ".hea" else "CPSC struct"
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             start = file.read(256)
-        size = path.stat().st_size
     except OSError as error:
-        raise RecordError(f"{path} cannot be read ({error.strerror}); check its rights.") from error
+        raise RecordError(
+            f"{path} cannot be read ({error.strerror}); mend it or leave this recording out."
+        ) from error
     ending = path.suffix.casefold()
-    found: Format | None = None
+    found = None
     if start.startswith(b"\x93NUMPY") or (start.startswith(b"PK") and ending == ".npz"):
         found = "array"
     elif start.startswith(b"0       "):
@@ -202,8 +196,6 @@ def format_of(path: Path) -> Format | None:
         found = "XML"
     elif ending in _TABLES:
         found = "table"
-    if found and size > MOST_BYTES:
-        raise RecordError(f"{path} is too large for a recording; leave it out.")
     return found
 
 
