@@ -1,10 +1,11 @@
 """Files that are either whole or not there, and that one process writes at a time."""
 
+import csv
 import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -99,6 +100,37 @@ def _bring_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table that spreadsheet programs show as it is.
+
+    They run a text that begins with =, +, - or @ as a formula; an apostrophe is put before it.
+    Numbers stay as they are, and what UTF-8 cannot hold becomes an escape.
+
+    Args:
+        path: of the table; its folder is created.
+        header: names of the columns.
+        rows: of cells.
+    """
+    with (
+        written_whole(path) as part,
+        open(part, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([_harmless(cell) for cell in header])
+        writer.writerows([_harmless(cell) for cell in row] for row in rows)
+
+
+def _harmless(cell: object) -> object:
+    text = str(cell)
+    if isinstance(cell, (int, float)) or not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return cell
 
 
 @contextmanager

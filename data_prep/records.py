@@ -1,6 +1,10 @@
 """Any supported ECG file, read as millivolts with the leads in one order."""
 
+import os
+import re
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +22,14 @@ from data_prep.readers.tables import names_leads, read_table
 from data_prep.readers.wfdb import read_wfdb
 from data_prep.readers.xml import read_xml
 
-__all__ = ["Record", "find_records", "list_records", "read_record", "record_of_array"]
+__all__ = [
+    "Record",
+    "find_records",
+    "list_records",
+    "read_record",
+    "record_of_array",
+    "scan_folder",
+]
 
 _READERS: dict[str, Callable[[Path], Tracing]] = {
     "WFDB": read_wfdb,
@@ -60,6 +71,7 @@ def read_record(path: str | Path, *, fs: float | None = None, unit: str | None =
             or if a library that it needs is not installed.
     """
     file = _record_file(Path(path))
+    _require_name(file)
     return record_of(_READERS[format_of(file) or ""](file), file, fs=fs, unit=unit)
 
 
@@ -120,21 +132,80 @@ def list_records(folder: str | Path) -> list[tuple[str, Path]]:
     Raises:
         RecordError: if the folder is missing.
     """
+    return scan_folder(folder).records
+
+
+@dataclass(frozen=True)
+class FolderScan:
+    """What lies in a folder and the folders below it.
+
+    Attributes:
+        records: name and file of each recording, sorted; also those of one name.
+        refused: what is none although its ending is a recording's, and folders that cannot be
+            read, each with the reason, sorted.
+    """
+
+    records: list[tuple[str, Path]]
+    refused: list[tuple[Path, str]]
+
+
+def scan_folder(folder: str | Path) -> FolderScan:
+    """Find the recordings in a folder and the folders below it, and what only looks like one.
+
+    Files with the endings of other things are passed over, and so are tables about recordings,
+    such as ``REFERENCE.csv``, and hidden files.
+
+    Args:
+        folder: where to look.
+
+    Raises:
+        RecordError: if the folder is missing.
+    """
     if not Path(folder).is_dir():
         raise RecordError(f"{folder} is not a folder; give the folder that holds the recordings.")
+    refused: list[tuple[Path, str]] = []
+
+    def unreadable(error: OSError) -> None:
+        refused.append(
+            (Path(error.filename), f"{error.filename} cannot be read ({error.strerror})")
+        )
+
     # Copies made by macOS leave files such as ._A0001.mat that are none.
-    files = [path for path in Path(folder).rglob("*") if not path.name.startswith(".")]
-    headers = {path for path in files if path.suffix == ".hea"}
-    found = [
-        path
-        for path in files
-        if path in headers
-        or (path.suffix == ".mat" and path.with_suffix(".hea") not in headers)
-        or (path.suffix.casefold() in _OTHER_ENDINGS and is_file(path) and holds_recording(path))
+    files = [
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, onerror=unreadable)
+        for name in names
+        if not name.startswith(".")
     ]
-    return sorted((path.stem, path) for path in found)
+    headers = {path for path in files if path.suffix == ".hea"}
+    found = []
+    for path in files:
+        if path in headers or (path.suffix == ".mat" and path.with_suffix(".hea") not in headers):
+            found.append(path)
+        elif path.suffix.casefold() in _OTHER_ENDINGS:
+            if is_file(path) and holds_recording(path):
+                found.append(path)
+            elif reason := _why_refused(path):
+                refused.append((path, reason))
+    return FolderScan(sorted((path.stem, path) for path in found), sorted(refused))
 
 
+def _why_refused(path: Path) -> str:
+    """Why a file is no recording; nothing if it is a table about recordings."""
+    with suppress(OSError), opened(path) as file:
+        if path.suffix.casefold() in (".csv", ".tsv"):
+            line = file.readline(10_000).decode("utf-8-sig", errors="replace")
+            if _ABOUT_RECORDS & {name.strip(' "').casefold() for name in re.split("[,;\t]", line)}:
+                return ""
+    try:
+        read_record(path)
+    except RecordError as error:
+        return str(error)
+    return f"{path} is read only if it is named itself."
+
+
+# Columns of the tables of labels and answers that lie among recordings.
+_ABOUT_RECORDS = {"recording", "record", "ecg_id", "diagnostic_class"}
 _OTHER_ENDINGS = (".csv", ".tsv", ".npy", ".npz", ".edf", ".bdf", ".dcm", ".scp", ".xml")
 
 
@@ -156,7 +227,20 @@ def _record_file(path: Path) -> Path:
             f" ({header.name}), a .mat file of CPSC 2018, CSV, NumPy, EDF, DICOM, SCP-ECG, GE MUSE"
             " or HL7 aECG."
         )
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise RecordError(
+            f"{path} is not a regular file (a pipe, device or broken link); remove it."
+        )
     raise RecordError(f"{path} does not exist as a recording; look for {header} or {struct}.")
+
+
+def _require_name(path: Path) -> None:
+    """Refuse a recording whose name no table of answers could hold."""
+    try:
+        path.stem.encode()
+    except UnicodeEncodeError:
+        shown = str(path).encode(errors="backslashreplace").decode()
+        raise RecordError(f"{shown} has a name that is not UTF-8; rename it.") from None
 
 
 def format_of(path: Path) -> str | None:

@@ -71,11 +71,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 
 def _array(file: IO[bytes], most: int) -> np.ndarray:
     # What the header states is allocated, and a small zip file can unpack to any size.
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"it is in version {version} of NumPy's format")
-    read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-    shape, _, dtype = read_header(file)
+    shape, dtype = _stated(file)
     if math.prod(shape) > most or dtype.itemsize > _MOST_ITEM:
         raise ValueError(f"an array of shape {shape} and type {dtype} is larger than any recording")
     file.seek(0)
@@ -83,6 +79,16 @@ def _array(file: IO[bytes], most: int) -> np.ndarray:
     if file.read(1):
         raise ValueError("it holds more than the array it states")
     return array
+
+
+def _stated(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape and type that an array's header states."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"it is in version {version} of NumPy's format")
+    read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+    shape, _, dtype = read_header(file)
+    return shape, dtype
 
 
 def tracing_of(
@@ -111,10 +117,11 @@ def tracing_of(
 def is_recording(path: Path) -> bool:
     """Tell whether a NumPy file holds 12 leads, without reading its samples."""
     try:
-        if path.suffix.casefold() == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return "signal" in arrays.files
-        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+        with opened(path) as file:
+            if path.suffix.casefold() == ".npz":
+                with zipfile.ZipFile(file) as archive:
+                    return "signal.npy" in archive.namelist()
+            shape, _ = _stated(file)
     except Exception:  # whatever NumPy trips over, this is no recording
         return False
     return len(shape) == 2 and len(LEADS) in shape
