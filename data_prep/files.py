@@ -83,7 +83,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         _bring_to_disk(path.parent)
     except OSError as error:
         if error.errno in _DISK_TROUBLES and not error.filename:
-            # An exhausted quota is a full disk to whom it befalls.
+            # To the user, an exhausted quota is a full disk.
             number = errno.ENOSPC if error.errno == errno.EDQUOT else error.errno
             raise OSError(number, error.strerror, str(path)) from error
         raise

@@ -450,7 +450,7 @@ def test_interrupt(tmp_path: Path) -> None:
     time.sleep(0.3)
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=30)
-    assert process.returncode == 2, errors
+    assert process.returncode == 130, errors
     assert "interrupted; what was complete stays as it was" in errors.splitlines()[-1]
     assert "Traceback" not in errors
     assert output == ""
