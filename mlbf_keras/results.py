@@ -72,7 +72,7 @@ def table2(*, store: Path | None = None, reference: Path | None = None) -> Resul
     else:
         assert store is not None
         with Store(store) as opened:
-            first, labels = opened.first_labels, opened.labels("cpsc2018")
+            first, labels = opened.first_labels("cpsc2018"), opened.labels("cpsc2018")
         source = store.name
     firsts = np.bincount(first[first >= 0], minlength=9)
     rows: list[tuple[Cell, ...]] = []

@@ -302,7 +302,7 @@ def predict_store(
         network=contract.network,
         task=contract.task,
         labels=labels,
-        first_labels=known_first_labels(labels, store.first_labels[records]),
+        first_labels=known_first_labels(labels, store.first_labels(contract.task)[records]),
         patients=store.patients[records],
         seen=model.seen(store.ids[records], store.dataset),
         dataset=store.dataset,

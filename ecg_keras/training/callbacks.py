@@ -98,7 +98,8 @@ class KeepBest(keras.callbacks.Callback):
         self.epoch: int | None = None
         self.ids = store.ids[validation.records]
         self.labels = store.labels(validation.contract.task)[validation.records]
-        self.first_labels = known_first_labels(self.labels, store.first_labels[validation.records])
+        first_labels = store.first_labels(validation.contract.task)[validation.records]
+        self.first_labels = known_first_labels(self.labels, first_labels)
         made_with = provenance()
         self.origin = Origin(
             dataset=store.dataset,

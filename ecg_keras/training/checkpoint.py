@@ -118,7 +118,8 @@ def digest_of_records(store: Store, *parts: np.ndarray, task: str) -> str:
         task: whose labels.
     """
     digest = hashlib.sha256(repr(store.fs).encode())
-    tables = [store.ids, store.lengths, store.labels(task), store.first_labels, store.checksums]
+    labels = [store.labels(task), store.first_labels(task)]
+    tables = [store.ids, store.lengths, *labels, store.checksums]
     for part in parts:
         for table in tables:
             digest.update(b"" if table is None else np.ascontiguousarray(table[part]).tobytes())
