@@ -148,7 +148,7 @@ def cpsc_order() -> dict[str, tuple[int, ...]]:
     Returns:
         0-based class indices of each of these records, First_label first.
     """
-    return read_reference(Path(__file__).parent / "tables" / "cpsc2018_several_labels.csv")
+    return read_reference(Path(__file__).with_name("cpsc2018_several_labels.csv"))
 
 
 @dataclass(frozen=True)

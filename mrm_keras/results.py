@@ -318,7 +318,8 @@ class Reproduction(reproduction.Reproduction):
         """Draw how the rows of a finished table learnt, each by its first seed, for each task."""
         return {
             task: plot_learning_curves(
-                {name: self._history(variant, task) for name, variant in variants.items()}
+                {name: self._history(variant, task) for name, variant in variants.items()},
+                monitor=self.protocol.monitor,
             )
             for task in self.tasks
         }

@@ -150,6 +150,7 @@ class TestReport:
             "scores.json",
             "mlbf-net_confusion_matrix.png",
             "mlbf-net_precision_recall.png",
+            "mlbf-net_reliability.png",
             "mlbf-net_roc.png",
         }
         printed = capsys.readouterr().out.splitlines()
@@ -175,8 +176,11 @@ class TestReport:
         }
         found = section["scores"]
         assert {key: found[key]["value"] for key in expected} == pytest.approx(expected)
-        for score in found.values():
-            assert score["low"] <= score["value"] <= score["high"]
+        for name, score in found.items():
+            if name == "calibration_error":
+                assert score["low"] is None
+            else:
+                assert score["low"] <= score["value"] <= score["high"]
         assert (section["records"], section["members"], section["left_out"]) == (RECORDS, 2, 0)
 
         with (tmp_path / "r" / "per_class.csv").open(newline="") as file:
@@ -220,7 +224,7 @@ class TestReport:
         assert not page.open
         figures = [each for each in page.addresses if each.startswith("data:image/png;base64,")]
         links = [each for each in page.addresses if each.startswith("#")]
-        assert len(figures) == len(list((tmp_path / "r").glob("*.png"))) == 7
+        assert len(figures) == len(list((tmp_path / "r").glob("*.png"))) == 9
         assert set(links) <= page.anchors
         assert len(figures) + len(links) == len(page.addresses)
         assert not re.search(r"https?:|url\(|@import|<script", text)
@@ -251,7 +255,7 @@ class TestReport:
             for line in (tmp_path / "r" / "report.md").read_text().splitlines()
             if line.startswith(r"| \<b\>\|&")
         )
-        assert len(re.findall(r"(?<!\\)\|", row)) == 9
+        assert len(re.findall(r"(?<!\\)\|", row)) == 6
 
     def test_markdown_tables_have_even_rows(
         self, mlbf: Path, mrm: Path, reference: Path, tmp_path: Path
@@ -263,12 +267,12 @@ class TestReport:
                 tables[-1].append(line)
             elif tables[-1]:
                 tables.append([])
-        assert len(tables) == 5
+        assert len(tables) == 7
         for table in tables:
             assert len({line.count("|") for line in table}) <= 1
         text = (tmp_path / "r" / "report.md").read_text()
         figures = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)
-        assert len(set(figures)) == 6
+        assert len(set(figures)) == 8
         for figure in figures:
             assert (tmp_path / "r" / figure).is_file()
 
@@ -293,7 +297,8 @@ class TestComparison:
         (difference,) = content["differences"]
         first, second = (section["scores"] for section in content["predictions"])
         assert (difference["of"], difference["minus"]) == ("MRM-Net", "MLBF-Net")
-        assert difference["scores"].keys() == first.keys() & second.keys()
+        with_intervals = first.keys() & second.keys() - {"calibration_error"}
+        assert difference["scores"].keys() == with_intervals
         for key, score in difference["scores"].items():
             assert score["value"] == pytest.approx(second[key]["value"] - first[key]["value"])
             assert score["low"] <= score["value"] <= score["high"]

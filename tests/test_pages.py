@@ -113,10 +113,10 @@ def test_the_page_says_what_was_answered_and_how_surely(tmp_path: Path) -> None:
     assert "2 of 3 networks" in page.words
     assert "Lead V6 is flat." in page.words
     # The mean and range of AF, then of PVC.
-    rows = re.findall(r"(AF ✓|PVC)\s+(\d of 3)\s+(0\.\d+)\s+(0\.\d+ to 0\.\d+)", page.words)
+    rows = re.findall(r"(AF, .*|PVC, .*)\s+(\d of 3)\s+(0\.\d+)\s+(0\.\d+ to 0\.\d+)", page.words)
     assert rows == [
-        ("AF ✓", "2 of 3", "0.600", "0.300 to 0.800"),
-        ("PVC", "1 of 3", "0.300", "0.100 to 0.600"),
+        ("AF, atrial fibrillation ✓", "2 of 3", "0.600", "0.300 to 0.800"),
+        ("PVC, premature ventricular contraction", "1 of 3", "0.300", "0.100 to 0.600"),
     ]
     assert "female, 61 years" in page.words and "10.0 s at 100 Hz" in page.words
 
@@ -140,9 +140,10 @@ def test_the_page_names_the_models_and_what_trained_them(tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("unpainted")
 def test_a_network_of_several_answers_shows_thresholds_and_channels(tmp_path: Path) -> None:
-    _, page = written(tmp_path, explanation(single_label=False))
+    path, page = written(tmp_path, explanation(single_label=False))
     assert "A<1>: AF and PVC\n" in page.words
     assert "Threshold" in page.words and "0.250" in page.words
+    assert path.read_text().count('<s style="left:25.0%">') == 9  # on the bar of each class
     # The first two networks find only AF.
     assert "1 of 3 networks" in page.words
     assert "Channel attention" in page.pictures
@@ -162,14 +163,16 @@ def test_one_network_has_no_spread(tmp_path: Path) -> None:
     told = explanation()
     _, page = written(tmp_path, replace(told, members=told.members[:1]))
     assert "Agreement" not in page.words and " of 1" not in page.words
-    assert "AF ✓\n0.800\n" in page.words
+    assert "AF, atrial fibrillation ✓\n0.800\n" in page.words
 
 
 @pytest.mark.usefixtures("unpainted")
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({}, "random 5 % removed 0.550: the answer depends on what is marked."),
+        ({}, "0.350 against 0.550: the answer depends on what is marked."),
+        ({"marked": np.full(len(SHARES), 0.45)}, "depends in part on what is marked."),
+        ({"marked": np.full(len(SHARES), 0.53)}, "depends hardly more on what is marked than"),
         ({"marked": np.full(len(SHARES), 0.58)}, "does NOT depend on what is marked."),
         ({"total": 0.01}, "AF is almost as probable for a flat line"),
     ],

@@ -13,10 +13,16 @@ from ecg_keras.evaluation.plots import (
     plot_confusion_matrix,
     plot_learning_curves,
     plot_precision_recall,
+    plot_reliability,
     plot_roc,
     read_history,
 )
-from ecg_keras.evaluation.scores import class_auc, class_average_precision, macro_auc
+from ecg_keras.evaluation.scores import (
+    calibration,
+    class_auc,
+    class_average_precision,
+    macro_auc,
+)
 
 
 def made_up(classes: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
@@ -111,7 +117,25 @@ class TestCurves:
     @pytest.mark.parametrize("classes", [3, 71])
     def test_nothing_to_draw(self, classes: int) -> None:
         _, probabilities, names = made_up(classes)
-        require_drawn(plot_roc(np.zeros_like(probabilities), probabilities, names))
+        figure = plot_roc(np.zeros_like(probabilities), probabilities, names)
+        assert sum(len(axes.lines) for axes in figure.axes) == 0
+        assert texts(figure).count("on no record") == (3 if classes == 3 else 0)
+
+
+class TestReliability:
+    def test_each_class_has_a_panel(self) -> None:
+        labels, probabilities, names = made_up(4)
+        figure = plot_reliability(labels, probabilities, names)
+        for c, axes in enumerate(figure.axes):
+            bins = calibration(labels[:, c], probabilities[:, c])
+            np.testing.assert_array_equal(axes.lines[1].get_ydata(), bins.share)
+            assert axes.get_title(loc="left") == f"{names[c]}  ECE {bins.error:.3f}"
+        require_drawn(figure)
+
+    def test_many_classes_share_one(self) -> None:
+        labels, probabilities, names = made_up(71)
+        (axes,) = plot_reliability(labels, probabilities, names).axes
+        assert axes.get_title(loc="left").startswith("all 71 classes")
 
 
 class TestLearningCurves:
@@ -123,20 +147,22 @@ class TestLearningCurves:
         history = read_history(path)
         np.testing.assert_array_equal(history["val_loss"], [1.5, 1.2, 1.4])
         np.testing.assert_array_equal(history["val_macro_f1"], [0.2, 0.6, np.nan])
-        figure = plot_learning_curves({"fold_1": history})
+        figure = plot_learning_curves({"fold_1": history}, monitor="macro-f1")
         loss, score = figure.axes
         np.testing.assert_array_equal(loss.lines[0].get_xdata(), [1, 2, 3])
         np.testing.assert_array_equal(loss.lines[1].get_ydata(), [1.5, 1.2, 1.4])
         assert score.get_title(loc="left") == "validation macro-F1"
-        # The best epoch is the second.
-        assert [float(value[0]) for value in map(np.asarray, score.lines[1].get_data())] == [2, 0.6]
+        # The second epoch was kept; it is marked in both panels.
+        marks = [np.concatenate(axes.lines[-1].get_data()).tolist() for axes in (loss, score)]
+        assert marks == [[2, 1.2], [2, 0.6]]
         require_drawn(figure)
 
     def test_many_runs_and_single_epochs(self, tmp_path: Path) -> None:
         path = tmp_path / "history.csv"
         path.write_text("epoch,loss,val_loss\n0,2,1.5\n")
         history = read_history(path)
-        figure = plot_learning_curves({f"fold_{fold}": history for fold in range(1, 11)})
+        histories = {f"fold_{fold}": history for fold in range(1, 11)}
+        figure = plot_learning_curves(histories, monitor="macro-f1")
         assert len(figure.axes) == 1
         (legend,) = figure.legends
         assert [text.get_text() for text in legend.get_texts()] == ["each of 10 runs"]

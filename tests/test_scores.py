@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 from sklearn import metrics
+from sklearn.calibration import calibration_curve
 
 from data_prep.errors import PredictionsError
 from data_prep.labels import known_first_labels, one_hot
@@ -12,8 +13,10 @@ from ecg_keras.evaluation.scores import (
     all_scores,
     best_thresholds,
     bootstrap_intervals,
+    calibration,
     class_auc,
     class_average_precision,
+    class_brier,
     class_f1,
     confusion_matrix,
     cpsc_score,
@@ -51,6 +54,49 @@ def made_up_cpsc(*, records: int = 300, seed: int = 0) -> tuple[np.ndarray, np.n
     return labels, first_labels, answers
 
 
+class TestCalibration:
+    def test_bins_agree_with_sklearn(self) -> None:
+        labels, probabilities = made_up(decimals=7)  # none on an edge, which falls to either side
+        for c in range(9):
+            bins = calibration(labels[:, c], probabilities[:, c])
+            share, probability = calibration_curve(labels[:, c], probabilities[:, c], n_bins=10)
+            np.testing.assert_allclose(bins.share, share)
+            np.testing.assert_allclose(bins.probability, probability, rtol=1e-6)
+            assert bins.number.sum() == 300
+
+    def test_error_by_hand(self) -> None:
+        # Two in the bin of 0.1, of which none is true, and two in the bin of 0.8, of which one is.
+        bins = calibration(np.array([0, 0, 1, 0]), np.array([0.1, 0.12, 0.8, 0.84]))
+        np.testing.assert_allclose(bins.share, [0, 0.5])
+        assert bins.error == pytest.approx((2 * 0.11 + 2 * (0.82 - 0.5)) / 4)
+
+    def test_bounds(self) -> None:
+        assert calibration(np.array([1, 0]), np.array([1.0, 0.0])).error == 0
+        with pytest.raises(PredictionsError, match="not a number"):
+            calibration(np.array([1]), np.array([np.nan]))
+
+    def test_brier_agrees_with_sklearn(self) -> None:
+        labels, probabilities = made_up()
+        expected = [
+            metrics.brier_score_loss(y, p) for y, p in zip(labels.T, probabilities.T, strict=True)
+        ]
+        np.testing.assert_allclose(class_brier(labels, probabilities), expected, rtol=1e-6)
+        values = all_scores(
+            labels, None, probabilities, thresholds=np.full(9, 0.5), single_label=False, cpsc=False
+        )
+        assert values["brier_score"][0] == pytest.approx(np.mean(expected), rel=1e-6)
+
+    def test_one_answer_is_held_against_the_first_label(self) -> None:
+        labels, first_labels, _ = made_up_cpsc()
+        probabilities = np.random.default_rng(1).dirichlet(np.ones(9), 300)
+        values = all_scores(
+            labels, first_labels, probabilities,
+            thresholds=np.full(9, 0.5), single_label=True, cpsc=True,
+        )  # fmt: skip
+        expected = class_brier(one_hot(first_labels, 9), probabilities).mean()
+        assert values["brier_score"][0] == pytest.approx(expected)
+
+
 class TestClasses:
     def test_agree_with_sklearn(self) -> None:
         labels, probabilities = made_up()
@@ -61,6 +107,8 @@ class TestClasses:
         scored = per_class(labels, predicted)
         np.testing.assert_allclose(scored.precision, precision)
         np.testing.assert_allclose(scored.recall, recall)
+        of_absence = metrics.recall_score(1 - labels, 1 - predicted, average=None)
+        np.testing.assert_allclose(scored.specificity, of_absence)
         np.testing.assert_allclose(scored.f1, f1)
         np.testing.assert_array_equal(scored.support, support)
         np.testing.assert_allclose(class_f1(labels, predicted), f1)
@@ -264,6 +312,7 @@ class TestAllScores:
                 "macro_auc": metrics.roc_auc_score(y, p, average="macro"),
                 "record_f1": record_f1(y, p),
                 "label_accuracy": label_accuracy(y, p),
+                "brier_score": class_brier(y, p).mean(),
                 "cpsc_score": official.score,
                 **{f"cpsc_{name}": value for name, value in official.groups.items()},
             }

@@ -59,12 +59,18 @@ class Definitions(Facts):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score and its interval, NaN if undefined; a difference is signed."""
+    """A score, its interval and a threshold for it, NaN if undefined; a difference is signed."""
 
     value: float
     low: float = float("nan")
     high: float = float("nan")
     signed: bool = False
+    threshold: float = float("nan")
+
+    @property
+    def bar(self) -> bool:
+        """Whether it is drawn, on a line from 0 to 1, as well as written."""
+        return not self.signed and bool(np.isfinite([self.low, self.threshold]).any())
 
     @property
     def number(self) -> str:
@@ -100,10 +106,14 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
 
     @property
-    def intervals(self) -> set[int]:
-        """The columns in which some number has an interval."""
+    def wide(self) -> set[int]:
+        """The columns in which some number has an interval or a bar."""
         cells = ((column, cell) for row in self.rows for column, cell in enumerate(row))
-        return {column for column, cell in cells if isinstance(cell, Estimate) and cell.interval}
+        return {
+            column
+            for column, cell in cells
+            if isinstance(cell, Estimate) and (cell.interval or cell.bar)
+        }
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from data_prep.errors import PredictionsError
-from ecg_keras.evaluation.scores import class_auc, class_average_precision
+from ecg_keras.evaluation.scores import calibration, class_auc, class_average_precision
 
 # Up to this many classes each has a panel of its own; beyond it, only their mean is drawn.
 MOST_PANELS = 12
@@ -160,6 +161,33 @@ def plot_precision_recall(
     )
 
 
+def plot_reliability(
+    truth: np.ndarray, probabilities: np.ndarray, class_names: tuple[str, ...]
+) -> Figure:
+    """Draw how often probabilities come true, by class, or with many classes of all together.
+
+    Args:
+        truth: ``(N, C)`` of 0 and 1.
+        probabilities: ``(N, C)``.
+        class_names: the C classes.
+    """
+    together = len(class_names) > MOST_PANELS
+    names = (f"all {len(class_names)} classes",) if together else class_names
+    with rc_context(_STYLE):
+        figure, grid = _square_panels(len(names))
+        for c, (axes, name) in enumerate(zip(grid, names, strict=False)):
+            cells = (slice(None), slice(None) if together else c)
+            bins = calibration(truth[cells], probabilities[cells])
+            axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1.2)
+            axes.plot(bins.probability, bins.share, color=_BLUE, linewidth=1.6)
+            size = 12 + 120 * np.sqrt(bins.number / bins.number.sum())
+            axes.scatter(bins.probability, bins.share, s=size, color=_BLUE, linewidths=0)
+            axes.set_title(f"{name}  ECE {bins.error:.3f}")
+        figure.supxlabel("probability", fontsize=11, color=_INK)
+        figure.supylabel("share of records that have the class", fontsize=11, color=_INK)
+    return figure
+
+
 def read_history(path: Path) -> dict[str, np.ndarray]:
     """Read the ``history.csv`` of a training run: one row an epoch.
 
@@ -195,13 +223,18 @@ def read_history(path: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
-def plot_learning_curves(histories: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Draw loss and validation scores by epoch, the best epoch of each score marked.
+def plot_learning_curves(
+    histories: Mapping[str, Mapping[str, np.ndarray]], *, monitor: str
+) -> Figure:
+    """Draw loss and validation scores by epoch; in all panels a dot marks the epoch that was kept.
 
     Args:
         histories: what :func:`read_history` gave, by the name of the run.  Few runs each have
             a colour of their own; of many only the bundle is shown.
+        monitor: the validation score that chose the epoch, such as ``"macro-f1"``; if a history
+            has none of that name, nothing is marked.
     """
+    chooses = next((key for key, name in _HISTORY_SCORES.items() if name.lower() == monitor), "")
     scores = [name for name in _HISTORY_SCORES if any(name in h for h in histories.values())]
     panels = 1 + len(scores)
     with rc_context(_STYLE):
@@ -216,7 +249,7 @@ def plot_learning_curves(histories: Mapping[str, Mapping[str, np.ndarray]]) -> F
             axes.set_title(f"validation {_HISTORY_SCORES[score]}")
 
         named = len(histories) <= len(_RUN_COLOURS)
-        lines = []
+        lines: list[Line2D] = []
         for run, history in enumerate(histories.values()):
             colour, alpha = (_RUN_COLOURS[run], 1.0) if named else (_BLUE, 0.5)
             epoch = history["epoch"] + 1
@@ -224,14 +257,15 @@ def plot_learning_curves(histories: Mapping[str, Mapping[str, np.ndarray]]) -> F
             marker = "." if len(epoch) == 1 else ""
             draw = {"color": colour, "alpha": alpha, "marker": marker, "linewidth": 1.6}
             loss.plot(epoch, history["loss"], linestyle="--", **draw)
-            lines += loss.plot(epoch, history["val_loss"], **draw)
-            for axes, score in zip(others, scores, strict=True):
-                values = history.get(score)
-                if values is None or not np.isfinite(values).any():
+            chosen_by = history.get(chooses, np.array([np.nan]))
+            kept = int(np.nanargmax(chosen_by)) if np.isfinite(chosen_by).any() else None
+            for axes, score in zip((loss, *others), ("val_loss", *scores), strict=True):
+                if score not in history:
                     continue
-                best = int(np.nanargmax(values))
-                axes.plot(epoch, values, **draw)
-                axes.plot(epoch[best], values[best], "o", color=colour, alpha=alpha)
+                drawn = axes.plot(epoch, history[score], **draw)
+                lines += drawn if axes is loss else []
+                if kept is not None:
+                    axes.plot(epoch[kept], history[score][kept], "o", color=colour, alpha=alpha)
         names = list(histories) if named else [f"each of {len(histories)} runs"]
         figure.legend(
             lines[: len(names)], names, loc="outside lower center", ncols=min(4, len(names))
@@ -345,22 +379,8 @@ def _plot_curves(
     drawable = [c for c, area in enumerate(areas) if np.isfinite(area)]
     curves = {c: curve(labels[:, c], probabilities[:, c]) for c in drawable}
     panels = len(class_names) if len(class_names) <= MOST_PANELS else 1
-    columns = 1 if panels == 1 else 2 if panels in (2, 4) else 3
-    rows = math.ceil(panels / columns)
     with rc_context(_STYLE):
-        width, height = (5.0, 5.0) if panels == 1 else (7.2, 7.2 / columns * rows + 0.5)
-        figure = _figure(width, height)
-        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-        for axes in grid:
-            axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-            axes.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-            axes.set_xticklabels(["0", "0.5", "1"])
-            axes.set_yticklabels(["0", "0.5", "1"])
-        for axes in grid[panels:]:
-            axes.set_axis_off()
-            # The panel above the empty one has to carry the numbers of the axis.
-            grid[list(grid).index(axes) - columns].tick_params(labelbottom=True)
-
+        figure, grid = _square_panels(panels)
         if len(class_names) <= MOST_PANELS:
             for c, axes in enumerate(grid[:panels]):
                 for x, y in curves.values():
@@ -485,6 +505,25 @@ def plot_parallel_coordinates(lines: np.ndarray, names: tuple[str, ...]) -> Figu
         axes.spines[:].set_visible(False)
         axes.set_xlim(-0.15, len(names) - 0.6)
     return figure
+
+
+def _square_panels(panels: int) -> tuple[Figure, np.ndarray]:
+    """Panels from 0 to 1 in both directions, at most three in a row."""
+    columns = 1 if panels == 1 else 2 if panels in (2, 4) else 3
+    rows = math.ceil(panels / columns)
+    width, height = (5.0, 5.0) if panels == 1 else (7.2, 7.2 / columns * rows + 0.5)
+    figure = _figure(width, height)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axes in grid:
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+        axes.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        axes.set_xticklabels(["0", "0.5", "1"])
+        axes.set_yticklabels(["0", "0.5", "1"])
+    for axes in grid[panels:]:
+        axes.set_axis_off()
+        # The panel above the empty one has to carry the numbers of the axis.
+        grid[list(grid).index(axes) - columns].tick_params(labelbottom=True)
+    return figure, grid
 
 
 def _interpolate(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -102,6 +102,18 @@ SCORES = {
         "Share of all record-and-class cells answered rightly; a class is answered from 0.5 on."
         " MRM-Net's accuracy; high wherever labels are rare.",
     ),
+    "brier_score": (
+        "Brier score",
+        "Mean squared difference between the probabilities and what is true, 0 or 1, over records"
+        " and classes; the smaller the better.",
+    ),
+    "calibration_error": (
+        "Expected calibration error",
+        "How far probabilities are from the share of records that have the class: the gap in each"
+        " of ten bins of equal width, weighted by their records, averaged over classes (Guo et al."
+        " 2017, eq. 3); the smaller the better. It has no interval, because resampling inflates"
+        " it.",
+    ),
 }
 
 _Scores = dict[str, np.ndarray]
@@ -109,6 +121,11 @@ _Scores = dict[str, np.ndarray]
 _CLASS_COLUMNS = (
     ("Support", "Records that have the class as the truth of precision, recall and F1."),
     ("AP", "Average precision, the area under the precision-recall curve as a staircase."),
+    (
+        "Sensitivity and specificity",
+        "Of the records that have the class, the share answered so (recall); of those that do not"
+        " have it, the share not answered so.",
+    ),
 )
 
 
@@ -124,6 +141,8 @@ class Result:
         path: the file they came from.
         labels_from: where the labels came from.
         predictions: those of the records that have a label.
+        truth: ``(N, C)`` of 0 and 1: of networks with one answer the first label, if known; else
+            all labels.
         first_labels: ``(N,)`` 0-based; None if not all are known.
         left_out: number of records that were predicted but have no label.
         values: each score that the labels allow, by its name in :data:`SCORES`.
@@ -131,6 +150,8 @@ class Result:
         classes: precision, recall, F1 and support of each class.
         class_auc: ``(C,)``, NaN if it does not exist.
         average_precision: ``(C,)``, NaN if it does not exist.
+        class_calibration: ``(C,)`` expected calibration error.
+        class_brier: ``(C,)``.
         only_unseen: these are those records of another result that no model has seen.
     """
 
@@ -138,6 +159,7 @@ class Result:
     path: Path
     labels_from: str
     predictions: Predictions
+    truth: np.ndarray
     first_labels: np.ndarray | None
     left_out: int
     values: dict[str, float]
@@ -145,6 +167,8 @@ class Result:
     classes: scores.ClassScores
     class_auc: np.ndarray
     average_precision: np.ndarray
+    class_calibration: np.ndarray
+    class_brier: np.ndarray
     only_unseen: bool = False
 
     @property
@@ -194,13 +218,6 @@ def score_predictions(
     assert kept.labels is not None
     first_labels = known_first_labels(kept.labels, kept.first_labels)
 
-    called = kept.probabilities >= kept.thresholds
-    truth = kept.labels
-    if kept.single_label:
-        called = kept.found
-        if first_labels is not None:
-            truth = one_hot(first_labels, len(kept.class_names))
-
     values = _scores_of(kept, first_labels)
     with _progress(f"resampling {name}", resamples) as step:
         intervals = scores.bootstrap_intervals(
@@ -209,11 +226,22 @@ def score_predictions(
             resamples=resamples,
             seed=seed,
         )
+    truth, called = kept.labels, kept.probabilities >= kept.thresholds
+    if kept.single_label:
+        called = kept.found
+    if kept.single_label and first_labels is not None:
+        truth = one_hot(first_labels, len(kept.class_names))
+    calibrations = [
+        scores.calibration(of_class, probabilities).error
+        for of_class, probabilities in zip(truth.T, kept.probabilities.T, strict=True)
+    ]
+    values["calibration_error"] = np.array([np.mean(calibrations)])
     return Result(
         name=name,
         path=path,
         labels_from=labels_from,
         predictions=kept,
+        truth=truth,
         first_labels=first_labels,
         left_out=int((~labelled).sum()),
         values={key: float(values[key][0]) for key in SCORES if key in values},
@@ -221,6 +249,8 @@ def score_predictions(
         classes=scores.per_class(truth, called),
         class_auc=values["class_auc"][0],
         average_precision=scores.class_average_precision(kept.labels, kept.probabilities),
+        class_calibration=np.array(calibrations),
+        class_brier=scores.class_brier(truth, kept.probabilities),
     )
 
 
@@ -344,13 +374,23 @@ def learning_curves(paths: Sequence[Path]) -> list[Picture]:
     return [
         Picture(
             f"learning_curves_{number}.png",
-            plots.plot_learning_curves(histories),
+            plots.plot_learning_curves(histories, monitor=_monitor(folder / next(iter(histories)))),
             f"Learning curves of {folder.name}",
             "Loss of training (dashed) and validation records by epoch, and the validation scores;"
-            f" a dot marks the best epoch. Runs: {_listed(list(histories))}.",
+            f" a dot marks the epoch that was kept. Runs: {_listed(list(histories))}.",
         )
         for number, (folder, histories) in enumerate(groups.items(), start=1)
     ]
+
+
+def _monitor(run: Path) -> str:
+    """The score that chose the epoch of a run; empty if its settings cannot be read."""
+    try:
+        return str(
+            json.loads((run / "args.json").read_text(encoding="utf-8"))["settings"]["monitor"]
+        )
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 # --- Writing ---------------------------------------------------------------------------------
@@ -384,6 +424,9 @@ def write_report(
     ]
     blocks = _blocks(results, differences, learning, resamples=resamples, seed=seed)
     title = "Evaluation of " + " and ".join(result.name for result in results)
+    models = [model for result in results for model in result.predictions.models]
+    if any(model.generated for model in models):
+        title += ", trained on generated records"
     shown = notices(results)
 
     for block in blocks:
@@ -477,7 +520,8 @@ def _section(result: Result, *, alone: bool) -> list[Block]:
     ]
     if alone:
         blocks.append(_score_table([result]))
-    return [*blocks, Notes(tuple(_remarks(result))), _class_table(result), *_pictures(result)]
+    tables = (_class_table(result), _answer_table(result))
+    return [*blocks, Notes(tuple(_remarks(result))), *tables, *_pictures(result)]
 
 
 def _score_table(results: Sequence[Result]) -> Table:
@@ -546,33 +590,51 @@ def _remarks(result: Result) -> Iterator[str]:
 
 
 def _class_table(result: Result) -> Table:
-    predictions, classes = result.predictions, result.classes
     rows = []
-    for c, name in enumerate(predictions.class_names):
+    for c, name in enumerate(result.predictions.class_names):
         cells: list[Cell] = [
             name,
-            f"{classes.support[c]:,}",
-            Estimate(float(classes.f1[c]), *result.intervals["class_f1"][c].tolist()),
+            f"{result.classes.support[c]:,}",
+            Estimate(float(result.classes.f1[c]), *result.intervals["class_f1"][c].tolist()),
             Estimate(float(result.class_auc[c]), *result.intervals["class_auc"][c].tolist()),
             Estimate(float(result.average_precision[c])),
-            Estimate(float(classes.precision[c])),
-            Estimate(float(classes.recall[c])),
         ]
-        if not predictions.single_label:
-            cells.append(Estimate(float(predictions.thresholds[c])))
         rows.append(tuple(cells))
-    threshold = () if predictions.single_label else ("Threshold",)
-    answers = (
-        "precision, recall and F1 of the most probable class against"
-        f" {'the first label' if _by_first_label(result) else 'all labels'}"
-        if predictions.single_label
-        else "precision, recall and F1 at the model's thresholds against all labels"
-    )
     return Table(
-        f"Each class: {answers}; AUC and AP of the probabilities against all labels",
-        ("Class", "Support", "F1", "AUC", "AP", "Precision", "Recall", *threshold),
+        f"Each class: F1 of {_answers(result)}; AUC and AP of the probabilities against all labels",
+        ("Class", "Support", "F1", "AUC", "AP"),
         tuple(rows),
     )
+
+
+def _answer_table(result: Result) -> Table:
+    classes, predictions = result.classes, result.predictions
+    columns = {
+        "Threshold": predictions.thresholds,
+        "Sensitivity": classes.recall,
+        "Specificity": classes.specificity,
+        "Precision": classes.precision,
+        "Brier score": result.class_brier,
+        "Calibration error": result.class_calibration,
+    }
+    if predictions.single_label:
+        del columns["Threshold"]
+    return Table(
+        f"Answers and calibration of each class: {_answers(result)}",
+        ("Class", *columns),
+        tuple(
+            (name, *(Estimate(float(values[c])) for values in columns.values()))
+            for c, name in enumerate(predictions.class_names)
+        ),
+    )
+
+
+def _answers(result: Result) -> str:
+    """What is answered, and against which labels."""
+    if not result.predictions.single_label:
+        return "the answers at the model's thresholds against all labels"
+    against = "the first label" if _by_first_label(result) else "all labels"
+    return f"the most probable class against {against}"
 
 
 def _by_first_label(result: Result) -> bool:
@@ -618,6 +680,16 @@ def _pictures(result: Result) -> Iterator[Picture]:
         else "Precision against recall as the threshold falls: mean over the classes that some"
         " records have and some have not, and the range of the middle 80 % of them; dotted is"
         " the mean share of records that have a class, which chance would reach.",
+        half=True,
+    )
+    yield Picture(
+        f"{slug}_reliability.png",
+        plots.plot_reliability(result.truth, predictions.probabilities, names),
+        "Reliability",
+        "How often a class is present, against its probability, in ten bins of equal width; the"
+        " larger a dot, the more records are in its bin. On the dotted line probabilities mean"
+        f" what they say. ECE is the expected calibration error{'' if several else ' of all cells'}"
+        ".",
         half=True,
     )
 
@@ -708,6 +780,7 @@ def _class_rows(result: Result) -> Iterator[dict[str, str | int | float | None]]
             "support": int(classes.support[c]),
             "precision": _finite(classes.precision[c]),
             "recall": _finite(classes.recall[c]),
+            "specificity": _finite(classes.specificity[c]),
             "f1": _finite(classes.f1[c]),
             "f1_low": _finite(f1[0]),
             "f1_high": _finite(f1[1]),
@@ -716,6 +789,8 @@ def _class_rows(result: Result) -> Iterator[dict[str, str | int | float | None]]
             "auc_low": _finite(auc[0]),
             "auc_high": _finite(auc[1]),
             "average_precision": _finite(result.average_precision[c]),
+            "brier_score": _finite(result.class_brier[c]),
+            "calibration_error": _finite(result.class_calibration[c]),
         }
 
 
@@ -774,7 +849,7 @@ def _seen_counts(predictions: Predictions) -> dict[str, int] | None:
 def _estimate(result: Result, key: str) -> Estimate:
     if key not in result.values:
         return Estimate(float("nan"))
-    return Estimate(result.values[key], *result.intervals[key].tolist())
+    return Estimate(result.values[key], *result.intervals.get(key, np.full(2, np.nan)).tolist())
 
 
 def _numbers(cell: Estimate) -> dict[str, float | None]:

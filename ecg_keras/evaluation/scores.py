@@ -170,18 +170,22 @@ class ClassScores:
     Attributes:
         support: records that have the class.
         precision: of the records called so, the share that has the class (0 if none is called).
-        recall: of the records that have the class, the share that is called so (0 if none has).
-        f1: harmonic mean of the two (0 if both are).
+        recall: of the records that have the class, the share that is called so (0 if none has);
+            also called sensitivity.
+        specificity: of the records that do not have the class, the share that is not called so
+            (NaN if all have it).
+        f1: harmonic mean of precision and recall (0 if both are).
     """
 
     support: np.ndarray
     precision: np.ndarray
     recall: np.ndarray
+    specificity: np.ndarray
     f1: np.ndarray
 
 
 def per_class(labels: np.ndarray, predicted: np.ndarray) -> ClassScores:
-    """Support, precision, recall and F1 of each class (MLBF-Net, eq. 11 and 12).
+    """Support, precision, recall, specificity and F1 of each class (MLBF-Net, eq. 11 and 12).
 
     Args:
         labels: ``(N, C)`` of 0 and 1.
@@ -198,8 +202,72 @@ def per_class(labels: np.ndarray, predicted: np.ndarray) -> ClassScores:
         support=support,
         precision=_ratio(true_positive, called),
         recall=_ratio(true_positive, support),
+        specificity=_ratio(
+            len(labels) - called - support + true_positive, len(labels) - support, undefined=np.nan
+        ),
         f1=_ratio(2 * true_positive, called + support),
     )
+
+
+# --- Calibration -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Probabilities in bins of equal width against what they came to, arrays ``(B,)``.
+
+    Attributes:
+        probability: mean of each bin; bins without any probability are left out.
+        share: of each bin's cells, the share that is true.
+        number: of the bin's cells.
+    """
+
+    probability: np.ndarray
+    share: np.ndarray
+    number: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error (Guo et al. 2017, eq. 3): mean gap, weighted by number."""
+        return float(np.average(np.abs(self.share - self.probability), weights=self.number))
+
+
+def calibration(truth: np.ndarray, probabilities: np.ndarray, *, bins: int = 10) -> Calibration:
+    """Compare probabilities with how often they come true.
+
+    Args:
+        truth: of 0 and 1, of any shape; all cells are pooled.
+        probabilities: of the same shape, in 0..1.
+        bins: of equal width from 0 to 1.
+
+    Raises:
+        PredictionsError: if shapes disagree or a probability is not a number.
+    """
+    truth, probabilities = (np.reshape(values, (-1, 1)) for values in (truth, probabilities))
+    _require_fit(truth, probabilities)
+    at = np.minimum((probabilities[:, 0] * bins).astype(int), bins - 1)
+    number, *sums = (
+        np.bincount(at, weights=weights, minlength=bins)
+        for weights in (None, probabilities[:, 0], truth[:, 0])
+    )
+    filled = number > 0
+    probability, share = (each[filled] / number[filled] for each in sums)
+    return Calibration(probability, share, number[filled])
+
+
+def class_brier(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Brier score of each class, the mean squared error of its probability: ``(C,)``.
+
+    Args:
+        truth: ``(N, C)`` of 0 and 1.
+        probabilities: ``(N, C)``.
+
+    Raises:
+        PredictionsError: if shapes disagree or a probability is not a number.
+    """
+    _require_fit(truth, probabilities)
+    error = np.asarray(probabilities, np.float64) - truth
+    return np.asarray((error**2).mean(axis=0))
 
 
 # --- Scores over records ---------------------------------------------------------------------
@@ -334,9 +402,9 @@ def all_scores(
         ``macro_f1_any_label`` (arg-max answer against all labels, for a single-label network
         where first labels are not known), ``macro_f1_thresholds`` and ``macro_f1_half``
         (answers from ``thresholds`` and from 0.5 on, for a multi-label network), ``macro_auc``,
-        ``label_accuracy``, ``record_f1``, ``cpsc_score``, ``cpsc_AF`` and so on for the other
-        :data:`CPSC_GROUPS`; and arrays ``(R, C)``: ``class_f1`` of the network's own kind of
-        answer and ``class_auc``.
+        ``label_accuracy``, ``record_f1``, ``brier_score``, ``cpsc_score``, ``cpsc_AF`` and so on
+        for the other :data:`CPSC_GROUPS`; and arrays ``(R, C)``: ``class_f1`` of the network's own
+        kind of answer and ``class_auc``.
 
     Raises:
         PredictionsError: if shapes disagree or a probability is not a number.
@@ -361,6 +429,9 @@ def all_scores(
         scores["macro_f1_half"] = _mean_over_defined(
             _class_f1(labels, probabilities >= 0.5, counts)
         )
+    one_answer = single_label and first_labels is not None
+    error = probabilities.astype(np.float64) - (truth if one_answer else labels)
+    scores["brier_score"] = counts @ (error**2).mean(axis=1) / totals
     scores["class_auc"] = _class_auc(labels, probabilities, counts)
     scores["macro_auc"] = _mean_over_defined(scores["class_auc"])
     scores["record_f1"] = counts @ _record_f1(labels, probabilities) / totals

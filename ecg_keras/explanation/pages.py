@@ -1,14 +1,17 @@
 """One self-contained HTML page per recording: the prediction and its explanation."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from data_prep.class_names import spelled_out
 from data_prep.ecg_paper import Shading, ecg_figure
 from data_prep.files import written_whole
 from data_prep.records import Record
+from data_prep.rhythm import rhythm
 from ecg_keras.evaluation import plots
 from ecg_keras.evaluation.document import (
     Block,
@@ -61,10 +64,10 @@ def write_page(
 def _blocks(explanation: Explanation, warnings: Sequence[str]) -> Iterator[Block]:
     record, contract = explanation.record, explanation.contract
     yield Heading("Answer")
+    yield Facts(tuple(_facts(explanation)))
     if warnings:
         yield Paragraph("Plausibility warnings:")
         yield Notes(tuple(warnings))
-    yield Facts(tuple(_facts(explanation)))
     yield _table(explanation)
 
     yield Heading("Recording")
@@ -126,6 +129,7 @@ def _facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
     yield "Person", ", ".join(part for part in (record.sex, age) if part) or "unknown"
     duration = len(record.signal) / record.fs
     yield "Recording", f"{duration:.1f} s at {record.fs:g} Hz"
+    yield "Rhythm", _rhythm(record)
     if explanation.seconds < duration - 0.05:
         yield "Seen by the network", f"the first {explanation.seconds:g} s"
     if record.codes:
@@ -133,8 +137,18 @@ def _facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
     yield "File", record.path.name
 
 
+def _rhythm(record: Record) -> str:
+    found = rhythm(record)
+    if found is None:
+        return "fewer than three beats were found"
+    return (
+        f"{found.rate:.0f} beats a minute; RR intervals vary by {found.irregularity:.0%}"
+        f" (SD / mean of {len(found.beats) - 1})"
+    )
+
+
 def _answer(explanation: Explanation) -> str:
-    return " and ".join(explanation.found) or "no class reaches its threshold"
+    return " and ".join(explanation.found) or "none above its threshold"
 
 
 def _agreement(explanation: Explanation) -> str:
@@ -152,11 +166,18 @@ def _table(explanation: Explanation) -> Table:
     rows = []
     for c in ranked:
         name = contract.class_names[c]
-        low, high = float(members[:, c].min()), float(members[:, c].max())
-        estimate = Estimate(float(probabilities[c]), *((low, high) if several else ()))
+        meaning = spelled_out(name, contract.task)
+        found = " ✓" if name in explanation.found else ""
+        estimate = Estimate(float(probabilities[c]))
+        if several:
+            estimate = replace(
+                estimate, low=float(members[:, c].min()), high=float(members[:, c].max())
+            )
+        if not contract.single_label:
+            estimate = replace(estimate, threshold=float(explanation.thresholds[c]))
         rows.append(
             (
-                f"{name} ✓" if name in explanation.found else name,
+                f"{name}, {meaning}{found}" if meaning else f"{name}{found}",
                 *((f"{says[:, c].sum()} of {len(members)}",) if several else ()),
                 estimate,
                 *(() if contract.single_label else (f"{explanation.thresholds[c]:.3f}",)),
@@ -165,6 +186,8 @@ def _table(explanation: Explanation) -> Table:
     caption = "Probability of each class, mean of the networks and their range" if several else (
         "Probability of each class"
     )  # fmt: skip
+    if not contract.single_label:
+        caption += "; the line across a bar is the threshold"
     if len(probabilities) > len(ranked):
         caption += f"; the {len(ranked)} largest of {len(probabilities)}"
     threshold = () if contract.single_label else ("Threshold",)
@@ -188,22 +211,13 @@ def _why(explanation: Explanation, relevance: Relevance) -> Iterator[Block]:
         every_lead=True,
     )
     at = int(np.argmin(np.abs(relevance.shares - 0.05)))
-    area = [float(curve[1:-1].mean()) for curve in (relevance.marked, relevance.random)]
-    if relevance.total < 0.05:
-        verdict = (
-            f". {name} is almost as probable for a flat line: this recording says little for it"
-        )
-    elif area[0] < area[1]:
-        verdict = ": the answer depends on what is marked"
-    else:
-        verdict = ": the answer does NOT depend on what is marked"
     yield Picture(
         "deletion.png",
         plots.plot_deletion(relevance.shares, relevance.marked, relevance.random, class_name=name),
         "Deletion test",
         f"With the 5 % most strongly marked cells removed, {name} has a"
         f" probability of {relevance.marked[at]:.3f}; with a random 5 % removed"
-        f" {relevance.random[at]:.3f}{verdict}.",
+        f" {relevance.random[at]:.3f}. {_verdict(relevance)}",
         half=True,
     )
     heads = [f"lead_{lead}" for lead in contract.leads]
@@ -220,6 +234,27 @@ def _why(explanation: Explanation, relevance: Relevance) -> Iterator[Block]:
         + f"ow the probability of {name} changes if that lead is set to 0 mV: if it falls"
         " (blue), the lead was evidence for it.",
         half=True,
+    )
+
+
+def _verdict(relevance: Relevance) -> str:
+    """How much the answer depends on what is marked, by the size of the deletion test's gap."""
+    name = relevance.class_name
+    if relevance.total < 0.05:
+        return f"{name} is almost as probable for a flat line: this recording says little for it."
+    marked, random = (float(c[1:-1].mean()) for c in (relevance.marked, relevance.random))
+    part = (random - marked) / relevance.total
+    if part <= 0:
+        words = "does NOT depend on what is marked"
+    elif part < 0.1:
+        words = "depends hardly more on what is marked than on the rest"
+    elif part < 0.3:
+        words = "depends in part on what is marked"
+    else:
+        words = "depends on what is marked"
+    return (
+        f"Averaged over all shares from 1 to 50 %, {marked:.3f} against {random:.3f}: the answer"
+        f" {words}."
     )
 
 

@@ -254,7 +254,7 @@ def _fit(
         )
     curves = {f"fold {fold}": read_history(folder / "history.csv")}
     with written_whole(folder / "learning_curves.png") as part:
-        plot_learning_curves(curves).savefig(part, dpi=150)
+        plot_learning_curves(curves, monitor=settings.monitor).savefig(part, dpi=150)
     checkpoint.finish()
     for name, each in bests.items():
         assert each.epoch is not None
