@@ -474,7 +474,7 @@ class Reproduction(reproduction.Reproduction):
         (folder,) = self._run([self._model(Variant(), test, self._next_fold(test))])
         model = load_model(folder / "best.keras")
         with Store(self.store) as opened:
-            usable = opened.records_of("cpsc2018")
+            usable = opened.records_of("cpsc2018", single_label=True)
             records = usable[opened.folds[usable] == test]
             features, classes = features_of(
                 model, opened, records, batch_size=self.protocol.batch_size

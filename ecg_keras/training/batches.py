@@ -41,7 +41,7 @@ def targets(store: Store, records: np.ndarray, *, task: str, single_label: bool)
     if firsts is None:
         raise StoreError(
             f"{store.path} holds records with several labels, and which comes first is not known;"
-            " build it again with a REFERENCE.csv."
+            " build it again with a REFERENCE.csv, or with --several-labels rarest."
         )
     return one_hot(firsts, labels.shape[1]).astype(np.float32)
 

@@ -74,6 +74,7 @@ class KeepBest(keras.callbacks.Callback):
         trained: indices of the training records.
         folder: where ``best.keras`` and ``validation.npz`` go.
         monitor: the score to maximise.
+        before: where the model comes from whose weights the training starts with.
 
     Attributes:
         key: name of that score in the logs.
@@ -89,6 +90,7 @@ class KeepBest(keras.callbacks.Callback):
         trained: np.ndarray,
         folder: Path,
         monitor: Monitor,
+        before: Origin | None = None,
     ) -> None:
         super().__init__()
         self.validation = validation
@@ -109,6 +111,7 @@ class KeepBest(keras.callbacks.Callback):
             version=str(made_with["ecg-keras"]),
             commit=str(made_with["commit"]),
             monitor=self.key,
+            before=before,
         )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
