@@ -95,9 +95,9 @@ def with_main_labels(store: Store, parts: Parts, *, task: str) -> Parts:
     for name, part in kept.items():
         if not len(part):
             raise StoreError(
-                f"{store.path} has no {_CALLED[name]} record with one label of {task}, or several in"
-                " a known order, as a network with one answer a record needs; build it again with"
-                " --several-labels rarest, or train a network with several answers."
+                f"{store.path} has no {_CALLED[name]} record with one label of {task}, or"
+                " several in a known order, as a network with one answer a record needs; build it"
+                " again with --several-labels rarest, or train a network with several answers."
             )
     return replace(parts, **kept)
 
