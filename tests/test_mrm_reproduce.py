@@ -46,7 +46,7 @@ def answers_of(options: dict[str, Any], store: Path) -> Predictions:
             network=options["network"],
             task=options["task"],
             labels=labels,
-            first_labels=opened.first_labels[records],
+            first_labels=opened.first_labels(options["task"])[records],
         )
 
 
