@@ -109,8 +109,7 @@ def main(
             raise OptionError("PTB-XL has its labels in its own tables; drop --reference.")
         if folds != "stratified":
             raise OptionError("PTB-XL has its published folds; drop --folds.")
-        entries, class_names = _ptbxl_entries(source, form.rate)
-        others: list[tuple[Path, str]] = []
+        entries, class_names, others = _ptbxl_entries(source, form.rate)
     else:
         entries, others = _cpsc_entries(source, reference)
         class_names = {CPSC_TASK: CPSC_CLASSES}
@@ -166,7 +165,7 @@ def main(
             f" reasons are in {listed}."
         )
     if others:
-        print(f"{len(others)} other files or folders are no records; {listed} says why.")
+        print(f"{len(others)} other files, folders or lines are no records; {listed} says why.")
 
 
 def _print_check(folder: Path) -> None:
@@ -273,11 +272,14 @@ def _cpsc_entries(
 
 def _ptbxl_entries(
     source: tuple[Path, ...], fs: float
-) -> tuple[list[_Entry], dict[str, tuple[str, ...]]]:
-    """All records of the tables, sorted by name, then by folder; and the classes of each task."""
+) -> tuple[list[_Entry], dict[str, tuple[str, ...]], list[tuple[Path, str]]]:
+    """All records of the tables, sorted by name, then by folder.
+
+    Also the classes of each task, and lines that cannot be understood.
+    """
     from data_prep.labels import read_ptbxl_tables
 
-    entries = []
+    entries, others = [], []
     class_names: dict[str, tuple[str, ...]] = {}
     for folder in source:
         tables = read_ptbxl_tables(folder)
@@ -287,6 +289,7 @@ def _ptbxl_entries(
                 " of one release."
             )
         class_names = tables.class_names
+        others += [(folder / name, reason) for name, reason in tables.refused]
         at_100_hz = fs == 100 and (folder / "records100").is_dir()
         if not at_100_hz and not (folder / "records500").is_dir():
             raise RecordError(
@@ -317,7 +320,7 @@ def _ptbxl_entries(
                     sex=record.sex,
                 )
             )
-    return sorted(entries, key=lambda entry: entry.id), class_names
+    return sorted(entries, key=lambda entry: entry.id), class_names, others
 
 
 def _without(entries: list[_Entry], leave_out: Path | None) -> list[_Entry]:
