@@ -233,13 +233,13 @@ def _found(
     others: list[tuple[Path, str]] = []
     for folder, name, is_published in zip(source, source_names(source), published, strict=True):
         if is_published:
-            found = _of_ptbxl(folder, rate, tasks=tasks, mapped=mapped, task=task)
+            found, refused = _of_ptbxl(folder, rate, tasks=tasks, mapped=mapped, task=task)
             if len(source) > 1:  # other sources number their patients too
                 found = [replace(each, patient=f"{name} {each.patient}") for each in found]
         else:
             scan = scan_folder(folder)
-            found = label(folder, scan.records)
-            others += scan.refused
+            found, refused = label(folder, scan.records), scan.refused
+        others += refused
         entries += [replace(each, source=name) for each in found]
     if not entries:
         raise RecordError(f"no recordings in {', '.join(map(str, source))}; give their folders.")
@@ -325,8 +325,8 @@ def _tasks_of_ptbxl(source: tuple[Path, ...]) -> PTBXLTables:
 
 def _of_ptbxl(
     folder: Path, rate: float, *, tasks: PTBXLTables | None, mapped: CodeMap | None, task: str
-) -> list[Entry]:
-    """All records of the tables; labels of all tasks, or of a map, or none."""
+) -> tuple[list[Entry], list[tuple[Path, str]]]:
+    """All records of the tables, with labels of all tasks, or of a map, or none; and bad lines."""
     tables = read_ptbxl_tables(folder)
     at_100_hz = rate == 100 and (folder / "records100").is_dir()
     if not at_100_hz and not (folder / "records500").is_dir():
@@ -370,7 +370,7 @@ def _of_ptbxl(
                 sex=record.sex,
             )
         )
-    return entries
+    return entries, [(folder / name, reason) for name, reason in tables.refused]
 
 
 def without(entries: list[Entry], leave_out: Path | None) -> list[Entry]:
