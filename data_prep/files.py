@@ -7,6 +7,7 @@ import socket
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import StringIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -103,28 +104,37 @@ def _bring_to_disk(path: Path) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table that spreadsheet programs show as it is.
-
-    They run a text that begins with =, +, - or @ as a formula; an apostrophe is put before it.
-    Numbers stay as they are, and what UTF-8 cannot hold becomes an escape.
+    """Write :func:`csv_text` to a file, in UTF-8; what that cannot hold becomes an escape.
 
     Args:
         path: of the table; its folder is created.
         header: names of the columns.
         rows: of cells.
     """
-    with (
-        written_whole(path) as part,
-        open(part, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([_harmless(cell) for cell in header])
-        writer.writerows([_harmless(cell) for cell in row] for row in rows)
+    with written_whole(path) as part:
+        part.write_bytes(csv_text(header, rows).encode(errors="backslashreplace"))
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Lay out a table that spreadsheet programs show as it is.
+
+    They run a text that begins with =, +, - or @ as a formula; an apostrophe is put before it.
+    Numbers stay as they are.
+
+    Args:
+        header: names of the columns.
+        rows: of cells; None is an empty one.
+    """
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([_harmless(cell) for cell in header])
+    writer.writerows([_harmless(cell) for cell in row] for row in rows)
+    return text.getvalue()
 
 
 def _harmless(cell: object) -> object:
     text = str(cell)
-    if isinstance(cell, (int, float)) or not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+    if text == "-" or not text.startswith(("=", "+", "-", "@", "\t", "\r")):
         return cell
     try:
         float(text)

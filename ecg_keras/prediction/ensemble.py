@@ -1,6 +1,5 @@
 """From models and recordings to answers: an ensemble of any networks for the same classes."""
 
-import csv
 import glob
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from data_prep.errors import ModelFileError, OptionError, RecordError, StoreError
-from data_prep.files import written_whole
+from data_prep.files import write_csv
 from data_prep.labels import CPSC_TASK, known_first_labels, read_recordings
 from data_prep.plausibility import Doubt, check
 from data_prep.records import Record, find_records, read_record
@@ -409,10 +408,7 @@ def write_answers(
 
 
 def _write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
-    with written_whole(path) as part, part.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+    write_csv(path, header, rows)
 
 
 def predict(
