@@ -39,13 +39,14 @@ import h5py
 import numpy as np
 
 from data_prep.errors import LabelError, StoreError
-from data_prep.files import written_whole
+from data_prep.files import is_file, written_whole
 from data_prep.labels import LEADS, encode, main_labels
 from data_prep.splits import require_patients_apart
 
 SCHEMA = "ecg-keras store"
 SCHEMA_VERSION = 1
 
+_MOST_TABLE = 2**28  # bytes of a table but the signals: a million records, 256 classes
 _REBUILD = "build it again with ecg-build"
 
 
@@ -325,8 +326,8 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
-            raise StoreError(f"{self.path} does not exist; make it with ecg-build.")
+        if not is_file(self.path):
+            raise StoreError(f"{self.path} does not exist as a file; make it with ecg-build.")
         try:
             self._file = h5py.File(self.path, "r")
         except OSError as error:
@@ -352,42 +353,62 @@ class Store:
             self.dataset = str(attributes["dataset"])
             self.fs = float(attributes["fs"])
             self.provenance: dict[str, Any] = json.loads(attributes["provenance"])
-            self.ids = _decoded(_table(file["ids"]))
-            self.patients = _decoded(_table(file["patients"]))
-            self.sexes = _decoded(_table(file["sexes"]))
-            self.ages = _table(file["ages"])
-            self.folds = _table(file["folds"])
-            self.sources = (
-                _decoded(_table(file["sources"]))
-                if "sources" in file
-                else np.full(len(self.ids), "")
-            )
-            first_labels = _table(file["first_labels"])
-            self.checksums = _table(file["checksums"]) if "checksums" in file else None
-            self._offsets = _table(file["offsets"])
+            if not 0 < self.fs < math.inf:
+                raise ValueError(f"its rate is {self.fs:g} Hz")
+            self.ids = _decoded(_table(file, "ids", "S"))
+            self.patients = _decoded(_table(file, "patients", "S"))
+            self.sexes = _decoded(_table(file, "sexes", "S"))
+            self.ages = _table(file, "ages", "f")
+            self.folds = _table(file, "folds", "iu")
+            self.sources = np.full(len(self.ids), "")
+            if "sources" in file:
+                self.sources = _decoded(_table(file, "sources", "S"))
+            first_labels = _table(file, "first_labels", "i", ndim=(1, 2))
+            self.checksums = _table(file, "checksums", "u") if "checksums" in file else None
+            self._offsets = _table(file, "offsets", "i")
             self.lengths: np.ndarray = np.diff(self._offsets)
-            self._signals = file["signals"]
+            self._signals = _dataset(file, "signals")
+            labels = _own(file, "labels")
             self._labels: dict[str, np.ndarray] = {
-                task: _table(table) for task, table in file["labels"].items()
+                task: _table(labels, task, "ub", ndim=(2,)) for task in labels
             }
             self._class_names: dict[str, tuple[str, ...]] = {
-                task: tuple(json.loads(table.attrs["class_names"]))
-                for task, table in file["labels"].items()
+                task: tuple(json.loads(labels[task].attrs["class_names"])) for task in labels
             }
-            tables = [self.patients, self.sexes, self.ages, self.folds, self.sources, first_labels]
-            tables += [] if self.checksums is None else [self.checksums]
-            sizes = {len(t) for t in [*tables, self.lengths, *self._labels.values()]}
-            if sizes != {len(self.ids)} or len(self._signals) != self._offsets[-1]:
-                raise ValueError("its tables are of different lengths")
-            if any(t.shape[1] != len(self._class_names[task]) for task, t in self._labels.items()):
-                raise ValueError("its labels do not fit its classes")
             self.tasks = tuple(self._labels)
-            columns = first_labels.reshape(len(self.ids), -1)
-            if columns.shape[1] not in (1, len(self.tasks)):
+            if first_labels.ndim == 2 and first_labels.shape[1] != len(self.tasks):
                 raise ValueError("its first labels do not fit its tasks")
             self._first_labels: dict[str, np.ndarray] = {
-                task: columns[:, i % columns.shape[1]] for i, task in enumerate(self.tasks)
+                task: first_labels[:, i] if first_labels.ndim == 2 else first_labels
+                for i, task in enumerate(self.tasks)
             }
+            self._require_schema()
+
+    def _require_schema(self) -> None:
+        """Refuse tables that contradict each other or the schema, whatever their checksums say."""
+        tables = [self.patients, self.sexes, self.ages, self.folds, self.sources]
+        tables += self._first_labels.values()
+        tables += [] if self.checksums is None else [self.checksums]
+        sizes = {len(table) for table in [*tables, self.lengths, *self._labels.values()]}
+        if sizes != {len(self.ids)} or len(self._signals) != self._offsets[-1]:
+            raise ValueError("its tables are of different lengths")
+        if self._signals.shape[1:] != (len(LEADS),) or self._signals.dtype != np.float32:
+            raise ValueError(f"its signals are not float32 of {len(LEADS)} leads")
+        if self._offsets[0] != 0 or (self.lengths < 1).any():
+            raise ValueError("its offsets do not ascend from 0")
+        if len(set(self.ids.tolist())) < len(self.ids):
+            raise ValueError("two of its records have one name")
+        if ((self.folds < 1) | (self.folds > 10)).any():
+            raise ValueError("its folds are not 1 to 10")
+        most = max(map(len, self._class_names.values()), default=0)
+        for task, names in self._class_names.items():
+            labels, first_labels = self._labels[task], self._first_labels[task]
+            if ((first_labels < -1) | (first_labels >= most)).any():
+                raise ValueError("its first labels are none of its classes")
+            if labels.shape[1] != len(names) or len(set(names)) < len(names):
+                raise ValueError("its labels do not fit its classes")
+            if (labels > 1).any():
+                raise ValueError(f"its labels of {task} are not 0 and 1")
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -463,6 +484,8 @@ class Store:
         """
         with self._broken_as_store_error():
             signal = np.asarray(self._signals[self._offsets[index] : self._offsets[index + 1]])
+            if not np.isfinite(signal).all():
+                raise ValueError(f"the record {self.ids[index]} has invalid samples")
         if self.checksums is not None and _checksum(signal) != self.checksums[index]:
             raise StoreError(
                 f"the record {self.ids[index]} in {self.path} has changed since it was written"
@@ -475,12 +498,37 @@ class Store:
         """HDF5 reports damage by several kinds of errors, depending on where it finds it."""
         try:
             yield
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        except (
+            *(OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError),
+            *(ArithmeticError, MemoryError),
+        ) as error:
             raise StoreError(f"{self.path} is broken ({error}); {_REBUILD}.") from error
 
 
-def _table(dataset: Any) -> np.ndarray:
-    """Read a whole dataset and verify its checksum, if it has one."""
+def _own(group: h5py.Group, name: str) -> Any:
+    """What a group holds itself, not by a link, which may lead into any other file."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"its {name} is missing or a link to elsewhere")
+    return group[name]
+
+
+def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    """A dataset whose values are all in the file."""
+    dataset = _own(group, name)
+    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+        raise ValueError(f"its {name} is no dataset, or its values are in another file")
+    # What was never written takes no place, and would be read as zeros of any number.
+    packed = dataset.id.get_create_plist().get_nfilters()
+    if not packed and dataset.id.get_storage_size() < dataset.nbytes:
+        raise ValueError(f"its {name} has fewer values than it states")
+    return dataset
+
+
+def _table(group: h5py.Group, name: str, kinds: str, *, ndim: tuple[int, ...] = (1,)) -> np.ndarray:
+    """Read a whole dataset and verify its type and its checksum, if it has one."""
+    dataset = _dataset(group, name)
+    if dataset.dtype.kind not in kinds or dataset.ndim not in ndim or dataset.nbytes > _MOST_TABLE:
+        raise ValueError(f"its {name} is of type {dataset.dtype} and shape {dataset.shape}")
     table: np.ndarray = dataset[:]
     if dataset.attrs.get("crc32", _checksum(table)) != _checksum(table):
         raise ValueError(f"its table {dataset.name} has changed since it was written")

@@ -37,7 +37,7 @@ SETS = [
 
 
 def rejected(out: Path) -> dict[str, str]:
-    with open(out.with_name("rejected.csv"), newline="") as file:
+    with open(out.with_suffix(".rejected.csv"), newline="") as file:
         rows = list(csv.DictReader(file))
     assert all(Path(row["file"]).name.startswith(row["record"]) for row in rows)
     return {row["record"]: row["reason"] for row in rows}
@@ -320,17 +320,18 @@ def test_nothing_usable(tmp_path: Path) -> None:
     source, out = tmp_path / "cpsc", tmp_path / "out" / "c.h5"
     write_wfdb(source, "A1", np.zeros((1000, 12)))
     write_reference(source / "REFERENCE.csv", {"A1": [1]})
-    with pytest.raises(StoreError, match=r"none of the 1 records is usable.*rejected\.csv"):
+    with pytest.raises(StoreError, match=r"none of the 1 records is usable.*c\.rejected\.csv"):
         main(source=(source,), out=out, workers=1)
-    assert os.listdir(out.parent) == ["rejected.csv"]
+    assert os.listdir(out.parent) == ["c.rejected.csv"]
     assert "holds no ECG" in rejected(out)["A1"]
 
+    # What an aborted build leaves is no list of another.
     with pytest.raises(StoreError, match="5 usable records cannot be divided into 10 folds"):
         main(source=(write_cpsc(tmp_path / "few", 5),), out=out, workers=1)
     (tmp_path / "empty").mkdir()
     with pytest.raises(RecordError, match="no recordings in .*empty"):
         main(source=(tmp_path / "empty",), out=out, workers=1)
-    assert os.listdir(out.parent) == ["rejected.csv"]
+    assert os.listdir(out.parent) == []
 
 
 def test_options_that_contradict(tmp_path: Path) -> None:
@@ -375,7 +376,7 @@ def test_full_disk(
     assert caught.value.code == 2
     assert f"ecg-build: the disk is full while writing {out.parent}" in capsys.readouterr().err
     assert out.read_bytes() == before
-    assert sorted(os.listdir(out.parent)) == ["rejected.csv", "s.h5", "s.journal"]
+    assert sorted(os.listdir(out.parent)) == ["s.h5", "s.journal", "s.rejected.csv"]
 
 
 @pytest.mark.slow
@@ -452,7 +453,7 @@ def test_interrupt(tmp_path: Path) -> None:
     time.sleep(0.3)
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=30)
-    assert process.returncode == 2, errors
+    assert process.returncode == 130, errors
     assert "interrupted; what was complete stays as it was" in errors.splitlines()[-1]
     assert "Traceback" not in errors
     assert output == ""

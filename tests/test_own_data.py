@@ -67,8 +67,8 @@ def test_from_a_folder_and_a_table_to_answers(
     # Of a new recording, with a page that explains the answer.
     write_table(tmp_path / "new.csv", sine_leads(400, fs=200, seed=99))
     explained = tmp_path / "explained"
-    predict = ("--models", best, "--records", tmp_path / "new.csv", *FORM, "--out", explained)
-    run(monkeypatch, "ecg_keras.prediction.command", *predict, "--explain")
+    ask = ("--models", best, "--records", tmp_path / "new.csv", *FORM, "--out", explained)
+    run(monkeypatch, "ecg_keras.prediction.command", *ask, "--explain")
     page = (explained / "explained" / "new.html").read_text()
     assert all(name in page for name in CLASSES)
 

@@ -67,7 +67,7 @@ def test_two_tables_make_two_tasks(tmp_path: Path, capsys: pytest.CaptureFixture
         for patient in range(20):
             assert len(set(store.folds[store.patients == str(patient)])) == 1
         assert sorted(set(store.folds)) == list(range(1, 11))
-    assert (tmp_path / "rejected.csv").read_text().count("r4") >= 2
+    assert (tmp_path / "s.rejected.csv").read_text().count("r4") >= 2
 
     main(
         source=(source,),

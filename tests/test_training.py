@@ -186,8 +186,8 @@ def run(
 
 
 def test_a_run_folder_is_complete(run: Path) -> None:
-    names = {"args.json", "best.keras", "history.csv", "learning_curves.png", "validation.npz"}
-    assert {path.name for path in run.iterdir()} == names
+    names = {"args.json", "best.keras", "history.csv", "learning_curves.png", "training.log"}
+    assert {path.name for path in run.iterdir()} == {*names, "validation.npz"}
     told = json.loads((run / "args.json").read_text())
     assert told["options"].pop("store").endswith("toy.h5") and told["options"].pop("out")
     expected = {"a": "b", "folds": ["1"], "test_fold": 10, "task": None, "resume": False}
@@ -198,6 +198,18 @@ def test_a_run_folder_is_complete(run: Path) -> None:
     history = read_history(run / "history.csv")
     assert history["epoch"].tolist() == [0, 1, 2, 3]
     assert set(history) == {"epoch", "loss", "val_loss", "val_macro_f1", "val_macro_auc"}
+
+
+def test_each_epoch_leaves_a_line(run: Path) -> None:
+    history = read_history(run / "history.csv")
+    best = int(history["val_macro_f1"].argmax())
+    lines = (run / "training.log").read_text().splitlines()
+    assert len(lines) == len(history["epoch"])
+    for epoch, line in enumerate(lines):
+        assert f"epoch {epoch + 1} of {SETTINGS.epochs}: loss {history['loss'][epoch]:.4f}" in line
+        assert f"val_macro_f1 {history['val_macro_f1'][epoch]:.4f}" in line
+    kept = f"best val_macro_f1 {history['val_macro_f1'][best]:.4f} in epoch {best + 1}"
+    assert [kept in line for line in lines] == [epoch >= best for epoch in range(len(lines))]
 
 
 def test_the_kept_scores_are_those_of_scikit_learn(run: Path) -> None:
@@ -636,7 +648,7 @@ def test_ctrl_c_keeps_what_was_complete(store: Store, tmp_path: Path) -> None:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
-    assert process.returncode == 2, errors
+    assert process.returncode == 130, errors
     assert errors.splitlines()[-1] == ("-c: interrupted; what was complete stays as it was.")
     assert "Traceback" not in errors
     kept = load_model(out / "fold_1" / "best.keras", networks=("Toy",))

@@ -63,6 +63,7 @@ class Selection:
         code_map: from the diagnoses in headers to the classes of ``header_task``.
         header_task: the task whose labels headers may give.
         own: whether the labels are those of tables or a map that the user gave.
+        others: files and folders that only look like recordings, each with the reason.
     """
 
     dataset: str
@@ -71,6 +72,7 @@ class Selection:
     code_map: CodeMap = CPSC_MAP
     header_task: str = CPSC_TASK
     own: bool = False
+    others: Sequence[tuple[Path, str]] = ()
 
     def labels_of(
         self, entry: Entry, codes: Sequence[str]
@@ -146,13 +148,13 @@ def select(
             for path, name in zip(labels, _task_names(labels, task), strict=True)
         ]
         class_names = {table.task: table.class_names for table in tables}
-        entries = _found(source, published, rate, _unlabelled)
-        return Selection(OWN_DATASET, class_names, _labelled(entries, tables), own=True)
+        entries, others = _found(source, published, rate, _unlabelled)
+        labelled = _labelled(entries, tables)
+        return Selection(OWN_DATASET, class_names, labelled, own=True, others=others)
     if code_map is None and all(published):
         tasks = _tasks_of_ptbxl(source)
-        of_tasks: dict[str, tuple[str, ...]] = tasks.class_names
-        entries = _found(source, published, rate, lambda folder: [], tasks=tasks)
-        return Selection("ptb-xl", of_tasks, entries)
+        entries, _ = _found(source, published, rate, _unlabelled, tasks=tasks)
+        return Selection("ptb-xl", tasks.class_names, entries)
     if code_map is None and any(published):
         raise OptionError(
             f"{source[published.index(True)]} is PTB-XL and {source[published.index(False)]} is"
@@ -165,11 +167,11 @@ def select(
             f"the task {CPSC_TASK!r} has the nine classes of CPSC 2018, and {code_map} has"
             f" {', '.join(mapped.class_names)}; give another --task."
         )
-    entries = _found(
+    entries, others = _found(
         source,
         published,
         rate,
-        lambda folder: _by_reference(folder, reference, mapped, name),
+        lambda records, folder: _by_reference(records, folder, reference, mapped, name),
         mapped=mapped,
         task=name,
     )
@@ -181,6 +183,7 @@ def select(
         code_map=mapped,
         header_task=name,
         own=code_map is not None,
+        others=others,
     )
 
 
@@ -216,31 +219,34 @@ def _found(
     source: tuple[Path, ...],
     published: list[bool],
     rate: float,
-    others: Callable[[Path], list[Entry]],
+    entries_of: Callable[[list[tuple[str, Path]], Path], list[Entry]],
     *,
     tasks: PTBXLTables | None = None,
     mapped: CodeMap | None = None,
     task: str = "",
-) -> list[Entry]:
-    """The recordings of all folders, sorted by name, then by folder."""
+) -> tuple[list[Entry], list[tuple[Path, str]]]:
+    """The recordings of all folders, sorted by name, then by folder; and what is none, and why."""
+    from data_prep.records import scan_folder
+
     entries: list[Entry] = []
+    others: list[tuple[Path, str]] = []
     for folder, name, is_published in zip(source, source_names(source), published, strict=True):
         if is_published:
             found = _of_ptbxl(folder, rate, tasks=tasks, mapped=mapped, task=task)
             if len(source) > 1:  # other sources number their patients too
                 found = [replace(each, patient=f"{name} {each.patient}") for each in found]
         else:
-            found = others(folder)
+            scan = scan_folder(folder)
+            found = entries_of(list(scan.records), folder)
+            others += scan.refused
         entries += [replace(each, source=name) for each in found]
     if not entries:
         raise RecordError(f"no recordings in {', '.join(map(str, source))}; give their folders.")
-    return sorted(entries, key=lambda entry: entry.id)
+    return sorted(entries, key=lambda entry: entry.id), others
 
 
-def _unlabelled(folder: Path) -> list[Entry]:
-    from data_prep.records import list_records
-
-    return [Entry(name, path, "", {}) for name, path in list_records(folder)]
+def _unlabelled(records: list[tuple[str, Path]], folder: Path) -> list[Entry]:
+    return [Entry(name, path, "", {}) for name, path in records]
 
 
 def _labelled(entries: list[Entry], tables: list[LabelTable]) -> list[Entry]:
@@ -281,10 +287,14 @@ def _labelled(entries: list[Entry], tables: list[LabelTable]) -> list[Entry]:
     return made
 
 
-def _by_reference(folder: Path, reference: Path | None, mapped: CodeMap, task: str) -> list[Entry]:
+def _by_reference(
+    records: list[tuple[str, Path]],
+    folder: Path,
+    reference: Path | None,
+    mapped: CodeMap,
+    task: str,
+) -> list[Entry]:
     """The recordings of a folder with the labels of its ``REFERENCE.csv``, if there is one."""
-    from data_prep.records import list_records
-
     files = [reference] if reference else sorted(folder.rglob("REFERENCE.csv"))
     labels: dict[str, tuple[int, ...]] = {}
     for file in files:
@@ -294,7 +304,6 @@ def _by_reference(folder: Path, reference: Path | None, mapped: CodeMap, task: s
                     f"{file} gives {name} other labels than another REFERENCE.csv in {folder}"
                     " does; keep the right file."
                 )
-    records = list_records(folder)
     if not files:
         print(f"{folder} has no REFERENCE.csv: labels are taken from the headers.", file=sys.stderr)
         return [Entry(name, path, "") for name, path in records]

@@ -455,7 +455,8 @@ def predict(
         if store is not None:
             assert fold is not None
             opened = stack.enter_context(Store(store))
-            ensemble, explainer = _opened(models, explain)
+            ensemble = open_models(models)
+            explainer = explainer_of(ensemble) if explain else None
             rows = fold_of_store(opened, contract=ensemble[0].contract, fold=fold)
             index = {str(opened.ids[row]): int(row) for row in rows}
             predictions = averaged(
@@ -473,7 +474,8 @@ def predict(
         else:
             assert records is not None
             chosen = choose_records(csv_file=csv_file, records=records)
-            ensemble, explainer = _opened(models, explain)
+            ensemble = open_models(models)
+            explainer = explainer_of(ensemble) if explain else None
             predictions, refused, doubts = predict_records(
                 ensemble, chosen, batch_size=batch_size, fs=fs, unit=unit
             )
@@ -489,7 +491,7 @@ def predict(
         f"{out}: {answered} recording{'s' if answered > 1 else ''} answered by {len(ensemble)}"
         f" model{'s' if len(ensemble) > 1 else ''} of {predictions.network}."
     )
-    for notice in (*generated_notice(predictions.models), *predictions.overlap("answered")):
+    for notice in notices_of(predictions):
         print(f"warning: {notice}", file=sys.stderr)
     _print_doubts(doubts, out / "warnings.csv")
     if refused:
@@ -500,11 +502,15 @@ def predict(
         )
 
 
-def _opened(pattern: Sequence[str], explain: bool) -> tuple[list[ECGModel], Explainer | None]:
-    """Open the models, and what explains their answers if that is wanted."""
-    models = open_models(pattern)
-    if not explain:
-        return models, None
+def explainer_of(models: Sequence[ECGModel]) -> Explainer:
+    """Make what explains the answers of an ensemble.
+
+    Args:
+        models: from :func:`open_models`.
+
+    Raises:
+        OptionError: if the networks differ, or their package explains no answers.
+    """
     networks = list(dict.fromkeys(model.contract.network for model in models))
     if len(networks) > 1:
         raise OptionError(
@@ -514,7 +520,13 @@ def _opened(pattern: Sequence[str], explain: bool) -> tuple[list[ECGModel], Expl
     explaining = part(networks[0], "explain")
     if explaining is None:
         raise OptionError(f"the package of {networks[0]} explains no answers; leave --explain out.")
-    return models, explaining.Explainer(models)
+    explainer: Explainer = explaining.Explainer(models)
+    return explainer
+
+
+def notices_of(predictions: Predictions) -> tuple[str, ...]:
+    """Say what must be known before the answers: generated and already seen records."""
+    return (*generated_notice(predictions.models), *predictions.overlap("answered"))
 
 
 def _require_one_source(

@@ -1,5 +1,6 @@
 """Callbacks of a training: scoring, keeping the best epoch, stopping, progress."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -226,25 +227,44 @@ class ChooseEpochs(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.Callback):
-    """Advances a progress bar over all steps of all epochs; early stopping is not foreseen.
+    """Advances a bar over all steps, and leaves a line for each epoch on the screen and in a file.
+
+    A line has the losses, the validation scores, the epoch's seconds and the best score so far.
+    It is written once the epoch's checkpoint is, so this callback comes after that.
 
     Args:
         bar: a tqdm bar; the caller closes it, even if training fails.
-        show: the score to show.
+        best: the callback that keeps the best epoch.
+        file: gets the lines, after those already there.
     """
 
-    def __init__(self, bar: Any, *, show: str) -> None:
+    def __init__(self, bar: Any, *, best: KeepBest, file: Path) -> None:
         super().__init__()
         self.bar = bar
-        self.show = show
+        self.best = best
+        self.file = file
+        self.start = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Start the clock."""
+        self.start = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Advance the bar."""
         self.bar.update()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Show the epoch's loss and score."""
-        logs = logs or {}
-        self.bar.set_postfix(
-            epoch=epoch + 1, loss=f"{logs['loss']:.3f}", **{self.show: f"{logs[self.show]:.3f}"}
+        """Write the epoch's line."""
+        assert logs is not None
+        shown = ("loss", "val_loss", "val_macro_f1", "val_macro_auc")
+        scores = ", ".join(f"{name} {logs[name]:.4f}" for name in shown)
+        best, kept = self.best, "no score yet"
+        if best.epoch is not None:
+            kept = f"best {best.key} {best.score:.4f} in epoch {best.epoch + 1}"
+        line = (
+            f"epoch {epoch + 1} of {self.params['epochs']}: {scores};"
+            f" {time.monotonic() - self.start:.0f} s; {kept}"
         )
+        self.bar.write(f"{self.bar.desc}, {line}")
+        with open(self.file, "a", encoding="utf-8") as file:
+            file.write(f"{datetime.now(timezone.utc).isoformat(timespec='seconds')} {line}\n")

@@ -130,7 +130,7 @@ def digest_of_records(store: Store, *parts: np.ndarray, task: str) -> str:
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Writes the checkpoint and the history; must be the last callback, to see what all others did.
+    """Writes the checkpoint and the history; comes after all callbacks that have a state.
 
     Creating it brings a half-finished folder to its last complete epoch; when ``fit`` begins it
     restores the state at the end of that epoch.  (Layers draw their random numbers from Keras'

@@ -65,9 +65,10 @@ def train_folds(run: Run, validation: Validation, network: Network, settings: Se
 
     A folder ``OUT/fold_k`` gets ``best.keras`` (the best epoch, with its thresholds),
     ``validation.npz`` (its predictions for the validation records), ``history.csv``,
-    ``learning_curves.png`` and ``args.json`` (all settings); until training is complete also
-    ``checkpoint.npz``.  With ``run.resume``, finished folds are left as they are, half-finished
-    ones continue after their last complete epoch, and the others start.
+    ``learning_curves.png``, ``training.log`` (a line an epoch) and ``args.json`` (all settings);
+    until training is complete also ``checkpoint.npz``.  With ``run.resume``, finished folds are
+    left as they are, half-finished ones continue after their last complete epoch, and the others
+    start.
 
     With several folds, the mean and SD of their best validation scores are printed at the end,
     including folds that were finished before.
@@ -270,7 +271,7 @@ def _fit(
         in_turn.append(keras.callbacks.TensorBoard(str(folder / "tensorboard")))
     done, steps = checkpoint.epoch * len(train), settings.epochs * len(train)
     with tqdm(total=steps, initial=done, desc=f"fold {fold}", unit="step", file=sys.stderr) as bar:
-        in_turn += [Progress(bar, show=best.key), checkpoint]
+        in_turn += [checkpoint, Progress(bar, best=best, file=folder / "training.log")]
         if not checkpoint.complete:
             # The batches shuffle the records themselves; Keras would shuffle once more.
             model.fit(
