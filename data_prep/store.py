@@ -360,54 +360,52 @@ class Store:
             self.sexes = _decoded(_table(file, "sexes", "S"))
             self.ages = _table(file, "ages", "f")
             self.folds = _table(file, "folds", "iu")
-            self.sources = (
-                _decoded(_table(file, "sources", "S"))
-                if "sources" in file
-                else np.full(len(self.ids), "")
-            )
-            first_labels = _table(file, "first_labels", "i", ndim=None)
+            self.sources = np.full(len(self.ids), "")
+            if "sources" in file:
+                self.sources = _decoded(_table(file, "sources", "S"))
+            first_labels = _table(file, "first_labels", "i", ndim=(1, 2))
             self.checksums = _table(file, "checksums", "u") if "checksums" in file else None
             self._offsets = _table(file, "offsets", "i")
             self.lengths: np.ndarray = np.diff(self._offsets)
             self._signals = _dataset(file, "signals")
             labels = _own(file, "labels")
             self._labels: dict[str, np.ndarray] = {
-                task: _table(labels, task, "ub", ndim=2) for task in labels
+                task: _table(labels, task, "ub", ndim=(2,)) for task in labels
             }
             self._class_names: dict[str, tuple[str, ...]] = {
                 task: tuple(json.loads(labels[task].attrs["class_names"])) for task in labels
             }
             self.tasks = tuple(self._labels)
-            columns = first_labels.reshape(len(first_labels), -1)
-            if columns.shape[1] not in (1, len(self.tasks)):
+            if first_labels.ndim == 2 and first_labels.shape[1] != len(self.tasks):
                 raise ValueError("its first labels do not fit its tasks")
             self._first_labels: dict[str, np.ndarray] = {
-                task: columns[:, i % columns.shape[1]] for i, task in enumerate(self.tasks)
+                task: first_labels[:, i] if first_labels.ndim == 2 else first_labels
+                for i, task in enumerate(self.tasks)
             }
             self._require_schema()
 
     def _require_schema(self) -> None:
         """Refuse tables that contradict each other or the schema, whatever their checksums say."""
         tables = [self.patients, self.sexes, self.ages, self.folds, self.sources]
-        tables += [*self._first_labels.values()]
+        tables += self._first_labels.values()
         tables += [] if self.checksums is None else [self.checksums]
         sizes = {len(table) for table in [*tables, self.lengths, *self._labels.values()]}
         if sizes != {len(self.ids)} or len(self._signals) != self._offsets[-1]:
             raise ValueError("its tables are of different lengths")
-        most = max(map(len, self._class_names.values()), default=0)
-        for first in self._first_labels.values():
-            if ((first < -1) | (first >= most)).any():
-                raise ValueError("its first labels are none of its classes")
         if self._signals.shape[1:] != (len(LEADS),) or self._signals.dtype != np.float32:
             raise ValueError(f"its signals are not float32 of {len(LEADS)} leads")
         if self._offsets[0] != 0 or (self.lengths < 1).any():
             raise ValueError("its offsets do not ascend from 0")
         if len(set(self.ids.tolist())) < len(self.ids):
             raise ValueError("two of its records have one name")
-        if ((self.folds < 1) | (self.folds > 10)).any():
+        # 11 holds records that only train; see mlbf-reproduce.
+        if ((self.folds < 1) | (self.folds > 11)).any():
             raise ValueError("its folds are not 1 to 10")
+        most = max(map(len, self._class_names.values()), default=0)
         for task, names in self._class_names.items():
-            labels = self._labels[task]
+            labels, first_labels = self._labels[task], self._first_labels[task]
+            if ((first_labels < -1) | (first_labels >= most)).any():
+                raise ValueError("its first labels are none of its classes")
             if labels.shape[1] != len(names) or len(set(names)) < len(names):
                 raise ValueError("its labels do not fit its classes")
             if (labels > 1).any():
@@ -527,11 +525,10 @@ def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
     return dataset
 
 
-def _table(group: h5py.Group, name: str, kinds: str, *, ndim: int | None = 1) -> np.ndarray:
+def _table(group: h5py.Group, name: str, kinds: str, *, ndim: tuple[int, ...] = (1,)) -> np.ndarray:
     """Read a whole dataset and verify its type and its checksum, if it has one."""
     dataset = _dataset(group, name)
-    fits = dataset.dtype.kind in kinds and ndim in (None, dataset.ndim)
-    if not fits or dataset.nbytes > _MOST_TABLE:
+    if dataset.dtype.kind not in kinds or dataset.ndim not in ndim or dataset.nbytes > _MOST_TABLE:
         raise ValueError(f"its {name} is of type {dataset.dtype} and shape {dataset.shape}")
     table: np.ndarray = dataset[:]
     if dataset.attrs.get("crc32", _checksum(table)) != _checksum(table):
