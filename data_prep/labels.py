@@ -5,6 +5,7 @@ import csv
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -31,6 +32,9 @@ CPSC_SNOMED = {
     "164931005": "STE",
 }
 """SNOMED CT code of each of these classes, as in the headers of the PhysioNet challenges."""
+
+OWN_DATASET = "own"
+"""What a store's data set is called if it has labels of the user's own or holds several sets."""
 
 PTBXL_TASKS = ("all", "diagnostic", "subdiagnostic", "superdiagnostic", "form", "rhythm")
 """The six label sets of the PTB-XL benchmark (Strodthoff et al. 2021, section III)."""
@@ -65,7 +69,7 @@ def read_recordings(path: Path) -> tuple[str, ...]:
     Raises:
         LabelError: if the file is missing, is no CSV, lacks the column or names nothing.
     """
-    names = tuple(row["Recording"] for _, row in _read_table(path, ["Recording"]))
+    names = tuple(row["Recording"] for _, row in read_rows(path, ["Recording"]))
     if not all(names):
         raise LabelError(
             f"{path}, line {names.index('') + 2}: the column Recording is empty; name a record"
@@ -79,7 +83,8 @@ def read_reference(path: Path) -> dict[str, tuple[int, ...]]:
 
     Args:
         path: a CSV file with the columns ``Recording``, ``First_label`` and, for records of
-            several labels, ``Second_label`` and ``Third_label``; labels are 1 to 9.
+            several labels, ``Second_label`` and ``Third_label``; labels are the numbers 1 to 9
+            or the names of :data:`CPSC_CLASSES`, in any letter case.
 
     Returns:
         0-based class indices (of :data:`CPSC_CLASSES`) of each recording, First_label first.
@@ -88,14 +93,16 @@ def read_reference(path: Path) -> dict[str, tuple[int, ...]]:
         LabelError: naming the file and line, if the table cannot be understood.
     """
     reference: dict[str, tuple[int, ...]] = {}
-    for line, row in _read_table(path, ["Recording", "First_label"]):
+    for line, row in read_rows(path, ["Recording", "First_label"]):
         where, name = f"{path}, line {line}", row["Recording"]
         if not name:
             raise LabelError(f"{where}: the column Recording is empty; name the record there.")
         if not row["First_label"]:
-            raise LabelError(f"{where}: {name} has no First_label; give it one of 1 to 9.")
+            raise LabelError(
+                f"{where}: {name} has no First_label; give it one of 1 to 9, or a class's name."
+            )
         texts = [row.get(f"{order}_label", "") for order in ("First", "Second", "Third")]
-        labels = tuple(dict.fromkeys(_cpsc_label(text, where) for text in texts if text))
+        labels = tuple(dict.fromkeys(cpsc_label(text, where) for text in texts if text))
         if reference.setdefault(name, labels) != labels:
             raise LabelError(
                 f"{where}: {name} is listed twice with different labels; keep the right line."
@@ -103,29 +110,47 @@ def read_reference(path: Path) -> dict[str, tuple[int, ...]]:
     return reference
 
 
-def _cpsc_label(text: str, where: str) -> int:
+def cpsc_label(text: str, where: str) -> int:
+    """Understand a label of CPSC 2018.
+
+    Args:
+        text: a number from 1 to 9, or the name of a class in any letter case.
+        where: file and line, for the message.
+
+    Returns:
+        The 0-based index of the class.
+
+    Raises:
+        LabelError: if it is neither.
+    """
+    folded = text.casefold()
+    for index, name in enumerate(CPSC_CLASSES):
+        if folded == name.casefold():
+            return index
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if number not in range(1, len(CPSC_CLASSES) + 1):
-        raise LabelError(f"{where}: label {text!r} is unknown; labels are the numbers 1 to 9.")
+        raise LabelError(
+            f"{where}: label {text!r} is unknown; labels are the numbers 1 to 9 or the names"
+            f" {', '.join(CPSC_CLASSES)}."
+        )
     return int(number) - 1
 
 
-def cpsc_codes_to_labels(codes: Iterable[str]) -> tuple[int, ...]:
-    """Map the diagnoses of a record's header to classes of CPSC 2018.
+@cache
+def cpsc_order() -> dict[str, tuple[int, ...]]:
+    """Return the labels, in order, of the public CPSC 2018 records that have several.
 
-    Args:
-        codes: class names in any letter case, or SNOMED CT codes.
+    PhysioNet's copy of CPSC 2018 states the diagnoses of a record but not which comes first.
+    The challenge's own ``REFERENCE.csv`` did; its 476 lines with several labels are part of this
+    package.
 
     Returns:
-        0-based class indices in the order of ``codes``; other diagnoses are passed over.
+        0-based class indices of each of these records, First_label first.
     """
-    by_code = {name.casefold(): index for index, name in enumerate(CPSC_CLASSES)}
-    by_code |= {code: CPSC_CLASSES.index(name) for code, name in CPSC_SNOMED.items()}
-    known = (by_code.get(code.strip().casefold()) for code in codes)
-    return tuple(dict.fromkeys(label for label in known if label is not None))
+    return read_reference(Path(__file__).with_name("cpsc2018_several_labels.csv"))
 
 
 @dataclass(frozen=True)
@@ -205,7 +230,7 @@ def read_ptbxl_tables(folder: Path) -> PTBXLTables:
         unusual = [name for name in names["superdiagnostic"] if name not in PTBXL_SUPERCLASSES]
         names["superdiagnostic"] = (*PTBXL_SUPERCLASSES, *unusual)
     path = folder / "ptbxl_database.csv"
-    table = _read_table(path, ["patient_id", "scp_codes", "strat_fold", "filename_lr"])
+    table = read_rows(path, ["patient_id", "scp_codes", "strat_fold", "filename_lr"])
     records, refused = list[PTBXLRecord](), list[tuple[str, str]]()
     for number, row in table:
         try:
@@ -224,7 +249,7 @@ class _LineError(LabelError):
 def _read_statements(path: Path) -> dict[str, dict[str, str]]:
     columns = ["diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass"]
     classes: dict[str, dict[str, str]] = {task: {} for task in PTBXL_TASKS}
-    for line, row in _read_table(path, ["", *columns]):
+    for line, row in read_rows(path, ["", *columns]):
         statement = row[""]
         classes["all"][statement] = statement
         for task in ("diagnostic", "form", "rhythm"):
@@ -271,8 +296,19 @@ def _ptbxl_record(row: dict[str, str], known: dict[str, str], where: str) -> PTB
     )
 
 
-def _read_table(path: Path, columns: list[str]) -> list[tuple[int, dict[str, str]]]:
-    """Read a CSV file as (line number, column: stripped text), after checking its columns."""
+def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Read a CSV file.
+
+    Args:
+        path: of the file, in UTF-8; its first line names the columns.
+        columns: those it must have.
+
+    Returns:
+        Each row's line number and its texts by column, stripped of spaces.
+
+    Raises:
+        LabelError: if it cannot be read, is no CSV, lacks a column or has no rows.
+    """
     try:
         # Spreadsheet programs put a byte-order mark before the first column's name.
         with opened(path) as data, TextIOWrapper(data, "utf-8-sig", newline="") as file:
@@ -318,8 +354,45 @@ def one_hot(classes: np.ndarray, num_classes: int) -> np.ndarray:
     return (classes[:, None] == np.arange(num_classes)).astype(np.uint8)
 
 
+def main_labels(labels: np.ndarray, first_labels: np.ndarray | None) -> np.ndarray:
+    """Return the label that counts if a record may have just one.
+
+    Args:
+        labels: ``(N, C)`` of 0 and 1.
+        first_labels: ``(N,)`` 0-based, -1 if unknown; None if all are.
+
+    Returns:
+        ``(N,)`` int64, 0-based: the first label if it is known, else the only one; -1 if a record
+        has several, or none.
+    """
+    labels = np.asarray(labels)
+    known = np.full(len(labels), -1) if first_labels is None else np.array(first_labels, np.int64)
+    lone = (known < 0) & (labels.sum(axis=1) == 1)
+    known[lone] = labels[lone].argmax(axis=1)
+    return known
+
+
+def rarest_labels(labels: np.ndarray, first_labels: np.ndarray) -> np.ndarray:
+    """Give records of several labels in no known order the rarest of them as the main one.
+
+    Args:
+        labels: ``(N, C)`` of 0 and 1.
+        first_labels: ``(N,)`` 0-based, -1 if unknown.
+
+    Returns:
+        ``(N,)`` int64, 0-based; -1 if a record has no label.  Of two classes with equally many
+        records, the first counts as the rarer.
+    """
+    labels = np.asarray(labels)
+    known = main_labels(labels, first_labels)
+    rarest = np.where(labels > 0, labels.sum(axis=0, dtype=np.int64), len(labels) + 1).argmin(
+        axis=1
+    )
+    return np.where((known < 0) & labels.any(axis=1), rarest, known)
+
+
 def known_first_labels(labels: np.ndarray, first_labels: np.ndarray | None) -> np.ndarray | None:
-    """Fill in the first label of each record that has just one; None if any stays unknown.
+    """Return the main label of every record, see :func:`main_labels`; None if any is unknown.
 
     Args:
         labels: ``(N, C)`` of 0 and 1.
@@ -328,8 +401,5 @@ def known_first_labels(labels: np.ndarray, first_labels: np.ndarray | None) -> n
     Returns:
         ``(N,)`` int64, 0-based; or None.
     """
-    labels = np.asarray(labels)
-    known = np.full(len(labels), -1) if first_labels is None else np.array(first_labels, np.int64)
-    lone = (known < 0) & (labels.sum(axis=1) == 1)
-    known[lone] = labels[lone].argmax(axis=1)
+    known = main_labels(labels, first_labels)
     return None if (known < 0).any() else known

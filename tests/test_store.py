@@ -48,8 +48,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         assert store.sexes.tolist() == ["", "female"] * 6
         np.testing.assert_array_equal(store.ages, np.arange(50, 62, dtype=np.float32))
         np.testing.assert_array_equal(store.folds, [*range(1, 11), 1, 2])
-        np.testing.assert_array_equal(store.first_labels, [-1, 0, 1] * 4)
-        assert store.folds.dtype == store.first_labels.dtype == np.int16
+        np.testing.assert_array_equal(store.first_labels("form"), [-1, 0, 1] * 4)
+        assert store.folds.dtype == store.first_labels("form").dtype == np.int16
         np.testing.assert_array_equal(store.lengths, 100 + 7 * np.arange(12))
         assert store.provenance == {"source": ["made"]}
         assert store.class_names("form") == ("NDT", "PVC", "ÄQRS")
@@ -106,7 +106,7 @@ def test_folds_set_at_the_end(tmp_path: Path) -> None:
         writer.set_folds(np.array([3, 1, 2]))
     with Store(tmp_path / "s.h5") as store:
         assert store.folds.tolist() == [3, 1, 2]
-        assert store.first_labels.tolist() == [-1, -1, -1]
+        assert store.first_labels().tolist() == [-1, -1, -1]
         assert np.isnan(store.ages).all()
         assert store.patients.tolist() == ["", "", ""]
 

@@ -301,7 +301,7 @@ def predict_store(
         network=contract.network,
         task=contract.task,
         labels=labels,
-        first_labels=known_first_labels(labels, store.first_labels[records]),
+        first_labels=known_first_labels(labels, store.first_labels(contract.task)[records]),
         patients=store.patients[records],
         seen=model.seen(store.ids[records], store.dataset),
         dataset=store.dataset,
@@ -315,18 +315,20 @@ def predict_store(
     }
 
 
-def fold_of_store(store: Store, *, task: str, fold: int) -> np.ndarray:
+def fold_of_store(store: Store, *, contract: Contract, fold: int) -> np.ndarray:
     """Find the records of one fold, by their indices.
 
     Args:
         store: an open store.
-        task: records without a label of it are left out.
+        contract: of the network.  Records without a label of its task are left out; if it gives
+            one answer a record, also those of several labels in no known order.
         fold: its number.
 
     Raises:
         StoreError: if the store lacks the task, or has no such record.
     """
-    usable = store.records_of(task)
+    task = contract.task
+    usable = store.records_of(task, single_label=contract.single_label)
     folds = store.folds[usable]
     if not (folds == fold).any():
         present = ", ".join(str(number) for number in np.unique(folds))
@@ -383,8 +385,9 @@ def write_answers(
         ["Recording", *predictions.class_names],
         [[name, *(f"{p:.6f}" for p in row)] for name, row in rows],
     )
-    results = [" ".join(names) for names in predictions.names_found]
-    if predictions.single_label or predictions.task == CPSC_TASK:
+    between = ";" if any(" " in name for name in predictions.class_names) else " "
+    results = [between.join(names) for names in predictions.names_found]
+    if predictions.task == CPSC_TASK:
         number = {name: str(c) for c, name in enumerate(predictions.class_names, start=1)}
         results = [number[names[0]] for names in predictions.names_found]
     _write_csv(
@@ -450,7 +453,7 @@ def predict(
             opened = stack.enter_context(Store(store))
             ensemble = open_models(models)
             explainer = explainer_of(ensemble) if explain else None
-            rows = fold_of_store(opened, task=ensemble[0].contract.task, fold=fold)
+            rows = fold_of_store(opened, contract=ensemble[0].contract, fold=fold)
             index = {str(opened.ids[row]): int(row) for row in rows}
             predictions = averaged(
                 [
