@@ -80,6 +80,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.stem}.part{path.suffix}")
+    if os.path.lexists(part) and not is_file(part):  # writing to a pipe would wait for a reader
+        raise OSError(errno.EINVAL, "it is not a regular file", str(part))
     try:
         yield part
         _bring_to_disk(part)

@@ -23,7 +23,7 @@ import numpy as np
 
 from data_prep.commands import run_command
 from data_prep.errors import OptionError
-from data_prep.files import written_whole
+from data_prep.files import opened, written_whole
 from data_prep.labels import CPSC_CLASSES, CPSC_SNOMED, LEADS
 
 RATE = 500.0
@@ -329,10 +329,10 @@ def is_generated(path: Path) -> bool:
         path: of the recording, with any ending.
     """
     try:
-        header = path.with_suffix(".hea").read_text(encoding="latin-1")
+        with opened(path.with_suffix(".hea"), most=1_000_000) as file:
+            return _MARK in file.read().decode("latin-1").splitlines()
     except OSError:
         return False
-    return _MARK in header.splitlines()
 
 
 def command() -> None:

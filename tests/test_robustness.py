@@ -515,6 +515,41 @@ def test_models_from_elsewhere_run_no_code(tmp_path: Path, nested: bool) -> None
     assert harm.exists()  # the bait is one
 
 
+PIPES = {
+    "cpsc/A0002.mat": (0, "1 of 12 records could not be used"),
+    "cpsc/A0002.hea": (0, "1 of 12 records could not be used"),
+    "cpsc/notes.edf": (0, "1 other files, folders or lines are no records"),
+    "cpsc/REFERENCE.csv": (2, "REFERENCE.csv cannot be read (it is not a regular file)"),
+    "s.journal": (2, "s.journal cannot be used (it is not a regular file)"),
+    "s.part.h5": (2, "s.part.h5 cannot be used (it is not a regular file)"),
+}
+
+
+@pytest.mark.parametrize("name", PIPES)
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_pipes_and_devices_behind_any_name(tmp_path: Path, name: str, kind: str) -> None:
+    """Reading the one waits for ever, and the other never ends."""
+    write_cpsc(tmp_path / "cpsc", 12, seconds=1)
+    (tmp_path / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "target")
+    (tmp_path / name).symlink_to(tmp_path / "target" if kind == "pipe" else "/dev/zero")
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "data_prep.storing.build", "--workers", "1"),
+            *("--source", str(tmp_path / "cpsc"), "--out", str(tmp_path / "s.h5")),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    status, words = PIPES[name]
+    assert run.returncode == status, run.stderr
+    assert words in run.stdout + run.stderr and "Traceback" not in run.stderr
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) < 3e6
+
+
 # --- Headers that claim too much -----------------------------------------------------------------
 
 

@@ -84,7 +84,7 @@ def read_struct(path: Path, name: str) -> dict[str, np.ndarray]:
         OSError: if it cannot be read.
     """
     with opened(path, most=_MOST_BYTES) as file:
-        data = memoryview(file.read(_MOST_BYTES))
+        data = memoryview(file.read())
     order = {b"IM": "<", b"MI": ">"}.get(bytes(data[126:128]), "")
     if data[:10] != b"MATLAB 5.0" or not order:
         raise ValueError("it is no MATLAB 5 file")

@@ -82,7 +82,7 @@ def _lines(path: Path) -> Iterator[str]:
     """The lines of a text in UTF-8 or Latin-1, decoded one after the other."""
     try:
         with opened(path, most=_MOST_BYTES) as file:
-            data = file.read(_MOST_BYTES)
+            data = file.read()
     except OSError as error:
         raise RecordError(
             f"{path} cannot be read ({error.strerror}); mend it or leave this recording out."

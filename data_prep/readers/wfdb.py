@@ -100,7 +100,7 @@ def _parse_header(path: Path) -> _Header:
 def _header_text(path: Path) -> str:
     try:
         with opened(path, most=_HEADER_BYTES) as file:
-            data = file.read(_HEADER_BYTES)
+            data = file.read()
     except OSError as error:
         raise RecordError(
             f"{path} cannot be read ({error.strerror}); mend it or leave this recording out."

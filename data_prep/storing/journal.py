@@ -7,7 +7,9 @@ fields as JSON, its signal as float32.  An entry that a kill cut short fails its
 dropped.
 """
 
+import errno
 import json
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.files import is_file
 from data_prep.labels import LEADS
 
 _SIZES = struct.Struct("<3I")
@@ -39,6 +42,8 @@ class Journal:
         self.count = 0
         self._head = json.dumps({"ecg-keras journal": belongs_to}).encode() + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(self.path) and not is_file(self.path):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(self.path))
         self._file = open(self.path, "a+b")
         try:
             self._file.seek(0)
