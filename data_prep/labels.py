@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from io import TextIOWrapper
 from pathlib import Path
 
 import numpy as np
 
 from data_prep.errors import LabelError, PredictionsError
+from data_prep.files import opened
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
@@ -184,11 +186,13 @@ class PTBXLTables:
             :data:`PTBXL_SUPERCLASSES`.
         classes: for each task the class that each of its statements belongs to.
         records: the lines of the database.
+        refused: name and reason of each line that cannot be understood.
     """
 
     class_names: dict[str, tuple[str, ...]]
     classes: dict[str, dict[str, str]]
     records: tuple[PTBXLRecord, ...]
+    refused: tuple[tuple[str, str], ...] = ()
 
     def labels(self, task: str, statements: Iterable[str]) -> tuple[int, ...]:
         """Map a record's statements to the classes of a task.
@@ -214,20 +218,32 @@ def read_ptbxl_tables(folder: Path) -> PTBXLTables:
         folder: holds ``ptbxl_database.csv`` and ``scp_statements.csv``.
 
     Returns:
-        The classes of all six tasks, and all records.
+        The classes of the six tasks, without tasks that have none, and all records.
 
     Raises:
-        LabelError: naming the file and line, if a table cannot be understood or a record
-            carries a statement that ``scp_statements.csv`` does not know.
+        LabelError: naming the file and line, if a table, or each of its lines, cannot be
+            understood, or a record carries a statement that ``scp_statements.csv`` does not know.
     """
-    classes = _read_statements(folder / "scp_statements.csv")
+    classes = {t: of for t, of in _read_statements(folder / "scp_statements.csv").items() if of}
     names = {task: tuple(dict.fromkeys(of.values())) for task, of in classes.items()}
-    unusual = [name for name in names["superdiagnostic"] if name not in PTBXL_SUPERCLASSES]
-    names["superdiagnostic"] = (*PTBXL_SUPERCLASSES, *unusual)
+    if "superdiagnostic" in names:
+        unusual = [name for name in names["superdiagnostic"] if name not in PTBXL_SUPERCLASSES]
+        names["superdiagnostic"] = (*PTBXL_SUPERCLASSES, *unusual)
     path = folder / "ptbxl_database.csv"
     table = read_rows(path, ["patient_id", "scp_codes", "strat_fold", "filename_lr"])
-    records = tuple(_ptbxl_record(row, classes["all"], f"{path}, line {n}") for n, row in table)
-    return PTBXLTables(names, classes, records)
+    records, refused = list[PTBXLRecord](), list[tuple[str, str]]()
+    for number, row in table:
+        try:
+            records.append(_ptbxl_record(row, classes["all"], f"{path}, line {number}"))
+        except _LineError as error:
+            if len(table) == 1 + len(refused):  # all of them
+                raise
+            refused.append((row["filename_lr"] or f"line {number}", str(error)))
+    return PTBXLTables(names, classes, tuple(records), tuple(refused))
+
+
+class _LineError(LabelError):
+    """A line of a table cannot be understood."""
 
 
 def _read_statements(path: Path) -> dict[str, dict[str, str]]:
@@ -256,8 +272,11 @@ def _ptbxl_record(row: dict[str, str], known: dict[str, str], where: str) -> PTB
         fold = int(row["strat_fold"])
         patient = str(int(float(row["patient_id"]))) if row["patient_id"] else ""
         age = float(row.get("age") or "nan")
-    except (ValueError, TypeError, SyntaxError, OverflowError) as error:
-        raise LabelError(
+    except (
+        *(ValueError, TypeError, SyntaxError, OverflowError),
+        *(RecursionError, MemoryError),  # expressions in thousands of brackets
+    ) as error:
+        raise _LineError(
             f"{where}: a column cannot be understood ({error}); use the file as published."
         ) from error
     for statement in statements:
@@ -292,7 +311,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
     """
     try:
         # Spreadsheet programs put a byte-order mark before the first column's name.
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with opened(path) as data, TextIOWrapper(data, "utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="")
             found = [name.strip() for name in reader.fieldnames or ()]
             reader.fieldnames = found

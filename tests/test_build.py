@@ -316,6 +316,22 @@ def test_false_ptbxl_tables(
     assert not (tmp_path / "p.h5").exists()
 
 
+def test_a_line_of_ptbxl_that_cannot_be_understood(tmp_path: Path) -> None:
+    source = write_ptbxl(tmp_path / "ptbxl", SETS, hr=False)
+    table = source / "ptbxl_database.csv"
+    deep = "{'PVC': " + "[" * 5000 + "]" * 5000 + "}"
+    table.write_text(table.read_text().replace("{'PVC': 100.0}", deep).replace("42.0", "1e16"))
+    statements = source / "scp_statements.csv"
+    statements.write_text(statements.read_text().replace(",1.0,,,", ",0,,,"))  # PVC's, and others'
+    statements.write_text(statements.read_text().replace(",1.0,1.0,,", ",1.0,0,,"))
+    main(source=(source,), out=tmp_path / "p.h5", workers=1)
+    assert list(rejected(tmp_path / "p.h5")) == ["00003_lr"]
+    with Store(tmp_path / "p.h5") as store:
+        assert store.ids.tolist() == ["00001_lr", "00002_lr", "00004_lr"]
+        assert np.isnan(store.ages[:2]).all() and store.ages[2] == 44
+        assert "form" not in store.tasks and "rhythm" in store.tasks
+
+
 def test_nothing_usable(tmp_path: Path) -> None:
     source, out = tmp_path / "cpsc", tmp_path / "out" / "c.h5"
     write_wfdb(source, "A1", np.zeros((1000, 12)))

@@ -183,7 +183,8 @@ def main(
                     f"none of the {len(entries)} records is usable, so that {out} was not made; see"
                     f" the reasons in {listed}."
                 )
-            _deal(writer, num_folds=9 if test_source else 10, random=folds == "random", seed=seed)
+            num_folds = 9 if test_source else 10
+            _deal(writer, num_folds=num_folds, random=folds == "random", seed=seed)
             report = [*_counts(writer)] if selection.own else []
             if selection.dataset != "ptb-xl" or selection.own or several_labels == "rarest":
                 report += _settle(writer, several_labels)
@@ -196,7 +197,8 @@ def main(
             f" reasons are in {listed}."
         )
     if selection.others:
-        print(f"{len(selection.others)} other files or folders are no records; {listed} says why.")
+        others = f"{len(selection.others)} other files, folders or lines"
+        print(f"{others} are no records; {listed} says why.")
 
 
 def _given(selection: "Selection", labels: tuple[Path, ...]) -> str:
@@ -459,6 +461,11 @@ def _received(chunk: list[Path], future: Any) -> list[_Loaded]:
             f"the workers that read {chunk[0]} and the records after it died; give them more"
             " memory, or build without --scheduler."
         ) from None
+    except Exception as error:  # what a worker of another version trips over
+        raise RecordError(
+            f"a worker could not read {chunk[0]} and the records after it ({error!r}); install the"
+            " same versions there, or build without --scheduler."
+        ) from error
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from data_prep.labels import (
 )
 
 Dataset = Literal["auto", "cpsc2018", "ptb-xl"]
+Records = list[tuple[str, Path]]
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,19 @@ class Selection:
         dataset: what the store is to be called.
         class_names: of each task.
         entries: sorted by name, then by folder.
+        others: files and folders that only look like recordings, each with the reason.
         code_map: from the diagnoses in headers to the classes of ``header_task``.
         header_task: the task whose labels headers may give.
         own: whether the labels are those of tables or a map that the user gave.
-        others: files and folders that only look like recordings, each with the reason.
     """
 
     dataset: str
     class_names: dict[str, tuple[str, ...]]
     entries: list[Entry]
+    others: list[tuple[Path, str]] = field(default_factory=list)
     code_map: CodeMap = CPSC_MAP
     header_task: str = CPSC_TASK
     own: bool = False
-    others: Sequence[tuple[Path, str]] = ()
 
     def labels_of(
         self, entry: Entry, codes: Sequence[str]
@@ -148,13 +149,13 @@ def select(
             for path, name in zip(labels, _task_names(labels, task), strict=True)
         ]
         class_names = {table.task: table.class_names for table in tables}
-        entries, others = _found(source, published, rate, _unlabelled)
-        labelled = _labelled(entries, tables)
-        return Selection(OWN_DATASET, class_names, labelled, own=True, others=others)
+        entries, rest = _found(source, published, rate, _unlabelled)
+        return Selection(OWN_DATASET, class_names, _labelled(entries, tables), rest, own=True)
     if code_map is None and all(published):
         tasks = _tasks_of_ptbxl(source)
-        entries, _ = _found(source, published, rate, _unlabelled, tasks=tasks)
-        return Selection("ptb-xl", tasks.class_names, entries)
+        of_tasks: dict[str, tuple[str, ...]] = tasks.class_names
+        entries, rest = _found(source, published, rate, _unlabelled, tasks=tasks)
+        return Selection("ptb-xl", of_tasks, entries, rest)
     if code_map is None and any(published):
         raise OptionError(
             f"{source[published.index(True)]} is PTB-XL and {source[published.index(False)]} is"
@@ -167,11 +168,11 @@ def select(
             f"the task {CPSC_TASK!r} has the nine classes of CPSC 2018, and {code_map} has"
             f" {', '.join(mapped.class_names)}; give another --task."
         )
-    entries, others = _found(
+    entries, rest = _found(
         source,
         published,
         rate,
-        lambda records, folder: _by_reference(records, folder, reference, mapped, name),
+        lambda folder, records: _by_reference(folder, records, reference, mapped, name),
         mapped=mapped,
         task=name,
     )
@@ -180,10 +181,10 @@ def select(
         dataset="ptb-xl" if all(published) else several,
         class_names={name: mapped.class_names},
         entries=entries,
+        others=rest,
         code_map=mapped,
         header_task=name,
         own=code_map is not None,
-        others=others,
     )
 
 
@@ -219,33 +220,33 @@ def _found(
     source: tuple[Path, ...],
     published: list[bool],
     rate: float,
-    entries_of: Callable[[list[tuple[str, Path]], Path], list[Entry]],
+    label: Callable[[Path, Records], list[Entry]],
     *,
     tasks: PTBXLTables | None = None,
     mapped: CodeMap | None = None,
     task: str = "",
 ) -> tuple[list[Entry], list[tuple[Path, str]]]:
-    """The recordings of all folders, sorted by name, then by folder; and what is none, and why."""
+    """The recordings of all folders, sorted by name, then by folder; what is none, and why."""
     from data_prep.records import scan_folder
 
     entries: list[Entry] = []
     others: list[tuple[Path, str]] = []
     for folder, name, is_published in zip(source, source_names(source), published, strict=True):
         if is_published:
-            found = _of_ptbxl(folder, rate, tasks=tasks, mapped=mapped, task=task)
+            found, refused = _of_ptbxl(folder, rate, tasks=tasks, mapped=mapped, task=task)
             if len(source) > 1:  # other sources number their patients too
                 found = [replace(each, patient=f"{name} {each.patient}") for each in found]
         else:
             scan = scan_folder(folder)
-            found = entries_of(list(scan.records), folder)
-            others += scan.refused
+            found, refused = label(folder, scan.records), scan.refused
+        others += refused
         entries += [replace(each, source=name) for each in found]
     if not entries:
         raise RecordError(f"no recordings in {', '.join(map(str, source))}; give their folders.")
     return sorted(entries, key=lambda entry: entry.id), others
 
 
-def _unlabelled(records: list[tuple[str, Path]], folder: Path) -> list[Entry]:
+def _unlabelled(folder: Path, records: Records) -> list[Entry]:
     return [Entry(name, path, "", {}) for name, path in records]
 
 
@@ -288,11 +289,7 @@ def _labelled(entries: list[Entry], tables: list[LabelTable]) -> list[Entry]:
 
 
 def _by_reference(
-    records: list[tuple[str, Path]],
-    folder: Path,
-    reference: Path | None,
-    mapped: CodeMap,
-    task: str,
+    folder: Path, records: Records, reference: Path | None, mapped: CodeMap, task: str
 ) -> list[Entry]:
     """The recordings of a folder with the labels of its ``REFERENCE.csv``, if there is one."""
     files = [reference] if reference else sorted(folder.rglob("REFERENCE.csv"))
@@ -328,8 +325,8 @@ def _tasks_of_ptbxl(source: tuple[Path, ...]) -> PTBXLTables:
 
 def _of_ptbxl(
     folder: Path, rate: float, *, tasks: PTBXLTables | None, mapped: CodeMap | None, task: str
-) -> list[Entry]:
-    """All records of the tables; labels of all tasks, or of a map, or none."""
+) -> tuple[list[Entry], list[tuple[Path, str]]]:
+    """All records of the tables, with labels of all tasks, or of a map, or none; and bad lines."""
     tables = read_ptbxl_tables(folder)
     at_100_hz = rate == 100 and (folder / "records100").is_dir()
     if not at_100_hz and not (folder / "records500").is_dir():
@@ -373,7 +370,7 @@ def _of_ptbxl(
                 sex=record.sex,
             )
         )
-    return entries
+    return entries, [(folder / name, reason) for name, reason in tables.refused]
 
 
 def without(entries: list[Entry], leave_out: Path | None) -> list[Entry]:
