@@ -1,8 +1,17 @@
 """From any ECG file to one store of labelled recordings in millivolts; never imports Keras."""
 
-from importlib.metadata import PackageNotFoundError, version
+from data_prep.interrupts import end_quietly_while_importing
 
-try:
-    __version__ = version("ecg-keras")
-except PackageNotFoundError:
-    __version__ = "from a checkout"
+end_quietly_while_importing()
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ecg-keras")
+    except PackageNotFoundError:
+        return "from a checkout"
+
+
+__version__ = _version()

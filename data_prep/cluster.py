@@ -2,8 +2,13 @@
 
 import asyncio
 import importlib.util
+import sys
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
+from data_prep import __version__
 from data_prep.errors import JobError, OptionError
 
 _ANSWER = 20.0  # seconds to wait for a scheduler's answer
@@ -34,12 +39,35 @@ def connect(scheduler: str) -> Any:
     from distributed import Client
 
     try:
-        return Client(scheduler, timeout=_ANSWER, set_as_default=False)
-    except (OSError, ValueError, asyncio.TimeoutError):
+        return _in_time(lambda: Client(scheduler, timeout=_ANSWER, set_as_default=False))
+    except Exception as error:  # of many kinds, by the address and by what answers there
+        without = " without certificates (see Dask's configuration of TLS)"
         raise OptionError(
-            f"no Dask scheduler answers at {scheduler}; start one with `dask scheduler`, and give"
-            " the address it prints, such as tcp://host:8786."
+            f"no Dask scheduler answers at {scheduler}"
+            f"{without if isinstance(error, TypeError) and scheduler.startswith('tls:') else ''};"
+            " start one with `dask scheduler`, and give the address it prints, such as"
+            " tcp://host:8786."
         ) from None
+
+
+def _in_time(ask: Callable[[], Any]) -> Any:
+    """What a function returns or raises, or TimeoutError: Dask waits for ever on silent sockets."""
+    answers: SimpleQueue[tuple[Any, Exception | None]] = SimpleQueue()
+
+    def answer() -> None:
+        try:
+            answers.put((ask(), None))
+        except Exception as error:
+            answers.put((None, error))
+
+    Thread(target=answer, daemon=True).start()
+    try:
+        value, error = answers.get(timeout=1.25 * _ANSWER)
+    except Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return value
 
 
 def require_workers(client: Any) -> None:
@@ -49,7 +77,7 @@ def require_workers(client: Any) -> None:
         client: from :func:`connect`.
 
     Raises:
-        OptionError: if none comes.
+        OptionError: if none comes, or one has another version of Python or of this package.
     """
     try:
         client.wait_for_workers(1, timeout=WITHOUT_WORKERS)
@@ -58,6 +86,22 @@ def require_workers(client: Any) -> None:
             f"the scheduler at {client.scheduler.address} has no worker; start some with"
             f" `dask worker {client.scheduler.address}`."
         ) from None
+    try:
+        found = _in_time(lambda: client.run(versions, on_error="return"))
+    except Exception as error:
+        found = {client.scheduler.address: error}
+    for worker, theirs in found.items():
+        if theirs != versions():
+            raise OptionError(
+                f"the worker {worker} cannot be used: here is {versions()}, and there"
+                f" {str(theirs).strip() or type(theirs).__name__}; install the same there."
+            )
+
+
+def versions() -> str:
+    """Return what a worker must have in the same version as the command, as text."""
+    python = ".".join(map(str, sys.version_info[:2]))
+    return f"Python {python} with ecg-keras {__version__}"
 
 
 def workers_of(client: Any) -> dict[str, dict[str, Any]]:

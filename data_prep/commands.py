@@ -8,10 +8,12 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields, replace
 from functools import partial, wraps
 from inspect import Parameter
+from io import TextIOWrapper
 from typing import Any
 
 from data_prep import __version__
 from data_prep.errors import ECGError
+from data_prep.interrupts import STATUS, raise_again
 from data_prep.provenance import version_of
 
 
@@ -66,23 +68,28 @@ def run_command(main: Callable[..., None]) -> None:
 
     Raises:
         SystemExit: status 2, after one sentence on standard error, if the input cannot be
-            used, a file cannot be read or written, the disk is full or the user interrupts.
+            used, a file cannot be read or written or the disk is full; status 130 if the user
+            interrupts.
     """
-    import tyro
-
-    if "--version" in sys.argv[1:]:
-        others = ", ".join(f"{name} {version_of(name)}" for name in ("keras", "tensorflow"))
-        print(f"{os.path.basename(sys.argv[0])} {__version__} ({others})")
-        return
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show
     try:
+        raise_again()
+        if "--version" in sys.argv[1:]:
+            others = ", ".join(f"{name} {version_of(name)}" for name in ("keras", "tensorflow"))
+            print(f"{os.path.basename(sys.argv[0])} {__version__} ({others})")
+            return
+        import tyro
+
         tyro.cli(inspect.unwrap(main), config=(tyro.conf.OmitArgPrefixes,))
     except ECGError as error:
         _stop(str(error))
     except KeyboardInterrupt:
-        goes_on = ", and --resume goes on from there" if _resumes(main) else ""
-        _stop(f"interrupted; what was complete stays as it was{goes_on}.")
+        further = ", and --resume continues from there" if _resumes(main) else ""
+        _stop(f"interrupted; what was complete stays as it was{further}.", status=STATUS)
     except OSError as error:
-        # An exhausted quota is a full disk to whom it befalls.
+        # To the user, an exhausted quota is a full disk.
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             where = f" while writing {error.filename}" if error.filename else ""
             again = "again with --resume" if _resumes(main) else "again"
@@ -96,6 +103,6 @@ def _resumes(main: Callable[..., None]) -> bool:
     return "resume" in inspect.signature(main).parameters
 
 
-def _stop(sentence: str) -> None:
+def _stop(sentence: str, *, status: int = 2) -> None:
     print(f"{os.path.basename(sys.argv[0])}: {sentence}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(status)

@@ -1,14 +1,18 @@
 """Files that are either whole or not there, and that one process writes at a time."""
 
+import csv
 import ctypes
 import errno
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
+from io import StringIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -17,6 +21,47 @@ from data_prep.errors import OptionError
 # A disk or quota that is full, a file that grew larger than the system or the shell's limit lets
 # it be, a disk that fails: the system does not say while writing what.
 _DISK_TROUBLES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+MOST_BYTES = 2**30
+"""Bytes of the largest recording or table that is read, also after unpacking."""
+
+MOST_VALUES = 2**26
+"""Samples of all signals together in the largest recording: twelve leads, an hour at 1500 Hz."""
+
+
+def is_file(path: Path) -> bool:
+    """Whether this is a regular file, also behind a link; False if no file can have this name."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def opened(path: Path, *, most: int = MOST_BYTES) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Reading a pipe would wait for a writer, and reading a device might never end.
+
+    Args:
+        path: of the file, or of a link to it.
+        most: bytes that it may have.
+
+    Raises:
+        OSError: if it cannot be read, is not a regular file, or is larger.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    # Should it have become a pipe since, opening does not wait either.
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | _WITHOUT_WAITING))
+    state = os.fstat(file.fileno())
+    if stat.S_ISREG(state.st_mode) and state.st_size <= most:
+        return file
+    file.close()
+    raise OSError(errno.EFBIG, f"it is too large: more than {most} bytes", str(path))
+
+
+_WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0)
 
 
 @contextmanager
@@ -42,7 +87,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         _bring_to_disk(path.parent)
     except OSError as error:
         if error.errno in _DISK_TROUBLES and not error.filename:
-            # An exhausted quota is a full disk to whom it befalls.
+            # To the user, an exhausted quota is a full disk.
             number = errno.ENOSPC if error.errno == errno.EDQUOT else error.errno
             raise OSError(number, error.strerror, str(path)) from error
         raise
@@ -59,6 +104,46 @@ def _bring_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write :func:`csv_text` to a file, in UTF-8; what that cannot hold becomes an escape.
+
+    Args:
+        path: of the table; its folder is created.
+        header: names of the columns.
+        rows: of cells.
+    """
+    with written_whole(path) as part:
+        part.write_bytes(csv_text(header, rows).encode(errors="backslashreplace"))
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Lay out a table that spreadsheet programs show as it is.
+
+    They run a text that begins with =, +, - or @ as a formula; an apostrophe is put before it.
+    Numbers stay as they are.
+
+    Args:
+        header: names of the columns.
+        rows: of cells; None is an empty one.
+    """
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([_harmless(cell) for cell in header])
+    writer.writerows([_harmless(cell) for cell in row] for row in rows)
+    return text.getvalue()
+
+
+def _harmless(cell: object) -> object:
+    text = str(cell)
+    if text == "-" or not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return cell
 
 
 @contextmanager

@@ -5,11 +5,14 @@ import csv
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from io import TextIOWrapper
 from pathlib import Path
 
 import numpy as np
 
 from data_prep.errors import LabelError, PredictionsError
+from data_prep.files import opened
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
@@ -29,6 +32,9 @@ CPSC_SNOMED = {
     "164931005": "STE",
 }
 """SNOMED CT code of each of these classes, as in the headers of the PhysioNet challenges."""
+
+OWN_DATASET = "own"
+"""What a store's data set is called if it has labels of the user's own or holds several sets."""
 
 PTBXL_TASKS = ("all", "diagnostic", "subdiagnostic", "superdiagnostic", "form", "rhythm")
 """The six label sets of the PTB-XL benchmark (Strodthoff et al. 2021, section III)."""
@@ -63,7 +69,7 @@ def read_recordings(path: Path) -> tuple[str, ...]:
     Raises:
         LabelError: if the file is missing, is no CSV, lacks the column or names nothing.
     """
-    names = tuple(row["Recording"] for _, row in _read_table(path, ["Recording"]))
+    names = tuple(row["Recording"] for _, row in read_rows(path, ["Recording"]))
     if not all(names):
         raise LabelError(
             f"{path}, line {names.index('') + 2}: the column Recording is empty; name a record"
@@ -77,7 +83,8 @@ def read_reference(path: Path) -> dict[str, tuple[int, ...]]:
 
     Args:
         path: a CSV file with the columns ``Recording``, ``First_label`` and, for records of
-            several labels, ``Second_label`` and ``Third_label``; labels are 1 to 9.
+            several labels, ``Second_label`` and ``Third_label``; labels are the numbers 1 to 9
+            or the names of :data:`CPSC_CLASSES`, in any letter case.
 
     Returns:
         0-based class indices (of :data:`CPSC_CLASSES`) of each recording, First_label first.
@@ -86,14 +93,16 @@ def read_reference(path: Path) -> dict[str, tuple[int, ...]]:
         LabelError: naming the file and line, if the table cannot be understood.
     """
     reference: dict[str, tuple[int, ...]] = {}
-    for line, row in _read_table(path, ["Recording", "First_label"]):
+    for line, row in read_rows(path, ["Recording", "First_label"]):
         where, name = f"{path}, line {line}", row["Recording"]
         if not name:
             raise LabelError(f"{where}: the column Recording is empty; name the record there.")
         if not row["First_label"]:
-            raise LabelError(f"{where}: {name} has no First_label; give it one of 1 to 9.")
+            raise LabelError(
+                f"{where}: {name} has no First_label; give it one of 1 to 9, or a class's name."
+            )
         texts = [row.get(f"{order}_label", "") for order in ("First", "Second", "Third")]
-        labels = tuple(dict.fromkeys(_cpsc_label(text, where) for text in texts if text))
+        labels = tuple(dict.fromkeys(cpsc_label(text, where) for text in texts if text))
         if reference.setdefault(name, labels) != labels:
             raise LabelError(
                 f"{where}: {name} is listed twice with different labels; keep the right line."
@@ -101,29 +110,47 @@ def read_reference(path: Path) -> dict[str, tuple[int, ...]]:
     return reference
 
 
-def _cpsc_label(text: str, where: str) -> int:
+def cpsc_label(text: str, where: str) -> int:
+    """Understand a label of CPSC 2018.
+
+    Args:
+        text: a number from 1 to 9, or the name of a class in any letter case.
+        where: file and line, for the message.
+
+    Returns:
+        The 0-based index of the class.
+
+    Raises:
+        LabelError: if it is neither.
+    """
+    folded = text.casefold()
+    for index, name in enumerate(CPSC_CLASSES):
+        if folded == name.casefold():
+            return index
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if number not in range(1, len(CPSC_CLASSES) + 1):
-        raise LabelError(f"{where}: label {text!r} is unknown; labels are the numbers 1 to 9.")
+        raise LabelError(
+            f"{where}: label {text!r} is unknown; labels are the numbers 1 to 9 or the names"
+            f" {', '.join(CPSC_CLASSES)}."
+        )
     return int(number) - 1
 
 
-def cpsc_codes_to_labels(codes: Iterable[str]) -> tuple[int, ...]:
-    """Map the diagnoses of a record's header to classes of CPSC 2018.
+@cache
+def cpsc_order() -> dict[str, tuple[int, ...]]:
+    """Return the labels, in order, of the public CPSC 2018 records that have several.
 
-    Args:
-        codes: class names in any letter case, or SNOMED CT codes.
+    PhysioNet's copy of CPSC 2018 states the diagnoses of a record but not which comes first.
+    The challenge's own ``REFERENCE.csv`` did; its 476 lines with several labels are part of this
+    package.
 
     Returns:
-        0-based class indices in the order of ``codes``; other diagnoses are passed over.
+        0-based class indices of each of these records, First_label first.
     """
-    by_code = {name.casefold(): index for index, name in enumerate(CPSC_CLASSES)}
-    by_code |= {code: CPSC_CLASSES.index(name) for code, name in CPSC_SNOMED.items()}
-    known = (by_code.get(code.strip().casefold()) for code in codes)
-    return tuple(dict.fromkeys(label for label in known if label is not None))
+    return read_reference(Path(__file__).with_name("cpsc2018_several_labels.csv"))
 
 
 @dataclass(frozen=True)
@@ -159,11 +186,13 @@ class PTBXLTables:
             :data:`PTBXL_SUPERCLASSES`.
         classes: for each task the class that each of its statements belongs to.
         records: the lines of the database.
+        refused: name and reason of each line that cannot be understood.
     """
 
     class_names: dict[str, tuple[str, ...]]
     classes: dict[str, dict[str, str]]
     records: tuple[PTBXLRecord, ...]
+    refused: tuple[tuple[str, str], ...] = ()
 
     def labels(self, task: str, statements: Iterable[str]) -> tuple[int, ...]:
         """Map a record's statements to the classes of a task.
@@ -189,26 +218,38 @@ def read_ptbxl_tables(folder: Path) -> PTBXLTables:
         folder: holds ``ptbxl_database.csv`` and ``scp_statements.csv``.
 
     Returns:
-        The classes of all six tasks, and all records.
+        The classes of the six tasks, without tasks that have none, and all records.
 
     Raises:
-        LabelError: naming the file and line, if a table cannot be understood or a record
-            carries a statement that ``scp_statements.csv`` does not know.
+        LabelError: naming the file and line, if a table, or each of its lines, cannot be
+            understood, or a record carries a statement that ``scp_statements.csv`` does not know.
     """
-    classes = _read_statements(folder / "scp_statements.csv")
+    classes = {t: of for t, of in _read_statements(folder / "scp_statements.csv").items() if of}
     names = {task: tuple(dict.fromkeys(of.values())) for task, of in classes.items()}
-    unusual = [name for name in names["superdiagnostic"] if name not in PTBXL_SUPERCLASSES]
-    names["superdiagnostic"] = (*PTBXL_SUPERCLASSES, *unusual)
+    if "superdiagnostic" in names:
+        unusual = [name for name in names["superdiagnostic"] if name not in PTBXL_SUPERCLASSES]
+        names["superdiagnostic"] = (*PTBXL_SUPERCLASSES, *unusual)
     path = folder / "ptbxl_database.csv"
-    table = _read_table(path, ["patient_id", "scp_codes", "strat_fold", "filename_lr"])
-    records = tuple(_ptbxl_record(row, classes["all"], f"{path}, line {n}") for n, row in table)
-    return PTBXLTables(names, classes, records)
+    table = read_rows(path, ["patient_id", "scp_codes", "strat_fold", "filename_lr"])
+    records, refused = list[PTBXLRecord](), list[tuple[str, str]]()
+    for number, row in table:
+        try:
+            records.append(_ptbxl_record(row, classes["all"], f"{path}, line {number}"))
+        except _LineError as error:
+            if len(table) == 1 + len(refused):  # all of them
+                raise
+            refused.append((row["filename_lr"] or f"line {number}", str(error)))
+    return PTBXLTables(names, classes, tuple(records), tuple(refused))
+
+
+class _LineError(LabelError):
+    """A line of a table cannot be understood."""
 
 
 def _read_statements(path: Path) -> dict[str, dict[str, str]]:
     columns = ["diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass"]
     classes: dict[str, dict[str, str]] = {task: {} for task in PTBXL_TASKS}
-    for line, row in _read_table(path, ["", *columns]):
+    for line, row in read_rows(path, ["", *columns]):
         statement = row[""]
         classes["all"][statement] = statement
         for task in ("diagnostic", "form", "rhythm"):
@@ -231,8 +272,11 @@ def _ptbxl_record(row: dict[str, str], known: dict[str, str], where: str) -> PTB
         fold = int(row["strat_fold"])
         patient = str(int(float(row["patient_id"]))) if row["patient_id"] else ""
         age = float(row.get("age") or "nan")
-    except (ValueError, TypeError, SyntaxError, OverflowError) as error:
-        raise LabelError(
+    except (
+        *(ValueError, TypeError, SyntaxError, OverflowError),
+        *(RecursionError, MemoryError),  # expressions in thousands of brackets
+    ) as error:
+        raise _LineError(
             f"{where}: a column cannot be understood ({error}); use the file as published."
         ) from error
     for statement in statements:
@@ -252,11 +296,22 @@ def _ptbxl_record(row: dict[str, str], known: dict[str, str], where: str) -> PTB
     )
 
 
-def _read_table(path: Path, columns: list[str]) -> list[tuple[int, dict[str, str]]]:
-    """Read a CSV file as (line number, column: stripped text), after checking its columns."""
+def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Read a CSV file.
+
+    Args:
+        path: of the file, in UTF-8; its first line names the columns.
+        columns: those it must have.
+
+    Returns:
+        Each row's line number and its texts by column, stripped of spaces.
+
+    Raises:
+        LabelError: if it cannot be read, is no CSV, lacks a column or has no rows.
+    """
     try:
         # Spreadsheet programs put a byte-order mark before the first column's name.
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with opened(path) as data, TextIOWrapper(data, "utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="")
             found = [name.strip() for name in reader.fieldnames or ()]
             reader.fieldnames = found
@@ -299,8 +354,45 @@ def one_hot(classes: np.ndarray, num_classes: int) -> np.ndarray:
     return (classes[:, None] == np.arange(num_classes)).astype(np.uint8)
 
 
+def main_labels(labels: np.ndarray, first_labels: np.ndarray | None) -> np.ndarray:
+    """Return the label that counts if a record may have just one.
+
+    Args:
+        labels: ``(N, C)`` of 0 and 1.
+        first_labels: ``(N,)`` 0-based, -1 if unknown; None if all are.
+
+    Returns:
+        ``(N,)`` int64, 0-based: the first label if it is known, else the only one; -1 if a record
+        has several, or none.
+    """
+    labels = np.asarray(labels)
+    known = np.full(len(labels), -1) if first_labels is None else np.array(first_labels, np.int64)
+    lone = (known < 0) & (labels.sum(axis=1) == 1)
+    known[lone] = labels[lone].argmax(axis=1)
+    return known
+
+
+def rarest_labels(labels: np.ndarray, first_labels: np.ndarray) -> np.ndarray:
+    """Give records of several labels in no known order the rarest of them as the main one.
+
+    Args:
+        labels: ``(N, C)`` of 0 and 1.
+        first_labels: ``(N,)`` 0-based, -1 if unknown.
+
+    Returns:
+        ``(N,)`` int64, 0-based; -1 if a record has no label.  Of two classes with equally many
+        records, the first counts as the rarer.
+    """
+    labels = np.asarray(labels)
+    known = main_labels(labels, first_labels)
+    rarest = np.where(labels > 0, labels.sum(axis=0, dtype=np.int64), len(labels) + 1).argmin(
+        axis=1
+    )
+    return np.where((known < 0) & labels.any(axis=1), rarest, known)
+
+
 def known_first_labels(labels: np.ndarray, first_labels: np.ndarray | None) -> np.ndarray | None:
-    """Fill in the first label of each record that has just one; None if any stays unknown.
+    """Return the main label of every record, see :func:`main_labels`; None if any is unknown.
 
     Args:
         labels: ``(N, C)`` of 0 and 1.
@@ -309,8 +401,5 @@ def known_first_labels(labels: np.ndarray, first_labels: np.ndarray | None) -> n
     Returns:
         ``(N,)`` int64, 0-based; or None.
     """
-    labels = np.asarray(labels)
-    known = np.full(len(labels), -1) if first_labels is None else np.array(first_labels, np.int64)
-    lone = (known < 0) & (labels.sum(axis=1) == 1)
-    known[lone] = labels[lone].argmax(axis=1)
+    known = main_labels(labels, first_labels)
     return None if (known < 0).any() else known

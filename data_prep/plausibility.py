@@ -20,6 +20,7 @@ Kind = Literal[
     "limb leads contradict",
     "limb electrodes swapped",
     "mostly empty",
+    "sampling rate",
     "short",
 ]
 
@@ -34,6 +35,10 @@ _SECONDS = 5.0
 _INVALID_PART = 0.05
 # Part of the limb leads' own size by which they may contradict each other: rounding and filters.
 _CONTRADICTION = 0.25
+# Beats a minute, the mean frequency of slopes, and up to which frequency it is taken, in hertz.
+# One of 476 real recordings lies beyond these; at half or twice their rate, four of five do.
+_HALVED, _DOUBLED = (50.0, 12.0, 30.0), (110.0, 26.0, 45.0)
+_SLOWEST = 38.0  # beats a minute
 _SWAPPED_QRS = 0.1  # mV, lowest to highest in two seconds
 _OPPOSITE = -0.5  # correlation
 
@@ -72,6 +77,7 @@ def check(record: Record) -> tuple[Doubt, ...]:
             _invalid(signal),
             _clipped(centred, record.fs),
             _contradiction(centred, record.derived),
+            _sampling_rate(centred, record.fs),
             _right_leg(_ranges(centred, round(2 * record.fs))) or _arms(centred, record.fs),
         ]
     doubts.append(_short(len(signal) / record.fs))
@@ -197,6 +203,42 @@ def _contradiction(centred: np.ndarray, derived: tuple[str, ...]) -> Doubt | Non
         "limb leads contradict",
         f"{', '.join(broken)}: leads are swapped, inverted or scaled individually; check"
         " their names and gains.",
+    )
+
+
+def _sampling_rate(centred: np.ndarray, fs: float) -> Doubt | None:
+    """Slow beats with slow slopes, or fast ones with fast slopes: the time axis is another.
+
+    In bradycardia QRS complexes stay steep, and broad complexes do not slow the heart.
+    """
+    from scipy.signal import find_peaks
+
+    leads = np.nan_to_num(centred[:, [0, 1, *range(6, 12)]])  # the others follow from these
+    leads = leads / (leads.std(axis=0) + _FLAT)
+    width = max(1, round(0.1 * fs))
+    steepness = np.convolve((np.diff(leads, axis=0) ** 2).sum(axis=1), np.ones(width), "same")
+    least = 0.3 * np.quantile(steepness, 0.98)
+    beats, _ = find_peaks(steepness, height=least, distance=2 * width)
+    if len(beats) < 4:
+        return None
+    pulse = 60 * fs / float(np.median(np.diff(beats)))
+    frequency = np.fft.rfftfreq(len(leads), 1 / fs)
+    power = (np.abs(np.fft.rfft(leads, axis=0)) ** 2).sum(axis=1) * frequency**2
+
+    def slopes(most: float) -> float:
+        here = (frequency > 2) & (frequency < most)  # without drift
+        return float((power * frequency)[here].sum() / power[here].sum())
+
+    if pulse < _SLOWEST or (pulse < _HALVED[0] and slopes(_HALVED[2]) < _HALVED[1]):
+        factor = "half"
+    elif pulse > _DOUBLED[0] and slopes(_DOUBLED[2]) > _DOUBLED[1]:
+        factor = "twice"
+    else:
+        return None
+    return Doubt(
+        "sampling rate",
+        f"the heart would beat {pulse:.0f} times a minute, as if {fs:g} Hz were {factor} the"
+        " recording's own rate; check the rate, such as that given with fs (--fs).",
     )
 
 

@@ -1,23 +1,47 @@
 """Any supported ECG file, read as millivolts with the leads in one order."""
 
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from data_prep.errors import RecordError
+from data_prep.files import is_file, opened
 from data_prep.readers.arrays import is_recording, read_array, tracing_of
 from data_prep.readers.cpsc_struct import read_cpsc_struct
 from data_prep.readers.dicom import read_dicom
 from data_prep.readers.edf import read_edf
-from data_prep.readers.record import MOST_BYTES, Record, Tracing, agreed, record_of, require_ecg
+from data_prep.readers.record import Record, Tracing, record_of
 from data_prep.readers.scp_ecg import read_scp
 from data_prep.readers.tables import names_leads, read_table
 from data_prep.readers.wfdb import read_wfdb
+from data_prep.readers.xml import read_xml
 
-__all__ = ["Record", "find_records", "list_records", "read_record", "record_of_array"]
+__all__ = [
+    "Record",
+    "find_records",
+    "list_records",
+    "read_record",
+    "record_of_array",
+    "scan_folder",
+]
 
-Format = Literal["table", "array", "EDF", "BDF", "DICOM", "SCP-ECG", "XML"]
+_READERS: dict[str, Callable[[Path], Tracing]] = {
+    "WFDB": read_wfdb,
+    "CPSC struct": read_cpsc_struct,
+    "table": read_table,
+    "array": read_array,
+    "EDF": read_edf,
+    "BDF": partial(read_edf, bdf=True),
+    "DICOM": read_dicom,
+    "SCP-ECG": read_scp,
+    "XML": read_xml,
+}
 
 _TABLES = (".csv", ".tsv", ".txt")
 
@@ -47,13 +71,8 @@ def read_record(path: str | Path, *, fs: float | None = None, unit: str | None =
             or if a library that it needs is not installed.
     """
     file = _record_file(Path(path))
-    kind = None if file.suffix in (".hea", ".mat") else format_of(file)
-    if kind:
-        return record_of(_read_tracing(file, kind), file, fs=fs, unit=unit)
-    record = read_wfdb(file, unit) if file.suffix == ".hea" else read_cpsc_struct(file, unit)
-    agreed(record.fs, fs, file)
-    require_ecg(record)
-    return record
+    _require_name(file)
+    return record_of(_READERS[format_of(file) or ""](file), file, fs=fs, unit=unit)
 
 
 def record_of_array(
@@ -113,63 +132,119 @@ def list_records(folder: str | Path) -> list[tuple[str, Path]]:
     Raises:
         RecordError: if the folder is missing.
     """
+    return scan_folder(folder).records
+
+
+@dataclass(frozen=True)
+class FolderScan:
+    """What lies in a folder and the folders below it.
+
+    Attributes:
+        records: name and file of each recording, sorted; also those of one name.
+        refused: what is none although its ending is a recording's, and folders that cannot be
+            read, each with the reason, sorted.
+    """
+
+    records: list[tuple[str, Path]]
+    refused: list[tuple[Path, str]]
+
+
+def scan_folder(folder: str | Path) -> FolderScan:
+    """Find the recordings in a folder and the folders below it, and what only looks like one.
+
+    Files with the endings of other things are passed over, and so are tables about recordings,
+    such as ``REFERENCE.csv``, and hidden files.
+
+    Args:
+        folder: where to look.
+
+    Raises:
+        RecordError: if the folder is missing.
+    """
     if not Path(folder).is_dir():
         raise RecordError(f"{folder} is not a folder; give the folder that holds the recordings.")
+    refused: list[tuple[Path, str]] = []
+
+    def unreadable(error: OSError) -> None:
+        refused.append(
+            (Path(error.filename), f"{error.filename} cannot be read ({error.strerror})")
+        )
+
     # Copies made by macOS leave files such as ._A0001.mat that are none.
-    files = [path for path in Path(folder).rglob("*") if not path.name.startswith(".")]
-    headers = {path for path in files if path.suffix == ".hea"}
-    found = [
-        path
-        for path in files
-        if path in headers
-        or (path.suffix == ".mat" and path.with_suffix(".hea") not in headers)
-        or (path.suffix.casefold() in _OTHER_ENDINGS and path.is_file() and holds_recording(path))
+    files = [
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, onerror=unreadable)
+        for name in names
+        if not name.startswith(".")
     ]
-    return sorted((path.stem, path) for path in found)
+    headers = {path for path in files if path.suffix == ".hea"}
+    found = []
+    for path in files:
+        if path in headers or (path.suffix == ".mat" and path.with_suffix(".hea") not in headers):
+            found.append(path)
+        elif path.suffix.casefold() in _OTHER_ENDINGS:
+            if is_file(path) and holds_recording(path):
+                found.append(path)
+            elif reason := _why_refused(path):
+                refused.append((path, reason))
+    return FolderScan(sorted((path.stem, path) for path in found), sorted(refused))
 
 
+def _why_refused(path: Path) -> str:
+    """Why a file is no recording; nothing if it is a table about recordings."""
+    with suppress(OSError), opened(path) as file:
+        if path.suffix.casefold() in (".csv", ".tsv"):
+            line = file.readline(10_000).decode("utf-8-sig", errors="replace")
+            if _ABOUT_RECORDS & {name.strip(' "').casefold() for name in re.split("[,;\t]", line)}:
+                return ""
+    try:
+        read_record(path)
+    except RecordError as error:
+        return str(error)
+    return f"{path} is read only if it is named itself."
+
+
+# Columns of the tables of labels and answers that lie among recordings.
+_ABOUT_RECORDS = {"recording", "record", "ecg_id", "diagnostic_class"}
 _OTHER_ENDINGS = (".csv", ".tsv", ".npy", ".npz", ".edf", ".bdf", ".dcm", ".scp", ".xml")
 
 
 def _record_file(path: Path) -> Path:
     """The header, struct or other file that a path with or without its ending means."""
-    if path.suffix == ".hea" and path.is_file():
+    if path.suffix == ".hea" and is_file(path):
         return path
     stem = path.with_suffix("") if path.suffix in (".mat", ".dat", ".hea") else path
     header, struct = (stem.with_name(stem.name + ending) for ending in (".hea", ".mat"))
     for file in (header, struct):
-        if file.is_file():
+        if is_file(file):
             return file
     # Samples that lost their header may begin as other files do.
-    if path.is_file() and path.suffix != ".dat" and format_of(path):
+    if is_file(path) and path.suffix != ".dat" and format_of(path):
         return path
-    if path.is_file():
+    if is_file(path):
         raise RecordError(
             f"{path} is no recording this program reads; give a WFDB record with its header"
             f" ({header.name}), a .mat file of CPSC 2018, CSV, NumPy, EDF, DICOM, SCP-ECG, GE MUSE"
             " or HL7 aECG."
         )
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise RecordError(
+            f"{path} is not a regular file (a pipe, device or broken link); remove it."
+        )
     raise RecordError(f"{path} does not exist as a recording; look for {header} or {struct}.")
 
 
-def _read_tracing(path: Path, kind: Format) -> Tracing:
-    if kind == "XML":
-        from data_prep.readers.xml import read_xml
-
-        return read_xml(path)
-    if kind in ("EDF", "BDF"):
-        return read_edf(path, bdf=kind == "BDF")
-    readers = {
-        "table": read_table,
-        "array": read_array,
-        "DICOM": read_dicom,
-        "SCP-ECG": read_scp,
-    }
-    return readers[kind](path)
+def _require_name(path: Path) -> None:
+    """Refuse a recording whose name no table of answers could hold."""
+    try:
+        path.stem.encode()
+    except UnicodeEncodeError:
+        shown = str(path).encode(errors="backslashreplace").decode()
+        raise RecordError(f"{shown} has a name that is not UTF-8; rename it.") from None
 
 
-def format_of(path: Path) -> Format | None:
-    """Tell a file's format by its first bytes, and a table by its ending.
+def format_of(path: Path) -> str | None:
+    """Tell a file's format by its first bytes, and WFDB, MATLAB and tables by their endings.
 
     Args:
         path: an existing file.
@@ -180,14 +255,17 @@ def format_of(path: Path) -> Format | None:
     Raises:
         RecordError: if the file cannot be read or is too large for a recording.
     """
+    if path.suffix in (".hea", ".mat"):
+        return "WFDB" if path.suffix == ".hea" else "CPSC struct"
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             start = file.read(256)
-        size = path.stat().st_size
     except OSError as error:
-        raise RecordError(f"{path} cannot be read ({error.strerror}); check its rights.") from error
+        raise RecordError(
+            f"{path} cannot be read ({error.strerror}); mend it or leave this recording out."
+        ) from error
     ending = path.suffix.casefold()
-    found: Format | None = None
+    found = None
     if start.startswith(b"\x93NUMPY") or (start.startswith(b"PK") and ending == ".npz"):
         found = "array"
     elif start.startswith(b"0       "):
@@ -202,8 +280,6 @@ def format_of(path: Path) -> Format | None:
         found = "XML"
     elif ending in _TABLES:
         found = "table"
-    if found and size > MOST_BYTES:
-        raise RecordError(f"{path} is too large for a recording; leave it out.")
     return found
 
 

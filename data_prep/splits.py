@@ -5,7 +5,9 @@ import numpy as np
 from data_prep.errors import StoreError
 
 
-def stratified_folds(labels: np.ndarray, *, seed: int, num_folds: int = 10) -> np.ndarray:
+def stratified_folds(
+    labels: np.ndarray, *, seed: int, num_folds: int = 10, patients: np.ndarray | None = None
+) -> np.ndarray:
     """Assign records to folds so that every class is spread evenly.
 
     By iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011), which looks at all labels
@@ -15,15 +17,22 @@ def stratified_folds(labels: np.ndarray, *, seed: int, num_folds: int = 10) -> n
         labels: uint8 ``(records, classes)``, 1 if a record carries the class.
         seed: of the dealing; the same seed and labels give the same folds.
         num_folds: how many folds, 2 or more.
+        patients: str ``(records,)``, ``""`` if unknown: all records of a patient, who counts
+            once with the labels of all of them, get one fold.
 
     Returns:
         int16 ``(records,)``, 1 to ``num_folds``.
 
     Raises:
-        StoreError: if there are fewer records than folds.
+        StoreError: if there are fewer records, or patients, than folds.
     """
     from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 
+    if patients is not None:
+        groups = _groups(patients)
+        together = np.zeros((groups.max(initial=-1) + 1, labels.shape[1]), labels.dtype)
+        np.maximum.at(together, groups, labels)
+        return stratified_folds(together, seed=seed, num_folds=num_folds)[groups]
     _require_records(len(labels), num_folds)
     if labels.shape[1] == 1:  # the dealer knows several classes only
         labels = np.hstack([labels, 1 - labels])
@@ -34,7 +43,16 @@ def stratified_folds(labels: np.ndarray, *, seed: int, num_folds: int = 10) -> n
     return folds
 
 
-def random_folds(num_records: int, *, seed: int, num_folds: int = 10) -> np.ndarray:
+def _groups(patients: np.ndarray) -> np.ndarray:
+    """Number the patients 0, 1, … as they first come; a record without one is its own."""
+    numbers: dict[str, int] = {}
+    names = [str(name) or f"\0{i}" for i, name in enumerate(patients)]
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+
+
+def random_folds(
+    num_records: int, *, seed: int, num_folds: int = 10, patients: np.ndarray | None = None
+) -> np.ndarray:
     """Assign records to folds of equal size at random, whatever their labels.
 
     As MLBF-Net's paper does (sections IV-D and V-A).
@@ -43,13 +61,17 @@ def random_folds(num_records: int, *, seed: int, num_folds: int = 10) -> np.ndar
         num_records: how many records; folds differ in size by one record at most.
         seed: of the dealing; the same seed and number give the same folds.
         num_folds: how many folds, 2 or more.
+        patients: str ``(records,)``, ``""`` if unknown: all records of a patient get one fold.
 
     Returns:
         int16 ``(records,)``, 1 to ``num_folds``.
 
     Raises:
-        StoreError: if there are fewer records than folds.
+        StoreError: if there are fewer records, or patients, than folds.
     """
+    if patients is not None:
+        groups = _groups(patients)
+        return random_folds(groups.max(initial=-1) + 1, seed=seed, num_folds=num_folds)[groups]
     _require_records(num_records, num_folds)
     even = np.arange(num_records, dtype=np.int16) % num_folds + 1
     return np.random.default_rng(seed).permutation(even)
@@ -59,7 +81,7 @@ def _require_records(num_records: int, num_folds: int) -> None:
     if num_records < num_folds:
         raise StoreError(
             f"{num_records} usable records cannot be divided into {num_folds} folds; give at least"
-            f" {num_folds} records."
+            f" {num_folds} records, of as many patients."
         )
 
 

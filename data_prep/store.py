@@ -11,7 +11,10 @@ The schema, version 1.  Attributes of the file: ``schema`` (``"ecg-keras store"`
 ``sexes``          (N,)         UTF-8 bytes    ``male``, ``female`` or empty
 ``ages``           (N,)         float32        years, NaN if unknown
 ``folds``          (N,)         int16          1 to 10
-``first_labels``   (N,)         int16          class that comes first, -1 if unknown
+``first_labels``   (N,)         int16          class that comes first, -1 if unknown; if it is
+                                               known for several tasks, (N, tasks), by name
+``sources``        (N,)         UTF-8 bytes    the folder that a record came from; absent in the
+                                               first stores of this version
 ``labels/TASK``    (N, C)       uint8          1 if a record carries the class; its attribute
                                                ``class_names`` (JSON) names the columns
 ``checksums``      (N,)         uint32         CRC-32 of each record's signal, as little-endian
@@ -36,13 +39,14 @@ import h5py
 import numpy as np
 
 from data_prep.errors import LabelError, StoreError
-from data_prep.files import written_whole
-from data_prep.labels import LEADS, encode
+from data_prep.files import is_file, written_whole
+from data_prep.labels import LEADS, encode, main_labels
 from data_prep.splits import require_patients_apart
 
 SCHEMA = "ecg-keras store"
 SCHEMA_VERSION = 1
 
+_MOST_TABLE = 2**28  # bytes of a table but the signals: a million records, 256 classes
 _REBUILD = "build it again with ecg-build"
 
 
@@ -88,7 +92,7 @@ class StoreWriter:
 
     Args:
         path: of the store.
-        dataset: ``"cpsc2018"`` or ``"ptb-xl"``.
+        dataset: ``"cpsc2018"``, ``"ptb-xl"`` or :data:`data_prep.labels.OWN_DATASET`.
         fs: sampling rate of all signals, hertz.
         class_names: for each task its classes, in order.
         provenance: what the store was made from and how; kept as JSON.
@@ -116,7 +120,9 @@ class StoreWriter:
         self._ids: dict[str, None] = {}
         self._offsets = [0]
         self._checksums: list[int] = []
-        self._rows: list[tuple[str, str, float, int, int]] = []
+        self._rows: list[tuple[str, str, float, str]] = []
+        self._folds: list[int] = []
+        self._first_labels: dict[str, list[int]] = {task: [] for task in self.class_names}
         self._labels: dict[str, list[np.ndarray]] = {task: [] for task in self.class_names}
 
     def __enter__(self) -> "StoreWriter":
@@ -151,11 +157,12 @@ class StoreWriter:
         signal: np.ndarray,
         *,
         labels: Mapping[str, Sequence[int]],
-        first_label: int = -1,
+        first_label: int | Mapping[str, int] = -1,
         fold: int = 0,
         patient: str = "",
         age: float = math.nan,
         sex: str = "",
+        source: str = "",
     ) -> None:
         """Add a record.
 
@@ -163,11 +170,13 @@ class StoreWriter:
             record_id: its name, not yet in the store.
             signal: ``(time, 12)``, millivolts at the store's rate, all finite.
             labels: for each task the 0-based class indices, possibly none.
-            first_label: 0-based class that comes first, -1 if unknown.
+            first_label: 0-based class that comes first, -1 if unknown; a mapping gives it task
+                by task, and leaves it unknown for the others.
             fold: 1 to 10; may be left at 0 if :meth:`set_folds` follows.
             patient: the patient's name, empty if unknown.
             age: in years, NaN if unknown.
             sex: ``"male"``, ``"female"``, or empty if unknown.
+            source: the folder that the record came from.
 
         Raises:
             StoreError: if the name is taken or the signal is not as stated.
@@ -193,13 +202,44 @@ class StoreWriter:
         self._offsets.append(stop)
         self._checksums.append(_checksum(signal.astype(np.float32)))
         self._ids[record_id] = None
-        self._rows.append((patient, sex, age, fold, first_label))
+        self._rows.append((patient, sex, age, source))
+        self._folds.append(fold)
         for task, names in self.class_names.items():
             self._labels[task].append(encode(labels[task], len(names)))
+            first = first_label.get(task, -1) if isinstance(first_label, Mapping) else first_label
+            self._first_labels[task].append(first)
 
     def labels(self, task: str) -> np.ndarray:
         """Return the labels of the records so far, uint8 ``(records, classes)``."""
         return np.array(self._labels[task], np.uint8).reshape(-1, len(self.class_names[task]))
+
+    def first_labels(self, task: str) -> np.ndarray:
+        """Return the first labels of the records so far, int16 ``(records,)``, -1 if unknown."""
+        return np.array(self._first_labels[task], np.int16)
+
+    def set_first_labels(self, task: str, first_labels: np.ndarray) -> None:
+        """Give every record so far its first label.
+
+        Args:
+            task: of the labels.
+            first_labels: int ``(records,)``, 0-based, -1 if unknown.
+        """
+        self._first_labels[task] = [int(first) for first in first_labels]
+
+    @property
+    def folds(self) -> np.ndarray:
+        """The folds of the records so far, int16 ``(records,)``, 0 if they have none yet."""
+        return np.array(self._folds, np.int16)
+
+    @property
+    def patients(self) -> np.ndarray:
+        """The patients of the records so far, str ``(records,)``, empty if unknown."""
+        return np.array([row[0] for row in self._rows], np.str_)
+
+    @property
+    def sources(self) -> np.ndarray:
+        """The sources of the records so far, str ``(records,)``."""
+        return np.array([row[3] for row in self._rows], np.str_)
 
     def set_folds(self, folds: np.ndarray) -> None:
         """Give every record so far its fold.
@@ -207,9 +247,7 @@ class StoreWriter:
         Args:
             folds: int ``(records,)``, 1 to 10.
         """
-        self._rows = [
-            (*row[:3], int(fold), row[4]) for row, fold in zip(self._rows, folds, strict=True)
-        ]
+        self._folds = [int(fold) for fold in folds]
 
     def __exit__(
         self,
@@ -228,18 +266,22 @@ class StoreWriter:
             raise StoreError(
                 f"{self.path} was not made, because no record is usable; check the source."
             )
-        patients, sexes, ages, folds, first_labels = zip(*self._rows, strict=True)
-        if min(folds) < 1:
+        patients, sexes, ages, sources = zip(*self._rows, strict=True)
+        if min(self._folds) < 1:
             raise StoreError(f"a record of {self.path} has no fold; set the folds before its end.")
-        require_patients_apart(np.array(folds), np.array(patients))
+        require_patients_apart(self.folds, np.array(patients))
+        first_labels = np.stack([self.first_labels(task) for task in sorted(self.class_names)], 1)
+        if (first_labels == first_labels[:, :1]).all():
+            first_labels = first_labels[:, 0]
         tables: dict[str, np.ndarray] = {
             "offsets": np.array(self._offsets, np.int64),
             "ids": _encoded(list(self._ids)),
             "patients": _encoded(patients),
             "sexes": _encoded(sexes),
             "ages": np.array(ages, np.float32),
-            "folds": np.array(folds, np.int16),
-            "first_labels": np.array(first_labels, np.int16),
+            "sources": _encoded(sources),
+            "folds": self.folds,
+            "first_labels": first_labels,
             "checksums": np.array(self._checksums, np.uint32),
             **{f"labels/{task}": self.labels(task) for task in self.class_names},
         }
@@ -264,14 +306,14 @@ class Store:
 
     Attributes:
         path: of the file.
-        dataset: ``"cpsc2018"`` or ``"ptb-xl"``.
+        dataset: ``"cpsc2018"``, ``"ptb-xl"`` or :data:`data_prep.labels.OWN_DATASET`.
         fs: sampling rate, hertz.
         tasks: names of its label sets.
         ids: str ``(N,)``.
         lengths: int64 ``(N,)``, samples.
         folds: int16 ``(N,)``, 1 to 10.
         patients: str ``(N,)``, empty if unknown.
-        first_labels: int16 ``(N,)``, 0-based class that comes first, -1 if unknown.
+        sources: str ``(N,)``, the folder each record came from; empty in the first stores.
         ages: float32 ``(N,)``, years, NaN if unknown.
         sexes: str ``(N,)``, ``"male"``, ``"female"`` or empty if unknown.
         checksums: uint32 ``(N,)``, CRC-32 of each signal; None in stores of earlier releases.
@@ -284,8 +326,8 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
-            raise StoreError(f"{self.path} does not exist; make it with ecg-build.")
+        if not is_file(self.path):
+            raise StoreError(f"{self.path} does not exist as a file; make it with ecg-build.")
         try:
             self._file = h5py.File(self.path, "r")
         except OSError as error:
@@ -311,31 +353,63 @@ class Store:
             self.dataset = str(attributes["dataset"])
             self.fs = float(attributes["fs"])
             self.provenance: dict[str, Any] = json.loads(attributes["provenance"])
-            self.ids = _decoded(_table(file["ids"]))
-            self.patients = _decoded(_table(file["patients"]))
-            self.sexes = _decoded(_table(file["sexes"]))
-            self.ages = _table(file["ages"])
-            self.folds = _table(file["folds"])
-            self.first_labels = _table(file["first_labels"])
-            self.checksums = _table(file["checksums"]) if "checksums" in file else None
-            self._offsets = _table(file["offsets"])
+            if not 0 < self.fs < math.inf:
+                raise ValueError(f"its rate is {self.fs:g} Hz")
+            self.ids = _decoded(_table(file, "ids", "S"))
+            self.patients = _decoded(_table(file, "patients", "S"))
+            self.sexes = _decoded(_table(file, "sexes", "S"))
+            self.ages = _table(file, "ages", "f")
+            self.folds = _table(file, "folds", "iu")
+            self.sources = np.full(len(self.ids), "")
+            if "sources" in file:
+                self.sources = _decoded(_table(file, "sources", "S"))
+            first_labels = _table(file, "first_labels", "i", ndim=(1, 2))
+            self.checksums = _table(file, "checksums", "u") if "checksums" in file else None
+            self._offsets = _table(file, "offsets", "i")
             self.lengths: np.ndarray = np.diff(self._offsets)
-            self._signals = file["signals"]
+            self._signals = _dataset(file, "signals")
+            labels = _own(file, "labels")
             self._labels: dict[str, np.ndarray] = {
-                task: _table(table) for task, table in file["labels"].items()
+                task: _table(labels, task, "ub", ndim=(2,)) for task in labels
             }
             self._class_names: dict[str, tuple[str, ...]] = {
-                task: tuple(json.loads(table.attrs["class_names"]))
-                for task, table in file["labels"].items()
+                task: tuple(json.loads(labels[task].attrs["class_names"])) for task in labels
             }
-            tables = [self.patients, self.sexes, self.ages, self.folds, self.first_labels]
-            tables += [] if self.checksums is None else [self.checksums]
-            sizes = {len(t) for t in [*tables, self.lengths, *self._labels.values()]}
-            if sizes != {len(self.ids)} or len(self._signals) != self._offsets[-1]:
-                raise ValueError("its tables are of different lengths")
-            if any(t.shape[1] != len(self._class_names[task]) for task, t in self._labels.items()):
+            self.tasks = tuple(self._labels)
+            if first_labels.ndim == 2 and first_labels.shape[1] != len(self.tasks):
+                raise ValueError("its first labels do not fit its tasks")
+            self._first_labels: dict[str, np.ndarray] = {
+                task: first_labels[:, i] if first_labels.ndim == 2 else first_labels
+                for i, task in enumerate(self.tasks)
+            }
+            self._require_schema()
+
+    def _require_schema(self) -> None:
+        """Refuse tables that contradict each other or the schema, whatever their checksums say."""
+        tables = [self.patients, self.sexes, self.ages, self.folds, self.sources]
+        tables += self._first_labels.values()
+        tables += [] if self.checksums is None else [self.checksums]
+        sizes = {len(table) for table in [*tables, self.lengths, *self._labels.values()]}
+        if sizes != {len(self.ids)} or len(self._signals) != self._offsets[-1]:
+            raise ValueError("its tables are of different lengths")
+        if self._signals.shape[1:] != (len(LEADS),) or self._signals.dtype != np.float32:
+            raise ValueError(f"its signals are not float32 of {len(LEADS)} leads")
+        if self._offsets[0] != 0 or (self.lengths < 1).any():
+            raise ValueError("its offsets do not ascend from 0")
+        if len(set(self.ids.tolist())) < len(self.ids):
+            raise ValueError("two of its records have one name")
+        # 11 holds records that only train; see mlbf-reproduce.
+        if ((self.folds < 1) | (self.folds > 11)).any():
+            raise ValueError("its folds are not 1 to 10")
+        most = max(map(len, self._class_names.values()), default=0)
+        for task, names in self._class_names.items():
+            labels, first_labels = self._labels[task], self._first_labels[task]
+            if ((first_labels < -1) | (first_labels >= most)).any():
+                raise ValueError("its first labels are none of its classes")
+            if labels.shape[1] != len(names) or len(set(names)) < len(names):
                 raise ValueError("its labels do not fit its classes")
-        self.tasks = tuple(self._labels)
+            if (labels > 1).any():
+                raise ValueError(f"its labels of {task} are not 0 and 1")
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -377,9 +451,25 @@ class Store:
         """Return the labels of a task: uint8 ``(N, C)``, 1 if a record carries the class."""
         return self._labels[self.resolve_task(task)]
 
-    def records_of(self, task: str | None = None) -> np.ndarray:
-        """Return the indices, int64, of the records with a label of the task at least."""
-        return np.flatnonzero(self.labels(task).any(axis=1))
+    def first_labels(self, task: str | None = None) -> np.ndarray:
+        """Return the class that comes first: int16 ``(N,)``, 0-based, -1 if unknown."""
+        return self._first_labels[self.resolve_task(task)]
+
+    def records_of(self, task: str | None = None, *, single_label: bool = False) -> np.ndarray:
+        """Return the records that can be used for a task.
+
+        Args:
+            task: its name; None for the only one of the store.
+            single_label: leave out records of several labels in no known order, which a network
+                with one answer a record can neither learn nor be scored on.
+
+        Returns:
+            Indices, int64, of the records with at least one label of the task.
+        """
+        labels = self.labels(task)
+        if single_label:
+            return np.flatnonzero(main_labels(labels, self.first_labels(task)) >= 0)
+        return np.flatnonzero(labels.any(axis=1))
 
     def signal(self, index: int) -> np.ndarray:
         """Read one record.
@@ -395,6 +485,8 @@ class Store:
         """
         with self._broken_as_store_error():
             signal = np.asarray(self._signals[self._offsets[index] : self._offsets[index + 1]])
+            if not np.isfinite(signal).all():
+                raise ValueError(f"the record {self.ids[index]} has invalid samples")
         if self.checksums is not None and _checksum(signal) != self.checksums[index]:
             raise StoreError(
                 f"the record {self.ids[index]} in {self.path} has changed since it was written"
@@ -407,12 +499,37 @@ class Store:
         """HDF5 reports damage by several kinds of errors, depending on where it finds it."""
         try:
             yield
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        except (
+            *(OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError),
+            *(ArithmeticError, MemoryError),
+        ) as error:
             raise StoreError(f"{self.path} is broken ({error}); {_REBUILD}.") from error
 
 
-def _table(dataset: Any) -> np.ndarray:
-    """Read a whole dataset and verify its checksum, if it has one."""
+def _own(group: h5py.Group, name: str) -> Any:
+    """What a group holds itself, not by a link, which may lead into any other file."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"its {name} is missing or a link to elsewhere")
+    return group[name]
+
+
+def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    """A dataset whose values are all in the file."""
+    dataset = _own(group, name)
+    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+        raise ValueError(f"its {name} is no dataset, or its values are in another file")
+    # What was never written takes no place, and would be read as zeros of any number.
+    packed = dataset.id.get_create_plist().get_nfilters()
+    if not packed and dataset.id.get_storage_size() < dataset.nbytes:
+        raise ValueError(f"its {name} has fewer values than it states")
+    return dataset
+
+
+def _table(group: h5py.Group, name: str, kinds: str, *, ndim: tuple[int, ...] = (1,)) -> np.ndarray:
+    """Read a whole dataset and verify its type and its checksum, if it has one."""
+    dataset = _dataset(group, name)
+    if dataset.dtype.kind not in kinds or dataset.ndim not in ndim or dataset.nbytes > _MOST_TABLE:
+        raise ValueError(f"its {name} is of type {dataset.dtype} and shape {dataset.shape}")
     table: np.ndarray = dataset[:]
     if dataset.attrs.get("crc32", _checksum(table)) != _checksum(table):
         raise ValueError(f"its table {dataset.name} has changed since it was written")

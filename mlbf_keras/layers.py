@@ -739,6 +739,8 @@ class BranchSoftmax(keras.layers.Layer):
 
     Args:
         num_classes: number of classes.
+        activation: ``"softmax"``, or ``"sigmoid"`` for records of several labels, which the paper
+            does not have.
 
     Call arguments:
         features: ``(batch, branch, feature)``.
@@ -747,9 +749,10 @@ class BranchSoftmax(keras.layers.Layer):
         Probabilities ``(batch, branch, num_classes)``, float32.
     """
 
-    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+    def __init__(self, num_classes: int, activation: str = "softmax", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.num_classes = num_classes
+        self.activation = activation
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Make the weights of every branch."""
@@ -766,13 +769,18 @@ class BranchSoftmax(keras.layers.Layer):
     def call(self, features: Any) -> Any:
         """Classify every branch."""
         logits = ops.einsum("blf,lfc->blc", features, self.kernel) + self.bias
-        return ops.softmax(ops.cast(logits, "float32"), axis=-1)
+        logits = ops.cast(logits, "float32")
+        return ops.sigmoid(logits) if self.activation == "sigmoid" else ops.softmax(logits, axis=-1)
 
     def compute_output_spec(self, features: Any) -> Any:
-        """One distribution a branch, float32."""
+        """One probability a branch and class, float32."""
         batch, branches, _ = features.shape
         return keras.KerasTensor((batch, branches, self.num_classes), dtype="float32")
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {**super().get_config(), "num_classes": self.num_classes}
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "activation": self.activation,
+        }

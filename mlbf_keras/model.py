@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from data_prep.errors import OptionError
 from data_prep.labels import CPSC_CLASSES, LEADS
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract, SignalContract
@@ -19,6 +20,7 @@ def default_contract(
     num_classes: int = 9,
     input_length: int = INPUT_LENGTH,
     num_leads: int = 12,
+    single_label: bool = True,
 ) -> Contract:
     """Return the contract of a network that was given none: CPSC 2018 at 250 Hz.
 
@@ -27,6 +29,7 @@ def default_contract(
         num_classes: number of classes; nine get the names of CPSC 2018.
         input_length: in samples.
         num_leads: number of leads; the first of the standard order.
+        single_label: whether the network gives one answer a record.
     """
     names = tuple(f"class {i}" for i in range(1, num_classes + 1))
     return Contract(
@@ -36,9 +39,19 @@ def default_contract(
         sampling_rate=SAMPLING_RATE,
         input_length=input_length,
         fit="pad",
-        single_label=True,
+        single_label=single_label,
         leads=LEADS[:num_leads],
     )
+
+
+def _answers_of(contract: Contract, single_label: bool) -> str:
+    """Return the heads' activation, after checking that the contract promises such answers."""
+    if contract.single_label != single_label:
+        raise OptionError(
+            f"the contract promises single_label={contract.single_label}, but the model was asked"
+            f" for {single_label}; give both the same."
+        )
+    return "softmax" if single_label else "sigmoid"
 
 
 def build_model(
@@ -50,6 +63,7 @@ def build_model(
     gru_units: int = 12,
     dropout: float = 0.2,
     auxiliary_heads: bool = True,
+    single_label: bool = True,
     contract: Contract | None = None,
 ) -> Any:
     """Build MLBF-Net: one branch a lead, and a head on the features of all (Fig. 1).
@@ -63,6 +77,9 @@ def build_model(
         dropout: share dropped after each block, after the GRU and after the attention.
         auxiliary_heads: give each branch its attention and its softmax; without them the network
             has the one loss of the ablation in Table V.
+        single_label: one answer a record, by softmax, as in the paper.  False is our extension to
+            records of several labels: each class has a probability of its own, by sigmoid, and
+            :func:`compile_model` takes binary cross-entropy in place of categorical.
         contract: what the model file is to say of input and output; by default
             :func:`default_contract`.
 
@@ -75,9 +92,13 @@ def build_model(
         OptionError: the contract contradicts the other arguments.
     """
     contract = contract or default_contract(
-        num_classes=num_classes, input_length=input_length, num_leads=num_leads
+        num_classes=num_classes,
+        input_length=input_length,
+        num_leads=num_leads,
+        single_label=single_label,
     )
     contract.require_sizes(num_classes=num_classes, input_length=input_length, num_leads=num_leads)
+    activation = _answers_of(contract, single_label)
     signal = keras.Input((input_length, num_leads), name="signal")
     x = SignalContract(contract, name="contract")(signal)
 
@@ -99,7 +120,7 @@ def build_model(
     f_att = keras.layers.BatchNormalization(name="fused_norm")(f_att)
     f_att = keras.layers.Dropout(dropout, name="fused_dropout")(f_att)
     diagnosis = keras.layers.Dense(
-        num_classes, activation="softmax", dtype="float32", name="diagnosis"
+        num_classes, activation=activation, dtype="float32", name="diagnosis"
     )(f_att)
     outputs = {"diagnosis": diagnosis}
 
@@ -111,7 +132,7 @@ def build_model(
         f_att = keras.layers.BatchNormalization(name="lead_norm")(f_att)
         f_att = keras.layers.Dropout(dropout, name="lead_dropout")(f_att)
         f_att = keras.layers.Reshape((num_leads, 2 * gru_units), name="lead_rows")(f_att)
-        f_out = BranchSoftmax(num_classes, dtype="float32", name="lead_softmax")(f_att)
+        f_out = BranchSoftmax(num_classes, activation, dtype="float32", name="lead_softmax")(f_att)
         # (batch, 12, 9)
         for index, lead in enumerate(contract.leads):
             outputs[f"lead_{lead}"] = f_out[:, index]
@@ -126,6 +147,7 @@ def build_branchnet(
     filters: int = 12,
     gru_units: int = 12,
     dropout: float = 0.2,
+    single_label: bool = True,
     contract: Contract | None = None,
 ) -> Any:
     """Build BranchNet on all leads at once, the baseline of Table IV.
@@ -137,6 +159,9 @@ def build_branchnet(
         filters: of every convolution.
         gru_units: of each direction of the GRU.
         dropout: share dropped after each block, after the GRU and after the attention.
+        single_label: one answer a record, by softmax, as in the paper.  False is our extension to
+            records of several labels: each class has a probability of its own, by sigmoid, and
+            :func:`compile_model` takes binary cross-entropy in place of categorical.
         contract: what the model file is to say of input and output; by default
             :func:`default_contract`.
 
@@ -152,8 +177,10 @@ def build_branchnet(
         num_classes=num_classes,
         input_length=input_length,
         num_leads=num_leads,
+        single_label=single_label,
     )
     contract.require_sizes(num_classes=num_classes, input_length=input_length, num_leads=num_leads)
+    activation = _answers_of(contract, single_label)
     signal = keras.Input((input_length, num_leads), name="signal")
     x = SignalContract(contract, name="contract")(signal)
     f_cnn = BranchConvolutions(1, filters=filters, dropout=dropout, name="f_cnn")(x)
@@ -164,7 +191,7 @@ def build_branchnet(
     f_att = keras.layers.BatchNormalization(name="norm")(f_att)
     f_att = keras.layers.Dropout(dropout, name="dropout")(f_att)
     diagnosis = keras.layers.Dense(
-        num_classes, activation="softmax", dtype="float32", name="diagnosis"
+        num_classes, activation=activation, dtype="float32", name="diagnosis"
     )(f_att)
     return keras.Model(signal, {"diagnosis": diagnosis}, name="branchnet")
 
@@ -173,6 +200,9 @@ def compile_model(
     model: Any, *, learning_rate: float = 1e-3, loss_weight: float = 1.0, jit_compile: bool = False
 ) -> Any:
     """Compile with Adam and ``L = L_c + lambda * sum of L_j`` (eq. 10).
+
+    Each L is the cross-entropy of one head: categorical, or binary if the contract lets a record
+    have several labels.
 
     Args:
         model: from :func:`build_model` or :func:`build_branchnet`.
@@ -184,9 +214,10 @@ def compile_model(
         The model.
     """
     heads = list(model.output)
+    kind = "categorical" if model.get_layer("contract").contract.single_label else "binary"
     model.compile(
         optimizer=keras.optimizers.Adam(learning_rate),
-        loss={head: "categorical_crossentropy" for head in heads},
+        loss={head: f"{kind}_crossentropy" for head in heads},
         loss_weights={head: 1.0 if head == "diagnosis" else loss_weight for head in heads},
         jit_compile=jit_compile,
     )

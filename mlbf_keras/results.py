@@ -72,7 +72,7 @@ def table2(*, store: Path | None = None, reference: Path | None = None) -> Resul
     else:
         assert store is not None
         with Store(store) as opened:
-            first, labels = opened.first_labels, opened.labels("cpsc2018")
+            first, labels = opened.first_labels("cpsc2018"), opened.labels("cpsc2018")
         source = store.name
     firsts = np.bincount(first[first >= 0], minlength=9)
     rows: list[tuple[Cell, ...]] = []
@@ -474,7 +474,7 @@ class Reproduction(reproduction.Reproduction):
         (folder,) = self._run([self._model(Variant(), test, self._next_fold(test))])
         model = load_model(folder / "best.keras")
         with Store(self.store) as opened:
-            usable = opened.records_of("cpsc2018")
+            usable = opened.records_of("cpsc2018", single_label=True)
             records = usable[opened.folds[usable] == test]
             features, classes = features_of(
                 model, opened, records, batch_size=self.protocol.batch_size

@@ -26,6 +26,8 @@ class MLBFNet:
         auxiliary_heads: give each lead its own head and loss; --no-auxiliary-heads is the
             single-loss network (Table V).
         loss_weight: lambda, the weight of the leads' losses (eq. 10).
+        single_label: one answer a record; --no-single-label, our extension, gives each class a
+            probability of its own.
     """
 
     network: Literal["mlbf-net", "branchnet"] = "mlbf-net"
@@ -35,9 +37,10 @@ class MLBFNet:
     dropout: float = 0.2
     auxiliary_heads: bool = True
     loss_weight: float = 1.0
+    single_label: bool = True
 
     def contract(self, store: "Store", task: str, train: "np.ndarray") -> "Contract":
-        """Return the contract: 250 Hz, padded, one class per record, not standardised."""
+        """Return the contract: 250 Hz, padded, not standardised."""
         from ecg_keras.model.contract import Contract
         from mlbf_keras.model import SAMPLING_RATE
 
@@ -48,7 +51,7 @@ class MLBFNet:
             sampling_rate=SAMPLING_RATE,
             input_length=self.input_length,
             fit="pad",
-            single_label=True,
+            single_label=self.single_label,
         )
 
     def compiled_model(self, contract: "Contract", settings: Settings) -> Any:
@@ -61,6 +64,7 @@ class MLBFNet:
             "filters": self.filters,
             "gru_units": self.gru_units,
             "dropout": self.dropout,
+            "single_label": self.single_label,
             "contract": contract,
         }
         if self.network == "branchnet":

@@ -92,7 +92,7 @@ def train(
     }
     with Store(store) as opened:
         task = opened.resolve_task("cpsc2018")
-        usable = opened.records_of(task)
+        usable = opened.records_of(task, single_label=True)
         folds = opened.folds[usable]
         kept_out = [fold for fold in (test_fold, validation_fold) if fold is not None]
         trains = ~np.isin(folds, kept_out) & (extra | (folds < EXTRA_FOLD))
@@ -167,11 +167,12 @@ def merge_stores(store: Path, extra: Path, out: Path) -> Path:
                         f"{prefix}{name}",
                         source.signal(i),
                         labels={task: tuple(int(c) for c in labels[i].nonzero()[0])},
-                        first_label=int(source.first_labels[i]),
+                        first_label=int(source.first_labels(task)[i]),
                         fold=EXTRA_FOLD if prefix else int(source.folds[i]),
                         patient=prefix + source.patients[i] if source.patients[i] else "",
                         age=float(source.ages[i]),
                         sex=str(source.sexes[i]),
+                        source=str(source.sources[i]),
                     )
     return out
 

@@ -53,7 +53,7 @@ def test_recordings_are_built_into_a_store(tmp_path: Path) -> None:
     assert build(folder, tmp_path / "store.h5", 2) > 0
     with Store(tmp_path / "store.h5") as store:
         assert store.lengths.tolist() == (lengths // 2).tolist()
-        assert store.first_labels.tolist() == [i % 9 for i in range(20)]
+        assert store.first_labels().tolist() == [i % 9 for i in range(20)]
         ours = np.concatenate([store.signal(i) for i in range(20)])
     plain_build(folder, tmp_path / "plain.h5")
     with h5py.File(tmp_path / "plain.h5") as plain:

@@ -37,7 +37,7 @@ SETS = [
 
 
 def rejected(out: Path) -> dict[str, str]:
-    with open(out.with_name("rejected.csv"), newline="") as file:
+    with open(out.with_suffix(".rejected.csv"), newline="") as file:
         rows = list(csv.DictReader(file))
     assert all(Path(row["file"]).name.startswith(row["record"]) for row in rows)
     return {row["record"]: row["reason"] for row in rows}
@@ -56,7 +56,7 @@ def test_cpsc_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert (store.dataset, store.fs, store.tasks) == ("cpsc2018", 250.0, ("cpsc2018",))
         assert store.ids.tolist() == sorted(labels)
         assert store.class_names()[:2] == ("Normal", "AF")
-        assert store.first_labels.tolist() == [labels[name][0] - 1 for name in store.ids]
+        assert store.first_labels().tolist() == [labels[name][0] - 1 for name in store.ids]
         for row, name in zip(store.labels(), store.ids, strict=True):
             assert np.flatnonzero(row).tolist() == sorted(label - 1 for label in labels[name])
         assert set(store.folds.tolist()) == set(range(1, 11))
@@ -117,7 +117,8 @@ def test_without_a_table_of_labels_a_format_without_diagnoses_is_refused(tmp_pat
     with pytest.raises(StoreError):
         main(source=(tmp_path,), out=tmp_path / "mine.h5", workers=1)
     assert rejected(tmp_path / "mine.h5")["A1"].endswith(
-        "its diagnoses are not given; give it one in a REFERENCE.csv, or leave this recording out."
+        "its diagnoses are not given; give it one in a REFERENCE.csv or with --labels, or leave"
+        " this recording out."
     )
 
 
@@ -159,9 +160,9 @@ def test_labels_from_headers(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     for i, text in enumerate(diagnoses):
         write_wfdb(source, f"E{i:02d}", sine_leads(1000, seed=i), comments=[f"Dx: {text}"])
     main(source=(source,), out=out, workers=1)
-    assert "georgia has no REFERENCE.csv: labels are taken from the headers, and the first" in (
-        capsys.readouterr().err
-    )
+    printed = capsys.readouterr()
+    assert "georgia has no REFERENCE.csv: labels are taken from the headers" in printed.err
+    assert "1 records have several labels of cpsc2018, in no known order" in printed.out
     assert list(rejected(out)) == ["E02"]
     assert "its diagnoses are 426177001" in rejected(out)["E02"]
     with Store(out) as store:
@@ -172,7 +173,7 @@ def test_labels_from_headers(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             [8],
             [7],
         ]
-        assert store.first_labels[:4].tolist() == [0, -1, 8, 7]
+        assert store.first_labels()[:4].tolist() == [0, -1, 8, 7]
 
 
 def test_same_bytes_whatever_the_workers(tmp_path: Path) -> None:
@@ -208,12 +209,12 @@ def test_reference_given_or_found_in_folders_below(tmp_path: Path) -> None:
     below = write_reference(tmp_path / "both" / "b" / "REFERENCE.csv", {"A0100": [9]})
     main(source=(tmp_path / "both",), out=tmp_path / "s.h5", workers=1)
     with Store(tmp_path / "s.h5") as store:
-        assert store.first_labels[store.ids == "A0100"].tolist() == [8]
+        assert store.first_labels()[store.ids == "A0100"].tolist() == [8]
 
     given = write_reference(tmp_path / "mine.csv", {f"A{i:04d}": [3] for i in range(1, 12)})
     main(source=(tmp_path / "both",), out=tmp_path / "s.h5", workers=1, reference=given)
     with Store(tmp_path / "s.h5") as store:
-        assert store.first_labels.tolist() == [2] * 11
+        assert store.first_labels().tolist() == [2] * 11
     assert sorted(rejected(tmp_path / "s.h5")) == ["A0012", "A0100"]
 
     write_reference(below, {"A0100": [9], "A0001": [7]})
@@ -230,7 +231,7 @@ def test_two_sources_and_a_record_in_both(tmp_path: Path) -> None:
     with Store(tmp_path / "s.h5") as store:
         assert len(store) == 13 and store.fs == 500
         np.testing.assert_array_equal(store.signal(0), read_record(first / "A0001").signal)
-        assert store.first_labels[0] == 0
+        assert store.first_labels()[0] == 0
     assert "has the name of" in rejected(tmp_path / "s.h5")["A0001"]
 
 
@@ -252,7 +253,7 @@ def test_ptbxl_store(tmp_path: Path) -> None:
         assert store.patients.tolist() == ["101", "102", "103", "104"]
         assert store.sexes.tolist() == ["female", "male"] * 2
         assert np.isnan(store.ages[0]) and store.ages[1:].tolist() == [42, 43, 44]
-        assert store.first_labels.tolist() == [-1] * 4
+        assert store.first_labels("all").tolist() == [-1] * 4
         assert store.class_names("superdiagnostic") == ("NORM", "MI", "STTC", "CD", "HYP")
         assert store.labels("superdiagnostic").tolist() == [
             [1, 0, 0, 0, 0],
@@ -281,8 +282,10 @@ def test_ptbxl_at_500_hz(tmp_path: Path) -> None:
 
 def test_ptbxl_without_the_records_needed(tmp_path: Path) -> None:
     source = write_ptbxl(tmp_path / "ptbxl", SETS, hr=False)
-    with pytest.raises(RecordError, match="has no records500, of which a store at 250 Hz"):
-        main(source=(source,), out=tmp_path / "p.h5", workers=1, rate=250)
+    (source / "records100").rename(tmp_path / "elsewhere")
+    with pytest.raises(RecordError, match="has neither records100 nor records500"):
+        main(source=(source,), out=tmp_path / "p.h5", workers=1)
+    (tmp_path / "elsewhere").rename(source / "records100")
     (source / "records100/00000/00002_lr.dat").unlink()
     (source / "records100/00000/00003_lr.hea").unlink()
     main(source=(source,), out=tmp_path / "p.h5", workers=1)
@@ -313,21 +316,38 @@ def test_false_ptbxl_tables(
     assert not (tmp_path / "p.h5").exists()
 
 
+def test_a_line_of_ptbxl_that_cannot_be_understood(tmp_path: Path) -> None:
+    source = write_ptbxl(tmp_path / "ptbxl", SETS, hr=False)
+    table = source / "ptbxl_database.csv"
+    deep = "{'PVC': " + "[" * 5000 + "]" * 5000 + "}"
+    table.write_text(table.read_text().replace("{'PVC': 100.0}", deep).replace("42.0", "1e16"))
+    statements = source / "scp_statements.csv"
+    statements.write_text(statements.read_text().replace(",1.0,,,", ",0,,,"))  # PVC's, and others'
+    statements.write_text(statements.read_text().replace(",1.0,1.0,,", ",1.0,0,,"))
+    main(source=(source,), out=tmp_path / "p.h5", workers=1)
+    assert list(rejected(tmp_path / "p.h5")) == ["00003_lr"]
+    with Store(tmp_path / "p.h5") as store:
+        assert store.ids.tolist() == ["00001_lr", "00002_lr", "00004_lr"]
+        assert np.isnan(store.ages[:2]).all() and store.ages[2] == 44
+        assert "form" not in store.tasks and "rhythm" in store.tasks
+
+
 def test_nothing_usable(tmp_path: Path) -> None:
     source, out = tmp_path / "cpsc", tmp_path / "out" / "c.h5"
     write_wfdb(source, "A1", np.zeros((1000, 12)))
     write_reference(source / "REFERENCE.csv", {"A1": [1]})
-    with pytest.raises(StoreError, match=r"none of the 1 records is usable.*rejected\.csv"):
+    with pytest.raises(StoreError, match=r"none of the 1 records is usable.*c\.rejected\.csv"):
         main(source=(source,), out=out, workers=1)
-    assert os.listdir(out.parent) == ["rejected.csv"]
+    assert os.listdir(out.parent) == ["c.rejected.csv"]
     assert "holds no ECG" in rejected(out)["A1"]
 
+    # What an aborted build leaves is no list of another.
     with pytest.raises(StoreError, match="5 usable records cannot be divided into 10 folds"):
         main(source=(write_cpsc(tmp_path / "few", 5),), out=out, workers=1)
     (tmp_path / "empty").mkdir()
     with pytest.raises(RecordError, match="no recordings in .*empty"):
         main(source=(tmp_path / "empty",), out=out, workers=1)
-    assert os.listdir(out.parent) == ["rejected.csv"]
+    assert os.listdir(out.parent) == []
 
 
 def test_options_that_contradict(tmp_path: Path) -> None:
@@ -372,7 +392,7 @@ def test_full_disk(
     assert caught.value.code == 2
     assert f"ecg-build: the disk is full while writing {out.parent}" in capsys.readouterr().err
     assert out.read_bytes() == before
-    assert sorted(os.listdir(out.parent)) == ["rejected.csv", "s.h5", "s.journal"]
+    assert sorted(os.listdir(out.parent)) == ["s.h5", "s.journal", "s.rejected.csv"]
 
 
 @pytest.mark.slow
@@ -422,7 +442,7 @@ def test_one_sentence_on_the_command_line(
     assert caught.value.code == 2
     assert capsys.readouterr().err == (
         f"ecg-build: {source}/REFERENCE.csv, line 3: label '10' is unknown; labels are the"
-        " numbers 1 to 9.\n"
+        " numbers 1 to 9 or the names Normal, AF, I-AVB, LBBB, RBBB, PAC, PVC, STD, STE.\n"
     )
 
 
@@ -449,7 +469,7 @@ def test_interrupt(tmp_path: Path) -> None:
     time.sleep(0.3)
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=30)
-    assert process.returncode == 2, errors
+    assert process.returncode == 130, errors
     assert "interrupted; what was complete stays as it was" in errors.splitlines()[-1]
     assert "Traceback" not in errors
     assert output == ""
@@ -467,7 +487,7 @@ def test_real_cpsc_records(shared_data: Path, tmp_path: Path) -> None:
         assert store.ids.tolist() == [f"A{i:04d}" for i in range(1, 211)]
         for i, name in enumerate(store.ids):
             row = public[name]
-            assert store.first_labels[i] == int(row["First_label"]) - 1
+            assert store.first_labels()[i] == int(row["First_label"]) - 1
             expected = {int(v) - 1 for k, v in row.items() if k.endswith("label") and v}
             assert set(np.flatnonzero(store.labels()[i]).tolist()) == expected
         assert (store.lengths.min(), store.lengths.max()) == (1000, 6400)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from make_records import sine_leads, write_wfdb
 
 import data_prep
 from data_prep.commands import run_command, takes_options
@@ -65,7 +66,6 @@ def exit_of(
     [
         (StoreError("a.h5 is broken; build it again."), "a.h5 is broken; build it again."),
         (ECGError("that cannot be."), "that cannot be."),
-        (KeyboardInterrupt(), "interrupted; what was complete stays as it was"),
         (OSError(errno.ENOSPC, "No space left", "/d/a.h5"), "the disk is full while writing /d/a"),
         (OSError(errno.ENOSPC, "No space left"), "the disk is full; free some space"),
         (OSError(errno.EDQUOT, "Quota exceeded", "/d/a"), "the disk is full while writing /d/a"),
@@ -75,7 +75,7 @@ def exit_of(
     ],
 )
 def test_trouble_is_one_sentence_and_status_2(
-    error: BaseException,
+    error: Exception,
     sentence: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -89,6 +89,63 @@ def test_trouble_is_one_sentence_and_status_2(
     assert printed.out == ""
     assert printed.err.startswith(f"ecg-toy: {sentence}")
     assert printed.err.count("\n") == 1 and printed.err.endswith(".\n")
+
+
+def test_an_interrupt_is_one_sentence_and_status_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(*, resume: bool = False) -> None:
+        """Wait."""
+        raise KeyboardInterrupt
+
+    assert exit_of(main, monkeypatch) == 130
+    sentence = "ecg-toy: interrupted; what was complete stays as it was, and --resume continues"
+    assert capsys.readouterr().err.startswith(sentence)
+
+
+SLOW_IMPORT = """
+import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.orig_argv, sys.argv = [sys.executable, "/usr/bin/ecg-build"], ["/usr/bin/ecg-build"]
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == "data_prep.commands":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder)
+runpy.run_module("data_prep.storing.build", run_name="__main__", alter_sys=False)
+"""
+
+
+def test_an_interrupt_while_a_command_is_imported() -> None:
+    run = run_python("-c", SLOW_IMPORT)
+    assert (run.returncode, run.stderr) == (130, "interrupted before anything began.\n")
+    # In other programs, importing the packages leaves Ctrl-C as it was.
+    code = "import signal, data_prep; print(signal.getsignal(signal.SIGINT))"
+    before = run_python("-c", "import signal; print(signal.getsignal(signal.SIGINT))")
+    assert run_python("-c", code).stdout.split()[:2] == before.stdout.split()[:2]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_lacks_letters(tmp_path: Path, encoding: str) -> None:
+    folder = tmp_path / "ä…"
+    folder.mkdir()
+    for options in (["--check", str(folder)], ["--help"]):
+        run = subprocess.run(
+            [sys.executable, "-m", "data_prep.storing.build", *options],
+            capture_output=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+        )
+        assert b"Traceback" not in run.stderr
+        assert run.returncode == (0 if options == ["--help"] else 2)
+    write_wfdb(folder, "A1", sine_leads(1000))
+    run = subprocess.run(
+        [sys.executable, "-m", "data_prep.storing.build", "--check", str(folder)],
+        capture_output=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"},
+    )
+    assert (run.returncode, run.stderr) == (0, b"") and b"\\u2026: 1 WFDB" in run.stdout
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

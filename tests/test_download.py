@@ -1,11 +1,15 @@
 """Downloads against a server of this machine that serves PhysioNet's trees, and misbehaves."""
 
+import gzip
 import hashlib
+import os
 import re
 import shutil
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,6 +36,7 @@ class Server(ThreadingHTTPServer):
         self.failing: dict[str, int] = {}  # how often a path is answered by 503
         self.changed: set[str] = set()
         self.ranges = True
+        self.instead: dict[str, Callable[[Handler], None]] = {}  # what a path is answered
         super().__init__(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
 
     @property
@@ -45,6 +50,11 @@ class Handler(SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
         path, asked = self.path.lstrip("/"), self.headers.get("Range", "")
         self.server.requests.append((path, asked))
+        if path in self.server.instead:
+            self.close_connection = True
+            with suppress(OSError):  # the other side has had enough
+                self.server.instead[path](self)
+            return
         file = self.server.folder / path
         if self.server.failing.get(path, 0) > 0:
             self.server.failing[path] -= 1
@@ -171,10 +181,10 @@ def test_connections_that_break_off_are_gone_on_with(
     main("cpsc2018", out=tmp_path, url=server.url + "challenge", workers=2)
     assert (tmp_path / "g1" / "A0001.mat").read_bytes() == (trees / path).read_bytes()
     asked = [which for name, which in server.requests if name == path]
-    # Each time half of the rest comes, of which the whole blocks are kept.
+    # Each time half of the rest comes.
     assert asked[0] == "" and len(asked) == 4
     if ranges:
-        assert asked[1:] == ["bytes=7000-", "bytes=10000-", "bytes=12000-"]
+        assert asked[1:] == ["bytes=7212-", "bytes=10818-", "bytes=12621-"]
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -244,6 +254,116 @@ def test_no_server_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         main("cpsc2018", out=tmp_path, workers=0)
     with pytest.raises(OptionError, match="500 Hz only; drop --rate"):
         main("cpsc2018", out=tmp_path, rate="both")
+
+
+def redirecting(location: str) -> Callable[[Handler], None]:
+    def answer(handler: Handler) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", location)
+        handler.end_headers()
+        for _ in range(1000):  # which nobody is to wait for
+            handler.wfile.write(bytes(1 << 16))
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        *("http://[::1", "file:///etc/passwd", "http://169.254.169.254/latest"),
+        *("http://10.0.0.1/x", "http://localhost:1/x", "http://127.0.0.1:1/x", "https://[::]/"),
+        "//192.168.1.1/x",
+    ],
+)
+def test_redirects_elsewhere_are_not_followed(
+    server: Server, tmp_path: Path, location: str
+) -> None:
+    server.instead = {f"challenge/{SUMS}": redirecting(location)}
+    with pytest.raises(DownloadError, match="is redirected to .*, where we do not go"):
+        main("cpsc2018", out=tmp_path, url=server.url + "challenge")
+    assert len(server.requests) == 1
+
+
+def test_redirects_on_the_same_server(server: Server, tmp_path: Path) -> None:
+    server.instead = {f"moved/{SUMS}": redirecting(f"/challenge/{SUMS}")}
+    with pytest.raises(DownloadError, match="moved/training.*404"):
+        main("cpsc2018", out=tmp_path, url=server.url + "moved", workers=1)
+    server.instead = {f"moved/{SUMS}": redirecting(SUMS)}
+    with pytest.raises(DownloadError, match="again and again"):
+        main("cpsc2018", out=tmp_path, url=server.url + "moved")
+
+
+def endless(handler: Handler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    while True:
+        handler.wfile.write(bytes(1 << 16))
+
+
+def compressed(handler: Handler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Encoding", "gzip")
+    handler.end_headers()
+    handler.wfile.write(gzip.compress(bytes(1 << 20)))
+
+
+def slow(handler: Handler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b"0")
+        time.sleep(0.05)
+
+
+def slow_from_the_start(handler: Handler) -> None:
+    for letter in b"HTTP/1.0 200 OK":
+        handler.wfile.write(bytes([letter]))
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("path", [SUMS, "training/cpsc_2018/g1/A0001.mat"])
+@pytest.mark.parametrize(
+    ("answer", "trouble"),
+    [
+        (endless, "is larger than any file"),
+        (compressed, "comes compressed .gzip."),
+        (slow, "comes too slowly"),
+        (slow_from_the_start, "cannot be fetched .* after 5 tries"),
+    ],
+)
+def test_servers_that_send_too_much_or_too_little(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    answer: Callable[[Handler], None],
+    trouble: str,
+) -> None:
+    monkeypatch.setattr(download, "_MOST_SUMS", 10**6)
+    monkeypatch.setattr(download, "_MOST_FILE", 10**6)
+    monkeypatch.setattr(download, "_WINDOW", 0.3)
+    server.instead = {f"challenge/{path}": answer}
+    with pytest.raises(DownloadError, match=rf"{Path(path).name} {trouble}"):
+        main("cpsc2018", out=tmp_path, url=server.url + "challenge", workers=1)
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) < 1.2e6
+
+
+@pytest.mark.parametrize(
+    "name", ["training/cpsc_2018/.", "training/cpsc_2018/g1/", "training/cpsc_2018/a\x1bb"]
+)
+def test_a_list_must_name_files(server: Server, tmp_path: Path, trees: Path, name: str) -> None:
+    def answer(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(f"{'0' * 64}  {name}\n".encode())
+
+    server.instead = {f"challenge/{SUMS}": answer}
+    with pytest.raises(DownloadError, match="which is not below its folder"):
+        main("cpsc2018", out=tmp_path / "out", url=server.url + "challenge")
+    name = "training/cpsc_2018/" + "a/" * 1500 + "b"
+    with pytest.raises(DownloadError, match="a path too long"):
+        main("cpsc2018", out=tmp_path / "out", url=server.url + "challenge")
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["records100/../../x.hea", "records100//etc/x", "records100/C:x"])

@@ -1,3 +1,4 @@
+import csv
 import errno
 import fcntl
 import os
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import OptionError
-from data_prep.files import locked, written_whole
+from data_prep.files import is_file, locked, opened, write_csv, written_whole
 
 
 def test_a_complete_file_takes_its_name_in_a_new_folder(tmp_path: Path) -> None:
@@ -107,3 +108,29 @@ def test_a_lock_that_names_nobody_still_holds(tmp_path: Path) -> None:
         with pytest.raises(OptionError, match=r"s\.h5 .* another process"):
             with locked(tmp_path / "s.h5", doing="built"):
                 pass
+
+
+def test_only_regular_files_within_bounds_are_opened(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "/dev/zero"):
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(tmp_path / name)
+        with pytest.raises(OSError, match="not a regular file"):
+            opened(tmp_path / "link")
+        assert not is_file(tmp_path / "link")
+    with pytest.raises(OSError, match="more than 4 bytes"):
+        opened(tmp_path / "a", most=4)
+    with opened(tmp_path / "a", most=5) as file:
+        assert file.read() == b"12345"
+    assert not is_file(tmp_path / ("a" * 300)) and not is_file(tmp_path / "a\0b")
+
+
+def test_tables_run_no_formulas(tmp_path: Path) -> None:
+    row = ["=1+2", "+cmd", "-x", "@sum", "\t=1", "-0.5", "+1e3", -2.0, -3, "a=1", "-nan", "\udce4"]
+    write_csv(tmp_path / "new" / "a.csv", ["=a", "b"], [row])
+    with open(tmp_path / "new" / "a.csv", newline="") as file:
+        header, read = csv.reader(file)
+    assert header == ["'=a", "b"]
+    assert read[:5] == ["'=1+2", "'+cmd", "'-x", "'@sum", "'\t=1"]
+    assert read[5:] == ["-0.5", "+1e3", "-2.0", "-3", "a=1", "-nan", "\\udce4"]

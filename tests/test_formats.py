@@ -1,5 +1,6 @@
 import importlib
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +21,12 @@ from format_files import (
 from make_records import sine_leads, write_ptbxl, write_reference, write_wfdb
 from toy import toy_contract, toy_model
 
-from data_prep import records
-from data_prep.errors import OptionError, RecordError
+from data_prep.errors import OptionError, RecordError, StoreError
+from data_prep.files import MOST_BYTES
 from data_prep.labels import LEADS
 from data_prep.readers.leads import complete_leads, find_leads, lead_of, leads_of
-from data_prep.records import Record, find_records, read_record, record_of_array
+from data_prep.records import Record, find_records, read_record, record_of_array, scan_folder
+from data_prep.storing import build
 from ecg_keras.evaluation.predictions import load_predictions
 from ecg_keras.model.model_files import load_model
 from ecg_keras.prediction.ensemble import predict
@@ -367,7 +369,7 @@ def test_unit_is_that_of_the_user_or_supposed_where_it_can_be(
         (None, "0.1,0.2\n0.3,0.4\n", "does not name leads in its first line"),
         (None, "I,II,V1\n1,2,3\n", "does not have the leads V2, V3, V4, V5, V6 once"),
         ("V6", "V5", "does not have the leads V5, V6 once each"),
-        ("\n0.008", "\n0.008,7", "line 4: 14 cells where the first line names 13"),
+        ("\n0.008", "\n0.008,7", "line 4: 14 cells, .* 13"),
         ("\n0.008", "\nnoon", "line 4: 'noon000' is not a number"),
         ("\n0.008", "\n0.9", "times that are not evenly spaced"),
         ("time", "sample", "does not state its sampling rate; give it in Hz with fs"),
@@ -557,6 +559,24 @@ def test_muse_that_cannot_be_used(
     assert "A1.xml" in str(caught.value)
 
 
+@pytest.mark.parametrize("tag", ["LeadTimeOffset", "LeadOffsetFirstSample"])
+def test_muse_leads_that_begin_at_other_times(tmp_path: Path, signal: np.ndarray, tag: str) -> None:
+    path = write_muse(tmp_path / "A1.xml", signal, fs=FS)
+    text = path.read_text(encoding="latin-1")
+    offset = f"<{tag}>{{}}</{tag}><LeadID>V2"
+    path.write_text(text.replace("<LeadID>V2", offset.format(0)), encoding="latin-1")
+    assert_holds(read_record(path), expected_of_eight(signal))
+    path.write_text(text.replace("<LeadID>V2", offset.format(40)), encoding="latin-1")
+    with pytest.raises(RecordError, match=r"A1\.xml .*LeadTimeOffset"):
+        read_record(path)
+
+
+def test_xml_of_many_elements(tmp_path: Path) -> None:
+    (tmp_path / "A1.xml").write_text(f"<RestingECG>{'<a/>' * 200_000}</RestingECG>")
+    with pytest.raises(RecordError, match=r"A1\.xml .*more than 100000 elements"):
+        read_record(tmp_path / "A1.xml")
+
+
 def test_xml_must_not_define_entities(tmp_path: Path, signal: np.ndarray) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("18")
@@ -610,6 +630,12 @@ def test_aecg_that_cannot_be_used(
     assert "A1.xml" in str(caught.value)
 
 
+def test_aecg_with_a_lead_twice(tmp_path: Path, signal: np.ndarray) -> None:
+    path = write_aecg(tmp_path / "A1.xml", signal, fs=FS, leads=[*LEADS, "V1"])
+    with pytest.raises(RecordError, match=r"A1\.xml .*MDC_ECG_LEAD_V1 twice"):
+        read_record(path)
+
+
 # --- SCP-ECG -------------------------------------------------------------------------------------
 
 
@@ -657,6 +683,62 @@ def test_recordings_are_found_among_other_files(tmp_path: Path, signal: np.ndarr
     assert find_records(tmp_path) == expected
 
 
+def test_what_is_no_recording_is_listed_with_the_reason(tmp_path: Path, signal: np.ndarray) -> None:
+    write_wfdb(tmp_path, "W", signal, fs=FS)
+    write_reference(tmp_path / "REFERENCE.csv", {"W": [1]})
+    write_table(tmp_path / "headless.csv", signal, names=["0"] * 12)
+    write_table(tmp_path / "six.csv", signal[:, :6], names=LEADS[:6])
+    write_table(tmp_path / "utf16.csv", signal, encoding="utf-16")
+    np.savez(tmp_path / "broken.npz", signal=signal)
+    os.truncate(tmp_path / "broken.npz", 500)
+    (tmp_path / "notes.xml").write_text("<notes/>")
+    (tmp_path / "notes.pdf").write_text("%PDF")
+    os.mkfifo(tmp_path / "pipe.edf")
+    (tmp_path / "zero.scp").symlink_to("/dev/zero")
+    (tmp_path / "locked").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        scandir = os.scandir
+
+        def refusing(path: str) -> Any:
+            if Path(path).name == "locked":  # root may read all
+                raise PermissionError(13, "Permission denied", path)
+            return scandir(path)
+
+        patch.setattr(os, "scandir", refusing)
+        found = scan_folder(tmp_path)
+    assert found.records == [("W", tmp_path / "W.hea")]
+    reasons = {path.name: reason for path, reason in found.refused}
+    assert all(name in reason for name, reason in reasons.items())
+    expected = {
+        "broken.npz": "is no NumPy recording",
+        "headless.csv": "does not name leads",
+        "locked": "Permission denied",
+        "notes.xml": "XML of another kind",
+        "pipe.edf": "not a regular file",
+        "six.csv": "does not have the leads V1",
+        "utf16.csv": "does not name leads",
+        "zero.scp": "not a regular file",
+    }
+    assert reasons.keys() == expected.keys()
+    for name, reason in expected.items():
+        assert reason in reasons[name]
+
+
+def test_file_names_that_are_not_utf8(tmp_path: Path, signal: np.ndarray) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/folder\xe4"))
+    write_wfdb(folder, "A1", signal, fs=FS)
+    write_wfdb(folder, "B1", signal, fs=FS)
+    table = write_table(Path(os.fsdecode(os.fsencode(folder) + b"/C\xe4.csv")), signal)
+    write_reference(folder / "REFERENCE.csv", {"A1": [1], "B1": [2]})
+    for row, record in enumerate(found := find_records(folder)):
+        if row < 2:
+            assert_holds(read_record(found[record]), signal)
+    with pytest.raises(RecordError, match=r"C\\udce4.csv has a name that is not UTF-8"):
+        read_record(table, fs=FS)
+    with pytest.raises(StoreError, match="2 usable records"):  # and not three
+        build.main(source=(folder,), out=tmp_path / "s.h5", workers=1, fs=FS)
+
+
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "best.keras"
@@ -697,13 +779,102 @@ def test_every_format_gets_the_same_answer(
         model.predict_record(signal)
 
 
-def test_files_too_large_or_unreadable(
-    tmp_path: Path, signal: np.ndarray, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("field", "width", "value"), [(104, 8, "-32767"), (112, 8, "5"), (120, 8, "32767")]
+)
+def test_edf_without_calibration(
+    tmp_path: Path, signal: np.ndarray, field: int, width: int, value: str
 ) -> None:
+    path = write_edf(tmp_path / "A1.edf", signal, fs=FS)
+    data = bytearray(path.read_bytes())
+    # Fields stand lead after lead: physical minimum and maximum, digital minimum and maximum.
+    for at in {104: (104, 112), 112: (104, 112), 120: (120, 128)}[field]:
+        start = 256 + 12 * at + 4 * width
+        data[start : start + width] = value.ljust(width).encode()
+    path.write_bytes(data)
+    with pytest.raises(RecordError, match=r"A1\.edf .*aVL is not calibrated"):
+        read_record(path)
+
+
+@pytest.mark.parametrize("second", [1, 5])
+def test_edf_with_a_gap_in_its_annotations(tmp_path: Path, signal: np.ndarray, second: int) -> None:
+    path = write_edf(tmp_path / "A1.edf", signal, fs=FS)
+    data, num = path.read_bytes(), len(LEADS)
+    widths = (16, 80, 8, 8, 8, 8, 8, 80, 8, 32)
+    added = ("EDF Annotations", "", "", "-1", "1", "-32768", "32767", "", "10", "")
+    head, at = bytearray(data[:256]), 256
+    head[184:192], head[252:256] = f"{256 * (num + 2):<8}".encode(), f"{num + 1:<4}".encode()
+    for width, value in zip(widths, added, strict=True):
+        head += data[at : at + num * width] + value.ljust(width).encode()
+        at += num * width
+    size = 2 * num * FS
+    for number, start in enumerate((0, second, second + 1, second + 2)):
+        stamp = f"+{start}\x14\x14".encode().ljust(20, b"\0")
+        head += data[at + number * size : at + (number + 1) * size] + stamp
+    path.write_bytes(head)
+    if second == 1:
+        assert_holds(read_record(path), signal)
+        return
+    with pytest.raises(RecordError, match=r"A1\.edf .*gaps"):
+        read_record(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "trouble"),
+    [
+        ("names", "does not have the leads V1"),
+        ("median", "a median beat only"),
+        ("ChannelSampleSkew", "shifted by 3 samples"),
+        ("ChannelTimeSkew", "shifted by 2.5 samples"),
+        ("ChannelSensitivity", "sensitivity of 0"),
+        ("ChannelBaseline", "V1 at 1e\\+06 mV from zero"),
+    ],
+)
+def test_dicom_that_would_be_read_wrongly(
+    tmp_path: Path, signal: np.ndarray, change: str, trouble: str
+) -> None:
+    import pydicom
+
+    path = write_dicom(tmp_path / "A1.dcm", signal, fs=FS, leads=LEADS)
+    dataset = pydicom.dcmread(path)
+    beat, rhythm = dataset.WaveformSequence
+    channel = rhythm.ChannelDefinitionSequence[6]
+    if change == "names":
+        channel.ChannelSourceSequence[0].CodeValue = "5.6.3-9-99"
+        beat.WaveformData, beat.NumberOfWaveformSamples = rhythm.WaveformData[: 24 * 300], 300
+    elif change == "median":
+        del dataset.WaveformSequence[1]
+    else:
+        value = {"ChannelSampleSkew": 3, "ChannelTimeSkew": 0.01, "ChannelSensitivity": 0}
+        setattr(channel, change, str(value.get(change, 1e9)))
+    dataset.save_as(path)
+    with pytest.raises(RecordError, match=trouble) as caught:
+        read_record(path)
+    assert "A1.dcm" in str(caught.value)
+
+
+def test_tables_of_huge_cells(tmp_path: Path, signal: np.ndarray) -> None:
     path = write_table(tmp_path / "A1.csv", signal)
-    monkeypatch.setattr(records, "MOST_BYTES", 1000)
-    with pytest.raises(RecordError, match="A1.csv is too large for a recording"):
-        read_record(path, fs=FS)
+    lines = path.read_text().splitlines()
+    for number, cell, trouble in (
+        (3, "1" * 200_000, "field larger"),
+        (0, "I" * 200_000, "does not name leads"),
+        (0, "I" + "( " * 20_000, "does not have the leads I"),
+        (3, "," * 2_000_000, "line 4: .* characters"),
+    ):
+        changed = [*lines]
+        changed[number] = cell + changed[number][changed[number].index(",") :]
+        path.write_text("\n".join(changed))
+        with pytest.raises(RecordError, match=trouble) as caught:
+            read_record(path, fs=FS)
+        assert "A1.csv" in str(caught.value) and len(str(caught.value)) < 900
+
+
+def test_files_too_large_or_unreadable(tmp_path: Path, signal: np.ndarray) -> None:
+    path = write_table(tmp_path / "A1.csv", signal)
     shutil.copy(path, tmp_path / "A1.pdf")
     with pytest.raises(RecordError, match="A1.pdf is no recording this program reads"):
         read_record(tmp_path / "A1.pdf")
+    os.truncate(path, MOST_BYTES + 1)
+    with pytest.raises(RecordError, match="A1.csv .*too large"):
+        read_record(path, fs=FS)

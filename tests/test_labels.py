@@ -9,12 +9,11 @@ from make_records import write_ptbxl_tables, write_reference
 
 from data_prep.errors import LabelError
 from data_prep.labels import (
-    CPSC_CLASSES,
-    CPSC_SNOMED,
     PTBXL_SUPERCLASSES,
     PTBXL_TASKS,
-    cpsc_codes_to_labels,
+    cpsc_order,
     encode,
+    rarest_labels,
     read_ptbxl_tables,
     read_recordings,
     read_reference,
@@ -48,6 +47,24 @@ def test_reference_keeps_the_order_of_labels(tmp_path: Path) -> None:
     assert read_reference(path) == {"A1": (7, 4), "A2": (0,), "A3": (8, 0, 3)}
 
 
+def test_the_order_of_cpsc_labels_ships_with_the_package(shared_data: Path) -> None:
+    reference = read_reference(shared_data / "labels/cpsc2018_REFERENCE.csv")
+    several = {name: labels for name, labels in reference.items() if len(labels) > 1}
+    assert cpsc_order() == several and len(several) == 476
+
+
+def test_reference_by_names(tmp_path: Path) -> None:
+    path = write_reference(tmp_path / "r.csv", {"A1": ["rbbb", 2], "A2": ["Normal"], "A3": ["STE"]})
+    assert read_reference(path) == {"A1": (4, 1), "A2": (0,), "A3": (8,)}
+
+
+def test_the_rarest_label_is_the_main_one_if_no_order_is_known() -> None:
+    labels = np.array([[1, 0, 0], [1, 1, 0], [1, 1, 1], [0, 1, 0], [1, 1, 0], [0, 0, 0]])
+    first = np.array([-1, -1, -1, -1, 0, -1])
+    # Four records have each of the first two classes: the first counts as the rarer.
+    assert rarest_labels(labels, first).tolist() == [0, 0, 2, 1, 0, -1]
+
+
 def test_reference_saved_by_a_spreadsheet(tmp_path: Path) -> None:
     """A byte-order mark, numbers as 5.0, spaces, and no column Third_label."""
     path = tmp_path / "r.csv"
@@ -55,7 +72,7 @@ def test_reference_saved_by_a_spreadsheet(tmp_path: Path) -> None:
     assert read_reference(path) == {"A1": (4,)}
 
 
-@pytest.mark.parametrize("label", ["0", "10", "-1", "2.5", "RBBB", "nan"])
+@pytest.mark.parametrize("label", ["0", "10", "-1", "2.5", "RBB", "nan"])
 def test_reference_with_an_unknown_label(tmp_path: Path, label: str) -> None:
     path = write_reference(tmp_path / "r.csv", {"A1": [1], "A2": [3, label]})
     with pytest.raises(LabelError, match=r"r\.csv, line 3: label '.*' is unknown"):
@@ -100,14 +117,6 @@ def test_read_recordings(tmp_path: Path) -> None:
     path.write_text("site,name\n1,B2\n")
     with pytest.raises(LabelError, match="no column 'Recording' but 'site, name'"):
         read_recordings(path)
-
-
-def test_codes_by_name_and_by_snomed() -> None:
-    assert list(CPSC_SNOMED.values()) == list(CPSC_CLASSES)
-    assert cpsc_codes_to_labels(CPSC_SNOMED) == tuple(range(9))
-    assert cpsc_codes_to_labels(["i-avb", " NORMAL", "164889003"]) == (2, 0, 1)
-    # Two names of one class count once, and other diagnoses (sinus bradycardia) not at all.
-    assert cpsc_codes_to_labels(["RBBB", "59118001", "426177001", ""]) == (4,)
 
 
 def test_ptbxl_classes_and_likelihoods(tmp_path: Path) -> None:

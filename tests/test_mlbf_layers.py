@@ -75,6 +75,7 @@ BLOCKS: dict[str, Any] = {"filters": 4, "kernel_sizes": (*ONE_BLOCK, (3, 3, 48))
         (BranchAttention(), FEATURES),
         (BranchAttention(dtype="mixed_bfloat16"), FEATURES),
         (BranchSoftmax(5), FEATURES[:, 0]),
+        (BranchSoftmax(5, "sigmoid"), FEATURES[:, 0]),
         (BranchSoftmax(5, dtype="mixed_bfloat16"), FEATURES[:, 0]),
     ],
     ids=lambda value: f"{type(value).__name__}" if isinstance(value, keras.layers.Layer) else "",

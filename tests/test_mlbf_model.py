@@ -16,6 +16,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from benchmarks.mlbf_plain import build_plain_model, copy_weights, unstacked
+from data_prep.errors import OptionError
 from data_prep.labels import CPSC_CLASSES, LEADS
 from ecg_keras.model.contract import Contract
 from mlbf_keras.layers import BranchConvolutions
@@ -462,3 +463,47 @@ def test_given_contract_standardises() -> None:
     expected = mlbf_numpy.forward((signal.astype("float64") - 0.25) / 2.0, w)
     for head, answer in model(signal).items():
         np.testing.assert_allclose(answer, expected[head], rtol=1e-4)
+
+
+# --- Several labels a record: ours, not the paper's -----------------------------------------------
+
+
+@pytest.mark.parametrize("build", [build_model, build_branchnet])
+def test_several_labels_take_sigmoid_heads_and_binary_cross_entropy(
+    build: Callable[..., Any], tmp_path: Path
+) -> None:
+    soft, sigmoid = build(**SMALL), build(**SMALL, single_label=False)
+    shake(soft)
+    sigmoid.set_weights(soft.get_weights())
+    signal = recordings(LENGTHS["full"])
+    ours = {head: np.asarray(p, "float64") for head, p in sigmoid(signal).items()}
+    assert set(ours) == set(soft.output)
+    for head, p in soft(signal).items():
+        # Both come from the same logits: softmax keeps their differences, sigmoid them all.
+        logits = np.log(ours[head] / (1 - ours[head]))
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        np.testing.assert_allclose(p, powers / powers.sum(axis=1, keepdims=True), atol=2e-5)
+        assert np.abs(ours[head].sum(axis=1) - 1).max() > 0.01
+
+    labels = (np.random.default_rng(1).random((BATCH, CLASSES)) < 0.4).astype("float32")
+    weight = {head: 1.0 if head == "diagnosis" else 0.3 for head in ours}
+    losses = {
+        head: -np.mean(labels * np.log(p) + (1 - labels) * np.log(1 - p))
+        for head, p in ours.items()
+    }
+    compile_model(sigmoid, loss_weight=0.3)
+    given = sigmoid.evaluate(signal, targets(sigmoid, labels), verbose=0, return_dict=True)
+    expected = sum(weight[head] * loss for head, loss in losses.items())
+    assert given["loss"] == pytest.approx(expected, rel=1e-4)
+
+    sigmoid.save(tmp_path / "several.keras")
+    again = load_model(tmp_path / "several.keras")
+    assert again.contract.single_label is False
+    np.testing.assert_allclose(again.predict(signal), ours["diagnosis"], rtol=1e-4)
+
+
+def test_a_contract_of_the_other_kind_is_refused() -> None:
+    contract = build_model(**SMALL).get_layer("contract").contract
+    for build in (build_model, build_branchnet):
+        with pytest.raises(OptionError, match="promises single_label=True, but .* asked for False"):
+            build(**SMALL, single_label=False, contract=contract)

@@ -77,7 +77,7 @@ def pretended_answers(store: Path, folder: Path, *, fold: int, **options: Any) -
     )
     with Store(store) as opened:
         chosen = np.flatnonzero(opened.folds == fold)
-        truth = opened.first_labels[chosen]
+        truth = opened.first_labels()[chosen]
         random = np.random.default_rng([options["seed"], *chosen])
         answers = np.where(
             random.random(len(chosen)) < skill, truth, random.integers(9, size=len(truth))
@@ -489,7 +489,7 @@ def test_table2(tmp_path: Path, store: Path) -> None:
     main("table2", store=store, out=tmp_path / "of_store")
     rows = rows_of(tmp_path / "of_store" / "table2.csv")
     with Store(store) as opened:
-        firsts, labels = opened.first_labels, opened.labels()
+        firsts, labels = opened.first_labels(), opened.labels()
     assert [int(row["first label, real.h5"]) for row in rows] == [
         *((firsts == c).sum() for c in range(9)),
         120,

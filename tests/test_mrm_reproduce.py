@@ -13,16 +13,26 @@ import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 from test_commands import exit_of
 
-from data_prep.store import Store
+from data_prep.labels import CPSC_CLASSES
+from data_prep.store import Store, StoreWriter
 from ecg_keras.evaluation.command import main as evaluate
 from ecg_keras.evaluation.plots import plot_parallel_coordinates
 from ecg_keras.evaluation.predictions import Predictions, load_predictions, save_predictions
 from ecg_keras.papers import reproduction
 from ecg_keras.papers.jobs import Job
 from mrm_keras.published import TABLE_IV, TABLE_V, TABLE_VI, TABLE_VII, TABLES_II_III
-from mrm_keras.reproduce import ALL_TASKS, PAPER_NETWORKS, TABLES, Name, main
+from mrm_keras.reproduce import ALL_TASKS, PAPER_NETWORKS, TABLES, Name, _tasks_of, main
 from mrm_keras.results import METRICS, printed_figures
 from mrm_keras.variants import Variant
+
+
+def test_cpsc_tables_are_of_its_classes_whatever_the_data_set(tmp_path: Path) -> None:
+    path = tmp_path / "nine.h5"
+    classes = {"cpsc2018": CPSC_CLASSES}
+    with StoreWriter(path, dataset="own", fs=100, class_names=classes) as writer:
+        writer.append("r", np.ones((9, 12), np.float32), labels={"cpsc2018": [1]}, fold=1)
+    assert _tasks_of(path, "table4", ()) == ("cpsc2018",)
+
 
 # --- Without training: jobs whose answers are made up -----------------------------------------
 
@@ -46,7 +56,7 @@ def answers_of(options: dict[str, Any], store: Path) -> Predictions:
             network=options["network"],
             task=options["task"],
             labels=labels,
-            first_labels=opened.first_labels[records],
+            first_labels=opened.first_labels(options["task"])[records],
         )
 
 

@@ -80,7 +80,7 @@ def run(
 
 
 def test_the_notebooks_are_numbered_from_1() -> None:
-    assert [path.name[:3] for path in NOTEBOOKS] == ["01_", "02_", "03_", "04_", "05_"]
+    assert [path.name[:3] for path in NOTEBOOKS] == ["01_", "02_", "03_", "04_", "05_", "06_"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -191,6 +191,21 @@ def test_05_explain(
     found = re.search(r"^missing +([+-]\S+)$", printed, re.M)
     assert found and abs(float(found[1])) < 0.02
     assert re.search(r"^\S+\.html: \d\.\d MB$", printed, re.M)
+
+
+@pytest.mark.slow
+def test_06_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Fewer epochs than a reader's.
+    own = "recordings, table, epochs = None, None, 1"
+    printed, figures = run("06_own_data", tmp_path, monkeypatch, own=own)
+    assert len(figures) == 2
+    assert "task rhythms: extra beats, fibrillation, regular" in printed
+    rows = re.findall(r"^(extra beats|fibrillation|regular) +(\d\.\d+)$", printed, re.M)
+    assert len(rows) == 3
+    assert sum(float(p) for _, p in rows) == pytest.approx(1, abs=0.01)
+    assert re.search(
+        "explained is the probability of '(extra beats|fibrillation|regular)'", printed
+    )
 
 
 # --- With files of one's own ---------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from format_files import write_table
 from make_records import write_wfdb
 from toy import toy_contract, toy_model
 
@@ -186,6 +187,26 @@ def test_short(normal: np.ndarray) -> None:
 
 
 # --- Real records --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("factor", "word"), [(0.5, "half"), (2.0, "twice")])
+def test_a_rate_given_wrongly(shared_data: Path, factor: float, word: str) -> None:
+    """Most real recordings say so at half or twice their rate, and hardly any as they are."""
+    folders = ("challenge2021", "ptbxl")
+    paths = [path for folder in folders for _, path in list_records(shared_data / folder)[::8]]
+    records = [read_record(path) for path in paths]
+    assert sum(d.kind == "sampling rate" for r in records for d in check(r)) <= 1
+    at_another = [check(replace(record, fs=factor * record.fs)) for record in records]
+    found = [d for doubts in at_another for d in doubts if d.kind == "sampling rate"]
+    assert len(found) >= 0.75 * len(records)
+    assert all(word in doubt.text and "--fs" in doubt.text for doubt in found)
+
+
+def test_a_rate_given_wrongly_for_a_table(normal: np.ndarray, tmp_path: Path) -> None:
+    write_table(tmp_path / "A1.csv", normal)
+    assert check(read_record(tmp_path / "A1.csv", fs=FS)) == ()
+    (doubt,) = check(read_record(tmp_path / "A1.csv", fs=FS / 2))
+    assert doubt.kind == "sampling rate" and "250 Hz" in doubt.text
 
 
 FALSE_ALARMS = {

@@ -494,7 +494,7 @@ def test_a_stop_between_files_leaves_the_earlier_answers(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prediction, "_write_csv", stop)
+        patch.setattr(prediction, "write_csv", stop)
         with pytest.raises(KeyboardInterrupt):
             answer(tmp_path)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

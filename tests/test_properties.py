@@ -14,12 +14,12 @@ from make_records import write_reference, write_struct, write_wfdb
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
 
 from data_prep.errors import ECGError, StoreError
+from data_prep.label_tables import CPSC_MAP
 from data_prep.labels import (
     CPSC_CLASSES,
     CPSC_SNOMED,
     LEADS,
     PTBXL_TASKS,
-    cpsc_codes_to_labels,
     one_hot,
     read_ptbxl_tables,
     read_reference,
@@ -239,7 +239,7 @@ def test_any_reference_is_read_as_written(table: dict[str, list[int]]) -> None:
 @given(codes=st.lists(st.sampled_from([*CPSC_CLASSES, *CPSC_SNOMED, "55827005", "", "x"])))
 def test_codes_give_their_classes_once_each_in_order(codes: list[str]) -> None:
     """By either name; class and code are one to one."""
-    labels = cpsc_codes_to_labels([code.lower() for code in codes])
+    labels = CPSC_MAP.labels([code.lower() for code in codes])
     names = [CPSC_SNOMED.get(code, code) for code in codes]
     expected = dict.fromkeys(name for name in names if name in CPSC_CLASSES)
     assert [CPSC_CLASSES[label] for label in labels] == list(expected)

@@ -1,6 +1,8 @@
 import math
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -417,6 +419,72 @@ def test_header_beside_a_struct(tmp_path: Path, signal: np.ndarray) -> None:
     write_struct(tmp_path, "A1", signal)
     with pytest.raises(RecordError, match=r"A1\.mat is a MATLAB struct"):
         read_record(header)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "trouble"),
+    [
+        ("16+24 1000/mV 16 0 0 0 0 I\n", "16+24 1000(-2147483648)/mV 16 0 0 0 0 I\n", "lead I at"),
+        ("16+24 1000/mV 16 0 0 0 0 V1", "16 1000/mV 16 0 0 0 0 V1", "several .*byte offsets"),
+        ("16+24 1000/mV 16 0 0 0 0 V1", "212+24 1000/mV 16 0 0 0 0 V1", "several formats"),
+        ("A1.mat 16+24 1000/mV 16 0 0 0 0 I\n", "A1.mat 16 1/mV 16 0 0 0 0 EEG\n{}", "offsets"),
+        (
+            "A1.mat 16+24 1000/mV 16 0 0 0 0 I\n",
+            "A1.mat 16+24 1/mV 16 0 0 0 0 EEG\n{}",
+            "cut short",
+        ),
+        ("A1.mat", "A" * 300, "cannot be read"),
+    ],
+)
+def test_headers_that_would_be_read_wrongly(
+    tmp_path: Path, signal: np.ndarray, old: str, new: str, trouble: str
+) -> None:
+    header = write_wfdb(tmp_path, "A1", signal)
+    text = header.read_text()
+    assert old in text
+    text = text.replace(old, new.format(old), 1)
+    header.write_text(text.replace("A1 12 ", "A1 13 ") if "EEG" in text else text)
+    with pytest.raises(RecordError, match=trouble) as caught:
+        read_record(header)
+    assert "A1." in str(caught.value)
+
+
+def test_a_segment_whose_name_no_file_can_have(tmp_path: Path) -> None:
+    (tmp_path / "A1.hea").write_text(f"A1/1 12 500 1500\n{'A' * 300} 1500\n")
+    with pytest.raises(RecordError, match=r"A1\.hea joins a segment"):
+        read_record(tmp_path / "A1.hea")
+
+
+def test_no_more_of_a_file_is_copied_than_is_read(
+    tmp_path: Path, signal: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = write_wfdb(tmp_path, "A1", signal, ending=".dat")
+    header.write_text(header.read_text().replace(" 16 1000", " 16x1:0 1000", 11))
+    header.write_text(header.read_text().replace(" 16 1000", " 16x1:2 1000"))
+    os.truncate(tmp_path / "A1.dat", 2**27)
+    sizes, read = [], wfdb.rdrecord
+
+    def watched(path: str, **options: Any) -> Any:
+        sizes.append(os.path.getsize(Path(path).with_name("0.dat")))
+        return read(path, **options)
+
+    monkeypatch.setattr(wfdb, "rdrecord", watched)
+    np.testing.assert_allclose(read_record(header).signal[:, :11], signal[:, :11], atol=1e-6)
+    assert sizes[0] <= 2 * 12 * (len(signal) + 2) + 4
+
+
+def test_segments_without_end(tmp_path: Path, signal: np.ndarray) -> None:
+    write_wfdb(tmp_path, "A1_1", signal)
+    lines = "A1_1 1\n" * 5000
+    (tmp_path / "A1.hea").write_text(f"A1/5000 12 500 5000\n{lines}")
+    with pytest.raises(RecordError, match=r"A1\.hea joins 5000 segments"):
+        read_record(tmp_path / "A1.hea")
+
+
+@pytest.mark.parametrize(("age", "read"), [("-5", math.nan), ("1e16", math.nan), ("1.2e1", 12.0)])
+def test_ages_beyond_a_life(tmp_path: Path, signal: np.ndarray, age: str, read: float) -> None:
+    record = read_record(write_wfdb(tmp_path, "A1", signal, comments=[f"Age: {age}"]))
+    np.testing.assert_equal(record.age, read)
 
 
 @pytest.mark.parametrize("size", [0, 5, 130, 5000])

@@ -362,7 +362,7 @@ def test_other_records_are_refused(half: Path, tmp_path: Path) -> None:
                 like.ids[i],
                 signal,
                 labels={"cpsc2018": np.flatnonzero(like.labels()[i]).tolist()},
-                first_label=int(like.first_labels[i]),
+                first_label=int(like.first_labels()[i]),
                 fold=int(like.folds[i]),
             )
     with Store(tmp_path / "other.h5") as other:

@@ -48,8 +48,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         assert store.sexes.tolist() == ["", "female"] * 6
         np.testing.assert_array_equal(store.ages, np.arange(50, 62, dtype=np.float32))
         np.testing.assert_array_equal(store.folds, [*range(1, 11), 1, 2])
-        np.testing.assert_array_equal(store.first_labels, [-1, 0, 1] * 4)
-        assert store.folds.dtype == store.first_labels.dtype == np.int16
+        np.testing.assert_array_equal(store.first_labels("form"), [-1, 0, 1] * 4)
+        assert store.folds.dtype == store.first_labels("form").dtype == np.int16
         np.testing.assert_array_equal(store.lengths, 100 + 7 * np.arange(12))
         assert store.provenance == {"source": ["made"]}
         assert store.class_names("form") == ("NDT", "PVC", "ÄQRS")
@@ -106,7 +106,7 @@ def test_folds_set_at_the_end(tmp_path: Path) -> None:
         writer.set_folds(np.array([3, 1, 2]))
     with Store(tmp_path / "s.h5") as store:
         assert store.folds.tolist() == [3, 1, 2]
-        assert store.first_labels.tolist() == [-1, -1, -1]
+        assert store.first_labels().tolist() == [-1, -1, -1]
         assert np.isnan(store.ages).all()
         assert store.patients.tolist() == ["", "", ""]
 
@@ -269,6 +269,102 @@ def _fewer_samples(path: Path) -> None:
 def _fewer_classes(path: Path) -> None:
     with h5py.File(path, "a") as file:
         file["labels/form"].attrs["class_names"] = json.dumps(["NDT"])
+
+
+def _replaced(name: str, change: Callable[[np.ndarray], Any]) -> Callable[[Path], None]:
+    """A table with other values and without its checksum, as an earlier release wrote it."""
+
+    def damage(path: Path) -> None:
+        with h5py.File(path, "a") as file:
+            attributes, values = dict(file[name].attrs), file[name][:]
+            del file[name]
+            file[name] = change(values)
+            file[name].attrs.update({k: v for k, v in attributes.items() if k != "crc32"})
+
+    return damage
+
+
+def _ids_of_billions(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        del file["ids"]
+        file.create_dataset("ids", shape=(10**13,), dtype="S5", chunks=(1000,))
+
+
+def _signals_never_written(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        size = file["signals"].shape
+        del file["signals"]
+        file.create_dataset("signals", shape=size, dtype=np.float32, chunks=(64, 12))
+
+
+def _elsewhere(kind: str) -> Callable[[Path], None]:
+    """The ids come from another file."""
+
+    def damage(path: Path) -> None:
+        other = path.with_name("other.h5")
+        with h5py.File(path, "r") as file, h5py.File(other, "w") as copy:
+            copy["ids"] = file["ids"][:]
+            shape, dtype = copy["ids"].shape, copy["ids"].dtype
+        with h5py.File(path, "a") as file:
+            del file["ids"]
+            if kind == "link":
+                file["ids"] = h5py.ExternalLink("other.h5", "ids")
+            elif kind == "soft link":
+                file["ids"] = h5py.SoftLink("/labels")
+            elif kind == "raw":
+                size = shape[0] * dtype.itemsize
+                external = [("other.h5", 0, size)]
+                file.create_dataset("ids", shape=shape, dtype=dtype, external=external)
+            else:
+                layout = h5py.VirtualLayout(shape, dtype)
+                layout[:] = h5py.VirtualSource("absent.h5", "ids", shape=shape)
+                file.create_virtual_dataset("ids", layout)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "trouble"),
+    [
+        (_replaced("labels/form", lambda labels: labels * 0.5), "form is of type float"),
+        (_replaced("labels/form", lambda labels: labels * 2), "form are not 0 and 1"),
+        (_replaced("offsets", lambda offsets: offsets[[0, 2, 1, *range(3, 13)]]), "offsets"),
+        (_replaced("offsets", lambda offsets: offsets + (offsets == 0)), "offsets"),
+        (_replaced("offsets", lambda offsets: offsets * 1.0), "offsets"),
+        (_replaced("signals", lambda signals: signals[:, :8]), "12 leads"),
+        (_replaced("signals", lambda signals: signals.astype(float)), "float32"),
+        (_replaced("ids", lambda ids: ids[[0, *range(11)]]), "one name"),
+        (_replaced("folds", lambda folds: folds + 5), "folds"),
+        (_replaced("first_labels", lambda first: first + 9), "first labels"),
+        (_ids_of_billions, "ids has fewer values"),
+        (_signals_never_written, "signals has fewer values"),
+        *((_elsewhere(kind), "ids is") for kind in ("link", "soft link", "raw", "virtual")),
+    ],
+)
+def test_a_store_against_its_schema(
+    tmp_path: Path, damage: Callable[[Path], None], trouble: str
+) -> None:
+    path = write_store(tmp_path / "s.h5")
+    damage(path)
+    with pytest.raises(StoreError, match=rf"s\.h5 is broken .*{trouble}"):
+        Store(path)
+
+
+def test_invalid_samples_without_checksums(tmp_path: Path) -> None:
+    path = write_store(tmp_path / "s.h5")
+    with h5py.File(path, "a") as file:
+        file["signals"][3, 2] = np.nan
+        del file["checksums"]
+    with Store(path) as store:
+        store.signal(1)
+        with pytest.raises(StoreError, match=r"000_é has invalid samples"):
+            store.signal(0)
+
+
+def test_a_pipe_is_no_store(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "s.h5")
+    with pytest.raises(StoreError, match=r"s\.h5 does not exist as a file"):
+        Store(tmp_path / "s.h5")
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,8 @@ from ecg_keras.model.origin import CHOSE
 from ecg_keras.training import fit as training
 from ecg_keras.training.batches import StoreBatches
 from ecg_keras.training.callbacks import ChooseEpochs, KeepBest
-from ecg_keras.training.fit import train_folds
-from ecg_keras.training.folds import choose_folds, split
+from ecg_keras.training.fit import train_fold, train_folds
+from ecg_keras.training.folds import Parts, choose_folds, split, with_main_labels
 from ecg_keras.training.settings import Monitor, Run, Settings, Validation, require_sensible
 
 SETTINGS = Settings(epochs=4, batch_size=16)
@@ -532,6 +532,40 @@ def test_several_folds_end_with_mean_and_sd(
 # --- Runs that are there already, and failing disks --------------------------------------------
 
 
+def test_a_network_of_one_answer_leaves_out_what_has_no_main_label(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_toy_store(
+        tmp_path / "toy.h5", labels={i: (0, 1) for i in (0, 5, 6)}, first_labels={0: -1, 6: -1}
+    )
+    with Store(path) as store:
+        parts = Parts(np.arange(1, 10), np.arange(0, 60, 10), np.array([6, 7]))
+        left = with_main_labels(store, parts, task="cpsc2018")
+        assert left.train.tolist() == [1, 2, 3, 4, 5, 7, 8, 9]
+        assert left.validation.tolist() == [10, 20, 30, 40, 50]
+        assert left.second is not None and left.second.tolist() == [7]
+        with pytest.raises(
+            StoreError, match="toy.h5 has no second validation record.*several-labels rarest"
+        ):
+            with_main_labels(store, replace(parts, second=np.array([6])), task="cpsc2018")
+        for single_label in (True, False):
+            network = toy_network(contract=toy_contract(single_label=single_label))
+            train_fold(
+                store,
+                folder=tmp_path / str(single_label),
+                fold=1,
+                task="cpsc2018",
+                parts=replace(parts, second=None),
+                network=network,
+                settings=replace(SETTINGS, epochs=1),
+                options={},
+            )
+            kept = load_predictions(tmp_path / str(single_label) / "validation.npz")
+            assert ("R000" in kept.ids) is not single_label
+    printed = capsys.readouterr().out
+    assert printed.count("fold 1: 2 records with several labels in no known order are left") == 1
+
+
 def test_a_run_is_never_overwritten(store: Store, tmp_path: Path) -> None:
     """Found out before anything is trained."""
     (tmp_path / "fold_3").mkdir()
@@ -614,7 +648,7 @@ def test_ctrl_c_keeps_what_was_complete(store: Store, tmp_path: Path) -> None:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
-    assert process.returncode == 2, errors
+    assert process.returncode == 130, errors
     assert errors.splitlines()[-1] == ("-c: interrupted; what was complete stays as it was.")
     assert "Traceback" not in errors
     kept = load_model(out / "fold_1" / "best.keras", networks=("Toy",))

@@ -8,9 +8,13 @@ from typing import IO
 import numpy as np
 
 from data_prep.errors import RecordError
-from data_prep.files import require_text
+from data_prep.files import MOST_VALUES, opened, require_text
 from data_prep.labels import LEADS
-from data_prep.readers.record import MOST_BYTES, Tracing, reason
+from data_prep.readers.record import Tracing, reason
+
+_MOST_ARRAYS = 100
+_MOST_ITEM = 1000  # bytes of a number or text
+_MOST_IN = {"signal": MOST_VALUES, "fs": 1, "unit": 1, "leads": 1000}
 
 
 def read_array(path: Path) -> Tracing:
@@ -45,28 +49,46 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file by name, that of an ``.npy`` file as ``signal``; none may be pickled.
 
     Raises:
-        ValueError: also where there is more than an array: with bytes doubled in its midst, the
-            samples behind them would count for other leads.
+        ValueError: also if there is more than an array: if bytes within it were doubled, the
+            samples after them would count for other leads.
     """
-    with open(path, "rb") as file:
+    with opened(path) as file:
         if file.read(2) != b"PK":
             file.seek(0)
-            return {"signal": _array(file)}
+            return {"signal": _array(file, MOST_VALUES)}
         arrays = {}
         with zipfile.ZipFile(file) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MOST_BYTES:
-                raise ValueError("it unpacks to more than any recording holds")
+            if len(archive.infolist()) > _MOST_ARRAYS:
+                raise ValueError(f"it holds more than {_MOST_ARRAYS} arrays")
             for name in archive.namelist():
                 with archive.open(name) as member:
-                    arrays[name.removesuffix(".npy")] = _array(member)
+                    short = name.removesuffix(".npy")
+                    # (To have been opened, a member must have one name in both its places.)
+                    known = short in _MOST_IN
+                    arrays[short] = _array(member, _MOST_IN[short]) if known else np.empty(0)
     return arrays
 
 
-def _array(file: IO[bytes]) -> np.ndarray:
+def _array(file: IO[bytes], most: int) -> np.ndarray:
+    # What the header states is allocated, and a small zip file can unpack to any size.
+    shape, dtype = _stated(file)
+    if math.prod(shape) > most or dtype.itemsize > _MOST_ITEM:
+        raise ValueError(f"an array of shape {shape} and type {dtype} is larger than any recording")
+    file.seek(0)
     array = np.lib.format.read_array(file, allow_pickle=False)
     if file.read(1):
         raise ValueError("it holds more than the array it states")
     return array
+
+
+def _stated(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape and type that an array's header states."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"it is in version {version} of NumPy's format")
+    read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+    shape, _, dtype = read_header(file)
+    return shape, dtype
 
 
 def tracing_of(
@@ -95,10 +117,11 @@ def tracing_of(
 def is_recording(path: Path) -> bool:
     """Tell whether a NumPy file holds 12 leads, without reading its samples."""
     try:
-        if path.suffix.casefold() == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return "signal" in arrays.files
-        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+        with opened(path) as file:
+            if path.suffix.casefold() == ".npz":
+                with zipfile.ZipFile(file) as archive:
+                    return "signal.npy" in archive.namelist()
+            shape, _ = _stated(file)
     except Exception:  # whatever NumPy trips over, this is no recording
         return False
     return len(shape) == 2 and len(LEADS) in shape

@@ -12,27 +12,39 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.errors import RecordError
+from data_prep.files import opened
 from data_prep.labels import LEADS
-from data_prep.readers.record import Record, age_of, millivolts, require_duration, sex_of, unit_of
+from data_prep.readers.record import Tracing, age_of, require_values
 
 CPSC_RATE = 500.0
 """Hertz; the original files of CPSC 2018 do not carry their rate."""
 
 _HEADER_BYTES = 128
 _MOST_BYTES = 2**28  # an hour at 500 Hz takes 2**27.4
+_MOST_ELEMENTS = 1000
+_MOST_CHARACTERS = 10_000
 _MATRIX, _COMPRESSED = 14, 15
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8"}
 _STORED |= {13: "u8", 16: "u1", 17: "u2", 18: "u4"}
 _CHAR, _STRUCT, _NUMBERS = 4, 2, range(6, 16)
 
 
-def read_cpsc_struct(path: Path, unit: str | None) -> Record:
-    """Read a file of CPSC 2018 as first published: a struct ECG with sex, age and data."""
+def read_cpsc_struct(path: Path) -> Tracing:
+    """Read a file of CPSC 2018 as first published: a struct ECG with sex, age and data.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        RecordError: if it cannot be read, is damaged, or holds no such struct.
+    """
     try:
-        with open(path, "rb") as file:
+        with opened(path, most=_MOST_BYTES) as file:
             start = file.read(10)
     except OSError as error:
-        raise RecordError(f"{path} cannot be read ({error.strerror}); check its rights.") from error
+        raise RecordError(
+            f"{path} cannot be read ({error.strerror}); mend it or leave this recording out."
+        ) from error
     if start != b"MATLAB 5.0":
         raise RecordError(
             f"{path} has no header beside it and is not a MATLAB 5 file of CPSC 2018; put its"
@@ -41,7 +53,9 @@ def read_cpsc_struct(path: Path, unit: str | None) -> Record:
     try:
         fields = read_struct(path, "ECG")
         sex, age = (str(fields[name].item()) for name in ("sex", "age"))
-        data = fields["data"].astype(np.float64)
+        data = fields["data"]
+        require_values(data.size, path)
+        data = data.astype(np.float64)
     except (ValueError, KeyError, IndexError, StopIteration, TypeError) as error:
         raise RecordError(
             f"{path} is cut short or holds no struct ECG with sex, age and data ({error}); fetch"
@@ -51,17 +65,7 @@ def read_cpsc_struct(path: Path, unit: str | None) -> Record:
         raise RecordError(
             f"{path} holds data of shape {data.shape} and not (12, time); leave this recording out."
         )
-    unit_of("mV", unit, path)
-    require_duration(data.shape[1], CPSC_RATE, path)
-    return Record(
-        id=path.stem,
-        signal=millivolts(data.T),
-        fs=CPSC_RATE,
-        age=age_of(age),
-        sex=sex_of(sex),
-        codes=(),
-        path=path,
-    )
+    return Tracing(LEADS, data.T, ("mV",) * len(LEADS), CPSC_RATE, age=age_of(age), sex=sex)
 
 
 def read_struct(path: Path, name: str) -> dict[str, np.ndarray]:
@@ -79,17 +83,20 @@ def read_struct(path: Path, name: str) -> dict[str, np.ndarray]:
         ValueError: if the file is damaged or has no such struct.
         OSError: if it cannot be read.
     """
-    if path.stat().st_size > _MOST_BYTES:
-        raise ValueError("it is too large for a recording")
-    data = path.read_bytes()
-    order = {b"IM": "<", b"MI": ">"}.get(data[126:128], "")
-    if not data.startswith(b"MATLAB 5.0") or not order:
+    with opened(path, most=_MOST_BYTES) as file:
+        data = memoryview(file.read(_MOST_BYTES))
+    order = {b"IM": "<", b"MI": ">"}.get(bytes(data[126:128]), "")
+    if data[:10] != b"MATLAB 5.0" or not order:
         raise ValueError("it is no MATLAB 5 file")
     # The file is split to its end before a part of it counts: where bytes were lost or doubled,
     # the sizes do not come out even, and the leads that follow would be others.
-    for kind, content in list(_elements(data[_HEADER_BYTES:], order)):
+    elements = list(_elements(data[_HEADER_BYTES:], order))
+    rest = _MOST_BYTES
+    for kind, content in elements:
         if kind == _COMPRESSED:
-            ((kind, content),) = _elements(_decompressed(content), order)
+            unpacked = _decompressed(content, rest)
+            rest -= len(unpacked)
+            ((kind, content),) = _elements(memoryview(unpacked), order)
         if kind == _MATRIX:
             found, fields = _struct(content, order)
             if found == name:
@@ -97,9 +104,11 @@ def read_struct(path: Path, name: str) -> dict[str, np.ndarray]:
     raise ValueError(f"it has no struct {name}")
 
 
-def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
+def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
     """Split bytes into data elements: pairs of type and content."""
-    while data:
+    for _ in range(_MOST_ELEMENTS + 1):
+        if not data:
+            return
         if len(data) < 8:
             raise ValueError("it is cut short")
         kind, size = (int(word) for word in np.frombuffer(data[:8], f"{order}u4"))
@@ -112,12 +121,13 @@ def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
         yield kind, content
         stop = start + size
         data = data[stop if kind == _COMPRESSED else -8 * (-stop // 8) :]
+    raise ValueError(f"it has more than {_MOST_ELEMENTS} parts")
 
 
-def _decompressed(content: bytes) -> bytes:
+def _decompressed(content: memoryview, most: int) -> bytes:
     try:
         unpacker = zlib.decompressobj()
-        data = unpacker.decompress(content, _MOST_BYTES)
+        data = unpacker.decompress(content, max(most, 1))
     except zlib.error as error:
         raise ValueError(f"its compressed part is damaged: {error}") from error
     if not unpacker.eof:
@@ -125,7 +135,7 @@ def _decompressed(content: bytes) -> bytes:
     return data
 
 
-def _struct(content: bytes, order: str) -> tuple[str, dict[str, np.ndarray]]:
+def _struct(content: memoryview, order: str) -> tuple[str, dict[str, np.ndarray]]:
     """Read a matrix element: its name and, if it is a struct, its fields."""
     elements = _elements(content, order)
     try:
@@ -133,24 +143,28 @@ def _struct(content: bytes, order: str) -> tuple[str, dict[str, np.ndarray]]:
         if matrix_class != _STRUCT or math.prod(shape) != 1:
             return name, {}
         (width,) = np.frombuffer(next(elements)[1], f"{order}i4")
-        names = next(elements)[1]
+        names = bytes(next(elements)[1])
         if not 0 < width <= len(names):
             raise ValueError("its struct is damaged")
         starts = range(0, len(names), int(width))
+        if len(starts) > _MOST_ELEMENTS:
+            raise ValueError("its struct has too many fields")
         fields = [names[start : start + width].split(b"\0")[0].decode("ascii") for start in starts]
         return name, {field: _array(next(elements)[1], order) for field in fields}
     except StopIteration:
         raise ValueError("its struct is cut short") from None
 
 
-def _matrix_start(elements: Iterator[tuple[int, bytes]], order: str) -> tuple[int, list[int], str]:
+def _matrix_start(
+    elements: Iterator[tuple[int, memoryview]], order: str
+) -> tuple[int, list[int], str]:
     """Read what every matrix begins with: its class, shape and name."""
     flags = np.frombuffer(next(elements)[1], f"{order}u4")
     shape = np.frombuffer(next(elements)[1], f"{order}i4").tolist()
-    return int(flags[0]) & 0xFF, shape, next(elements)[1].decode("ascii")
+    return int(flags[0]) & 0xFF, shape, bytes(next(elements)[1]).decode("ascii")
 
 
-def _array(content: bytes, order: str) -> np.ndarray:
+def _array(content: memoryview, order: str) -> np.ndarray:
     """Read a matrix of numbers or text; anything else comes out empty."""
     elements = _elements(content, order)
     matrix_class, shape, _ = _matrix_start(elements, order)
@@ -159,5 +173,7 @@ def _array(content: bytes, order: str) -> np.ndarray:
     kind, stored = next(elements)
     values = np.frombuffer(stored, order + _STORED[kind])
     if matrix_class == _CHAR:
+        if values.size > _MOST_CHARACTERS:
+            raise ValueError("it holds a text that is too long")
         return np.array(["".join(map(chr, values.tolist()))])
     return values.reshape(shape, order="F")

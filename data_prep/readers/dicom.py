@@ -1,47 +1,53 @@
 """DICOM waveforms."""
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_prep.readers.leads import has_leads
-from data_prep.readers.record import Tracing, library, unreadable
+from data_prep.files import MOST_BYTES, opened
+from data_prep.readers.record import Tracing, library, require_values, unreadable
 
 # The leads of SCP-ECG (EN 1064), whose numbers DICOM's code schemes share:
 # 5.6.3-9-N in SCPECG, 2:N in MDC (PS3.16, CID 3001).
 _LEAD_NUMBERS = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF"}
 _LEAD_NUMBERS |= {number: f"V{number - 2}" for number in range(3, 9)}
+_MOST_DEFLATED = MOST_BYTES // 1032  # deflate shrinks no more than 1032 bytes to one
 
 
 def read_dicom(path: Path) -> Tracing:
     """Read a DICOM 12-lead, general or ambulatory ECG with pydicom (PS3.3, C.10.9).
 
-    Of several multiplex groups the longest counts that has the leads: the rhythm, not a median
-    beat.
+    Of several multiplex groups the longest counts: the rhythm, not a median beat.
 
     Args:
         path: of the file.
 
     Raises:
-        RecordError: if it is damaged, holds no ECG waveform, or is not calibrated.
+        RecordError: if it is damaged, holds no ECG waveform, is not calibrated, or its channels
+            were not sampled at the same times.
     """
     pydicom = library("pydicom", path)
     try:
+        _require_not_swelling(path)
         dataset = pydicom.dcmread(path)
         groups = list(dataset.get("WaveformSequence") or ())
         if not groups:
             raise ValueError("it holds no waveform")
-        names = [[_dicom_lead(c) for c in group.ChannelDefinitionSequence] for group in groups]
-        with_leads = [n for n in range(len(groups)) if has_leads(names[n])]
-        chosen = max(with_leads or range(len(groups)), key=lambda n: _seconds(groups[n]))
+        chosen = max(range(len(groups)), key=lambda n: _seconds(groups[n]))
+        channels = list(groups[chosen].ChannelDefinitionSequence)
+        if "MEDIAN" in str(groups[chosen].get("MultiplexGroupLabel") or "").upper():
+            raise ValueError("it holds a median beat only, and no rhythm")
+        require_values(groups[chosen].NumberOfWaveformSamples * len(channels), path)
+        _require_same_times(channels, float(groups[chosen].SamplingFrequency))
         age = str(dataset.get("PatientAge") or "")
         return Tracing(
-            names=tuple(names[chosen]),
+            names=tuple(_dicom_lead(channel) for channel in channels),
             values=_dicom_values(dataset, chosen),
-            units=tuple(_dicom_unit(c) for c in groups[chosen].ChannelDefinitionSequence),
+            units=tuple(_dicom_unit(channel) for channel in channels),
             fs=float(groups[chosen].SamplingFrequency),
             age=int(age[:3]) * _AGE_UNITS[age[3]] if _AGE.fullmatch(age) else math.nan,
             sex=str(dataset.get("PatientSex") or ""),
@@ -58,6 +64,25 @@ def _seconds(group: Any) -> float:
     return float(group.NumberOfWaveformSamples) / float(group.SamplingFrequency)
 
 
+def _require_same_times(channels: list[Any], fs: float) -> None:
+    """Refuse channels sampled at different times: the leads would be shifted."""
+    skews = [
+        float(channel.get("ChannelSampleSkew") or 0)
+        + float(channel.get("ChannelTimeSkew") or 0) * fs
+        for channel in channels
+    ]
+    if not max(skews) - min(skews) < 1:
+        raise ValueError(f"its channels are shifted by {max(skews) - min(skews):g} samples")
+
+
+def _require_not_swelling(path: Path) -> None:
+    """Refuse a deflated file that could fill the memory: pydicom unpacks it whole."""
+    with opened(path) as file:
+        deflated = b"1.2.840.10008.1.2.1.99" in file.read(4096)
+        if deflated and file.seek(0, os.SEEK_END) > _MOST_DEFLATED:
+            raise ValueError("it is deflated and too large to be unpacked")
+
+
 def _dicom_lead(channel: Any) -> str:
     source = (channel.get("ChannelSourceSequence") or [None])[0]
     code = re.fullmatch(r"(?:5\.6\.3-9-|2:)(\d+)", source.get("CodeValue", "") if source else "")
@@ -70,6 +95,11 @@ def _dicom_unit(channel: Any) -> str:
     unit = channel.get("ChannelSensitivityUnitsSequence")
     if not unit or channel.get("ChannelSensitivity") is None:
         raise ValueError("a lead has no sensitivity, so that it is not calibrated")
+    scale = float(channel.ChannelSensitivity) * float(
+        channel.get("ChannelSensitivityCorrectionFactor") or 1
+    )
+    if scale == 0 or not math.isfinite(scale):
+        raise ValueError(f"a lead has a sensitivity of {scale:g}, so that it is not calibrated")
     return str(unit[0].CodeValue)
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.files import opened
 from data_prep.readers.leads import leads_of
-from data_prep.readers.record import Tracing, library, unreadable, years_between
+from data_prep.readers.record import Tracing, library, require_values, unreadable, years_between
 
 
 def read_edf(path: Path, *, bdf: bool = False) -> Tracing:
@@ -29,11 +30,15 @@ def read_edf(path: Path, *, bdf: bool = False) -> Tracing:
         if edf.reserved.startswith(("EDF+D", "BDF+D")):
             raise ValueError("it has gaps: it is discontinuous, EDF+D")
         _require_edf_size(path, sample_bytes=3 if bdf else 2)
+        if not edf.is_continuous:
+            raise ValueError("it has gaps: its data records do not follow one another in time")
         leads = leads_of([signal.label for signal in edf.signals])
         signals = [signal for signal, lead in zip(edf.signals, leads, strict=True) if lead]
         rates = {signal.sampling_frequency for signal in signals}
         if len(rates) > 1:
             raise ValueError(f"its leads have different rates, {min(rates):g} to {max(rates):g} Hz")
+        for signal in signals:
+            _require_calibrated(signal)
         values = np.stack([s.data for s in signals], axis=1) if signals else np.empty((0, 0))
         return Tracing(
             names=tuple(signal.label for signal in signals),
@@ -48,15 +53,26 @@ def read_edf(path: Path, *, bdf: bool = False) -> Tracing:
 
 
 def _require_edf_size(path: Path, *, sample_bytes: int) -> None:
-    """Where bytes were lost or doubled, all samples behind them would count for other leads."""
-    with open(path, "rb") as file:
+    """If bytes were lost or doubled, all samples after them would count for other leads."""
+    with opened(path) as file:
         head = file.read(256)
         num_records, num_signals = int(head[236:244]), int(head[252:256])
         file.seek(256 + num_signals * 216)
         samples = sum(int(file.read(8)) for _ in range(num_signals))
+    require_values(num_records * samples, path)
     stated = 256 * (num_signals + 1) + num_records * samples * sample_bytes
     if path.stat().st_size != stated:
-        raise ValueError(f"it has {path.stat().st_size} bytes where its header states {stated}")
+        raise ValueError(f"it has {path.stat().st_size} bytes and not the {stated} of its header")
+
+
+def _require_calibrated(signal: Any) -> None:
+    """Refuse a signal without calibration, which edfio would return in digits."""
+    physical = signal.physical_max - signal.physical_min
+    if signal.digital_max <= signal.digital_min or not math.isfinite(physical) or physical == 0:
+        raise ValueError(
+            f"{signal.label} is not calibrated: its physical or digital minimum and maximum are"
+            " equal or no range"
+        )
 
 
 def _edf_field(of: Any, name: str) -> Any:

@@ -26,6 +26,8 @@ _BY_NAME |= {"di": "I", "dii": "II", "diii": "III", "d1": "I", "d2": "II", "d3":
 # The chest electrodes of IEC 60601-2-25, where the AHA has V1 to V6; German devices name leads so.
 _BY_IEC = {f"c{n}": f"V{n}" for n in range(1, 7)}
 _BY_NAME |= _BY_IEC
+MOST_LETTERS = 100
+"""Of a name; what is longer names no lead."""
 _BEFORE = re.compile(r"mdc_ecg_lead_|(?:(?:ecg|ekg|lead)[\s_.:]*)+")
 _STORED = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 
@@ -47,6 +49,8 @@ def lead_of(name: str) -> str | None:
 
 def _bare(name: str) -> str:
     """What names a lead, in small letters, without the words around it."""
+    if len(name) > MOST_LETTERS:
+        return ""
     # Some devices have the Roman numerals of Unicode, or letters of full width; a raised figure is
     # one with a bit fallen over.
     plain = "".join(
@@ -66,7 +70,7 @@ def leads_of(names: Sequence[str]) -> list[str | None]:
         names: of all its signals.
 
     Returns:
-        For each signal what :func:`lead_of` does, but None for ``"C3"`` and its like where others
+        For each signal what :func:`lead_of` does, but None for ``"C3"`` and its like if others
         are named ``"V3"``: these C are electrodes of an EEG.
     """
     bare = [_bare(name) for name in names]

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import RecordError
+from data_prep.files import MOST_VALUES
+from data_prep.labels import LEADS
 from data_prep.readers.leads import MILLIVOLTS, complete_leads, find_leads
-
-MOST_BYTES = 2**30
-"""The size of the largest recording that is read."""
 
 _RATES = (50.0, 10_000.0)
 _SECONDS = (1.0, 3600.0)
 # Standard deviation of a lead in mV.  Surface ECGs lie near 0.2; a unit misnamed by a factor of
 # a thousand falls out at either end, and so does a recording of nothing.
 _SPREADS = (0.001, 50.0)
+_MOST_OFFSET = 2.0**13  # mV; beyond it, neighbouring float32 numbers are 0.001 mV apart
 # If the unit is only supposed, what lies further off is not taken for millivolts.
 _SUPPOSED_SPREADS = (0.01, 5.0)
 
@@ -37,6 +37,7 @@ class Tracing:
         fs: sampling rate, hertz; NaN if the file states none.
         age: in years, NaN if unknown.
         sex: in any words; ``""`` if unknown.
+        codes: diagnoses as the file gives them.
     """
 
     names: tuple[str, ...]
@@ -45,6 +46,7 @@ class Tracing:
     fs: float
     age: float = math.nan
     sex: str = ""
+    codes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,20 +76,34 @@ class Record:
 
 
 def record_of(tracing: Tracing, path: Path, *, fs: float | None, unit: str | None) -> Record:
-    """Choose the leads, bring them to millivolts, and complete them."""
+    """Make a record of what a reader returned: leads in order and complete, in millivolts.
+
+    Args:
+        tracing: with at least I, II and V1 to V6 among its signals.
+        path: of the file, for the record and for errors.
+        fs: as in :func:`data_prep.records.read_record`.
+        unit: likewise.
+
+    Raises:
+        RecordError: if a lead is missing, the rate, the duration or the unit is implausible or
+            contradicts what is given, or the values cannot be an ECG.
+    """
     chosen = choose_leads(tracing.names, path)
     stated = [tracing.units[i] for i in chosen.values()]
     scale = [MILLIVOLTS[unit_of(each, unit, path).casefold()] for each in stated]
     rate = require_rate(agreed(tracing.fs, fs, path), path)
     require_duration(len(tracing.values), rate, path)
-    signal, derived = complete_leads(list(chosen), tracing.values[:, list(chosen.values())] * scale)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite samples become NaN below
+        values = tracing.values[:, list(chosen.values())] * scale
+        signal, derived = complete_leads(list(chosen), values)
+    _require_steps(signal, path)
     record = Record(
         id=path.stem,
         signal=millivolts(signal),
         fs=rate,
         age=tracing.age if 0 <= tracing.age <= 120 else math.nan,
         sex=sex_of(tracing.sex),
-        codes=(),
+        codes=tracing.codes,
         path=path,
         derived=derived,
     )
@@ -95,6 +111,19 @@ def record_of(tracing: Tracing, path: Path, *, fs: float | None, unit: str | Non
         _require_millivolts(record)
     require_ecg(record)
     return record
+
+
+def _require_steps(signal: np.ndarray, path: Path) -> None:
+    """Refuse a lead so far from zero that float32 would round its steps to more than 1 uV."""
+    for lead in np.flatnonzero((np.abs(signal) > _MOST_OFFSET).any(axis=0)):
+        valid = signal[np.isfinite(signal[:, lead]), lead]
+        level = float(np.median(valid)) if valid.size else 0.0
+        # One that varies by so much is in another unit; require_ecg says so.
+        if abs(level) > _MOST_OFFSET and valid.std() <= _SPREADS[1]:
+            raise RecordError(
+                f"{path} has lead {LEADS[lead]} at {level:.3g} mV from zero, where the signal's"
+                " steps would be lost; mend the offset (baseline) or leave this recording out."
+            )
 
 
 def choose_leads(names: Sequence[str], path: Path) -> dict[str, int]:
@@ -162,14 +191,22 @@ def require_rate(fs: float, path: Path) -> float:
     return fs
 
 
-def require_duration(num_samples: int, fs: float, path: Path) -> int:
-    """Return the number of samples; refuse recordings that are too short or too long."""
+def require_duration(num_samples: int, fs: float, path: Path) -> None:
+    """Refuse recordings that are too short or too long."""
     if not _SECONDS[0] <= num_samples / fs <= _SECONDS[1]:
         raise RecordError(
             f"{path} is {num_samples / fs:g} s long; recordings from {_SECONDS[0]:g} s to"
             f" {_SECONDS[1] / 3600:g} h are read, so cut it or leave it out."
         )
-    return num_samples
+
+
+def require_values(number: int, path: Path) -> None:
+    """Refuse more samples, of all signals together, than any recording that is read has."""
+    if number > MOST_VALUES:
+        raise RecordError(
+            f"{path} has {number} samples in all its signals, and at most {MOST_VALUES} are read;"
+            " cut it or leave it out."
+        )
 
 
 def millivolts(values: np.ndarray) -> np.ndarray:
@@ -204,10 +241,10 @@ def _spread(record: Record) -> float:
 
 
 def age_of(text: str) -> float:
-    """Read an age in years from a text; NaN if there is none or it is above 120."""
-    number = re.search(r"\d+(\.\d+)?", text)
+    """Read an age in years from a text; NaN if there is none or it is not from 0 to 120."""
+    number = re.search(r"-?\d+(\.\d+)?(e[-+]?\d+)?", text.casefold())
     age = float(number[0]) if number else math.nan
-    return age if age <= 120 else math.nan
+    return age if 0 <= age <= 120 else math.nan
 
 
 def sex_of(text: str) -> str:

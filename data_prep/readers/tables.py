@@ -3,13 +3,20 @@
 import csv
 import math
 import re
+from array import array
+from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 
 from data_prep.errors import RecordError
-from data_prep.readers.leads import has_leads, lead_of
-from data_prep.readers.record import Tracing
+from data_prep.files import opened
+from data_prep.readers.leads import MOST_LETTERS, has_leads, lead_of
+from data_prep.readers.record import Tracing, require_values, unreadable
+
+_MOST_IN_LINE = 1_000_000  # characters
+_MOST_BYTES = 2**28  # an hour at 500 Hz, with 12 characters a sample
 
 
 def read_table(path: Path) -> Tracing:
@@ -26,29 +33,34 @@ def read_table(path: Path) -> Tracing:
     Raises:
         RecordError: naming the file and line, if it cannot be understood.
     """
-    lines = _text(path).splitlines()
-    first = next((n for n, line in enumerate(lines) if line.strip()), None)
-    names = _split(lines[first]) if first is not None else []
-    if first is None or not any(lead_of(_name_and_unit(name)[0]) for name in names):
+    lines = _lines(path)
+    before, first = next(((n, line) for n, line in enumerate(lines, 1) if line.strip()), (0, ""))
+    names = _split(first)
+    if not any(lead_of(_name_and_unit(name)[0]) for name in names):
         raise RecordError(
             f"{path} does not name leads in its first line; write I,II,III,aVR,… there, one name"
             " a column."
         )
-    delimiter = _delimiter(lines[first])
+    delimiter = _delimiter(first)
     wanted = [n for n, name in enumerate(names) if lead_of(_name_and_unit(name)[0])]
     time = next((n for n, name in enumerate(names) if _time_unit(name)), None)
     columns = wanted if time is None else [*wanted, time]
-    samples = []
-    for number, cells in enumerate(csv.reader(lines[first + 1 :], delimiter=delimiter), first + 2):
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != len(names):
-            raise RecordError(
-                f"{path}, line {number}: {len(cells)} cells where the first line names"
-                f" {len(names)}; mend that line."
-            )
-        samples.append(_numbers([cells[n] for n in columns], delimiter, f"{path}, line {number}"))
-    values = np.array(samples, np.float64).reshape(len(samples), len(columns))
+    samples = array("d")
+    try:
+        for number, cells in enumerate(csv.reader(lines, delimiter=delimiter), before + 1):
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(names):
+                raise RecordError(
+                    f"{path}, line {number}: {len(cells)} cells, but the first line names"
+                    f" {len(names)}; mend that line."
+                )
+            where = f"{path}, line {number}"
+            samples.extend(_numbers([cells[n] for n in columns], delimiter, where))
+            require_values(len(samples), path)
+    except csv.Error as error:
+        raise unreadable(path, "a table", error) from error
+    values = np.frombuffer(samples, np.float64).reshape(-1, len(columns))
     fs = math.nan
     if time is not None:
         fs = _rate_of(values[:, -1] * (_time_unit(names[time]) or 1), path)
@@ -66,12 +78,26 @@ def names_leads(line: str) -> bool:
     return has_leads([_name_and_unit(name)[0] for name in _split(line)])
 
 
-def _text(path: Path) -> str:
-    data = path.read_bytes()
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a text in UTF-8 or Latin-1, decoded one after the other."""
     try:
-        return data.decode("utf-8-sig")
+        with opened(path, most=_MOST_BYTES) as file:
+            data = file.read(_MOST_BYTES)
+    except OSError as error:
+        raise RecordError(
+            f"{path} cannot be read ({error.strerror}); mend it or leave this recording out."
+        ) from error
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return data.decode("latin-1")
+        text = data.decode("latin-1")
+    for number, line in enumerate(StringIO(text, newline=None), start=1):
+        if len(line) > _MOST_IN_LINE:
+            raise RecordError(
+                f"{path}, line {number}: {len(line)} characters are more than a table of leads has"
+                " in a line; mend it or leave this recording out."
+            )
+        yield line
 
 
 def _delimiter(line: str) -> str:
@@ -79,7 +105,10 @@ def _delimiter(line: str) -> str:
 
 
 def _split(line: str) -> list[str]:
-    return [name.strip() for name in next(csv.reader([line], delimiter=_delimiter(line)), [])]
+    try:
+        return [name.strip() for name in next(csv.reader([line], delimiter=_delimiter(line)), [])]
+    except csv.Error:  # a cell of more than 128 KiB
+        return []
 
 
 def _numbers(cells: list[str], delimiter: str, where: str) -> list[float]:
@@ -96,6 +125,8 @@ def _numbers(cells: list[str], delimiter: str, where: str) -> list[float]:
 
 def _name_and_unit(name: str) -> tuple[str, str]:
     """Split ``V1 (uV)``, ``V1 [uV]``, ``V1_uV`` or ``V1/uV``."""
+    if len(name) > MOST_LETTERS:  # the time for the expression grows with its cube
+        return name, ""
     found = re.fullmatch(r"(.+?)(?:\s*[(\[]\s*([^)\]]+?)\s*[)\]]|[\s_/]+([munµμ]?v))", name, re.I)
     return (found[1], found[2] or found[3]) if found else (name, "")
 

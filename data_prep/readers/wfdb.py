@@ -1,8 +1,8 @@
 """WFDB records: a header with its signal files, or a header that joins segments."""
 
 import math
+import os
 import re
-import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import RecordError
-from data_prep.readers.leads import MILLIVOLTS, complete_leads
+from data_prep.files import is_file, opened
+from data_prep.readers.leads import MILLIVOLTS
 from data_prep.readers.record import (
-    Record,
+    Tracing,
     age_of,
     choose_leads,
-    millivolts,
     require_duration,
     require_rate,
-    sex_of,
-    unit_of,
+    require_values,
 )
 
 # Bytes a sample of each WFDB format; the FLAC formats have no fixed size.
@@ -29,6 +28,7 @@ _SAMPLE_BYTES |= {"310": 4 / 3, "311": 4 / 3}
 _FLAC_FORMATS = ("508", "516", "524")
 _HEADER_BYTES = 1_000_000
 _MOST_SKEW = 1000
+_MOST_SEGMENTS = 1000
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,12 @@ def _parse_header(path: Path) -> _Header:
 
 def _header_text(path: Path) -> str:
     try:
-        if path.stat().st_size > _HEADER_BYTES:
-            raise RecordError(f"{path} is too large for a header; leave this recording out.")
-        data = path.read_bytes()
+        with opened(path, most=_HEADER_BYTES) as file:
+            data = file.read(_HEADER_BYTES)
     except OSError as error:
-        raise RecordError(f"{path} cannot be read ({error.strerror}); check its rights.") from error
+        raise RecordError(
+            f"{path} cannot be read ({error.strerror}); mend it or leave this recording out."
+        ) from error
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -138,28 +139,28 @@ def _whole(text: str) -> int:
     return number
 
 
-def read_wfdb(path: Path, unit: str | None) -> Record:
-    """Read a WFDB record, also one that joins segments; ``path`` is its header's."""
+def read_wfdb(path: Path) -> Tracing:
+    """Read a WFDB record, also one that joins segments; only its leads are decoded.
+
+    Args:
+        path: of the header.
+
+    Raises:
+        RecordError: if the header or a file it names is damaged, missing or contradicts the other,
+            or a lead is missing.
+    """
     header = _parse_header(path)
-    read = _read_segments if header.segments else _read_signals
-    fs, leads, samples = read(header, path, unit)
-    signal, derived = complete_leads(leads, samples)
-    return Record(
-        id=path.stem,
-        signal=millivolts(signal),
-        fs=fs,
+    tracing = (_read_segments if header.segments else _read_signals)(header, path)
+    return replace(
+        tracing,
         age=age_of(header.info.get("age", "")),
-        sex=sex_of(header.info.get("sex", "")),
+        sex=header.info.get("sex", ""),
         codes=_codes(header.info.get("dx", "")),
-        path=path,
-        derived=derived,
     )
 
 
-def _read_signals(
-    header: _Header, path: Path, unit: str | None, *, whole: bool = True
-) -> tuple[float, list[str], np.ndarray]:
-    """Read what one header describes: rate in hertz, leads, millivolts ``(time, lead)``.
+def _read_signals(header: _Header, path: Path, *, whole: bool = True) -> Tracing:
+    """Read the leads that one header describes.
 
     A part of a recording, not the whole, may be of any length.
     """
@@ -167,7 +168,6 @@ def _read_signals(
     chosen = [header.leads[i] for i in found.values()]
     for lead in chosen:
         _require_readable(lead, path)
-        unit_of(lead.unit, unit, path)
     per_frame = {lead.samples_per_frame for lead in chosen}
     if len(per_frame) > 1:
         raise RecordError(
@@ -179,17 +179,19 @@ def _read_signals(
     if whole:
         require_duration(num_samples, header.fs, path)
     samples = _read_samples(header, chosen, num_samples, path)
-    scale = [MILLIVOLTS[lead.unit.casefold()] for lead in chosen]
-    return fs, list(found), samples * scale
+    return Tracing(tuple(found), samples, tuple(lead.unit for lead in chosen), fs)
 
 
-def _read_segments(
-    header: _Header, path: Path, unit: str | None
-) -> tuple[float, list[str], np.ndarray]:
+def _read_segments(header: _Header, path: Path) -> Tracing:
     """Read the segments that a header joins, one after the other; a gap between them is NaN.
 
     A segment of no length only names the signals of the others.
     """
+    if len(header.segments) > _MOST_SEGMENTS:
+        raise RecordError(
+            f"{path} joins {len(header.segments)} segments, and at most {_MOST_SEGMENTS} are read;"
+            " leave this recording out."
+        )
     length = sum(length for _, length in header.segments)
     # Its frames may come less often than the samples of an ECG do.
     require_duration(length, header.fs if header.fs > 0 else require_rate(header.fs, path), path)
@@ -198,42 +200,50 @@ def _read_segments(
             f"{path} states {header.num_samples} samples, but its segments have {length}; fetch it"
             " again or leave this recording out."
         )
-    rates, leads, parts = set[float](), list[str](), list[np.ndarray | int]()
+    headers: dict[str, _Header] = {}
+    first: Tracing | None = None
+    parts = list[np.ndarray | int]()
     for name, length in header.segments:
         if name == "~":
             parts.append(length)
         elif length:
             plain = Path(name).name == name and name.isprintable()
             file = path.with_name(f"{name}.hea") if plain else path
-            if file == path or not file.is_file():
+            if file == path or not is_file(file):
                 raise RecordError(
                     f"{path} joins a segment {name!r}, of which there is no header beside it; put"
                     " it there or leave this recording out."
                 )
-            segment = _parse_header(file)
+            if name not in headers:
+                headers[name] = _parse_header(file)
+            segment = headers[name]
             if segment.segments or segment.num_samples not in (None, length):
                 raise RecordError(
                     f"{file} is not the segment of {length} samples that {path} joins; fetch both"
                     " again or leave this recording out."
                 )
-            segment = replace(segment, num_samples=length)
-            fs, found, samples = _read_signals(segment, file, unit, whole=False)
-            rates.add(fs)
-            leads = leads or found
-            if segment.fs != header.fs or len(rates) > 1 or set(found) != set(leads):
+            part = _read_signals(replace(segment, num_samples=length), file, whole=False)
+            first = first or part
+            if (segment.fs, part.fs, set(part.names)) != (header.fs, first.fs, set(first.names)):
                 raise RecordError(
                     f"{path} joins segments of other leads or rates than those of {file}; read"
                     " them one by one."
                 )
-            parts.append(samples[:, [found.index(lead) for lead in leads]])
-    if not rates:
+            # In the units of the first segment.
+            places = [part.names.index(name) for name in first.names]
+            scale = [
+                MILLIVOLTS[part.units[place].casefold()] / MILLIVOLTS[unit.casefold()]
+                for place, unit in zip(places, first.units, strict=True)
+            ]
+            parts.append(part.values[:, places] * scale)
+    if first is None:
         raise RecordError(f"{path} joins no segment that holds samples; leave this recording out.")
-    per_frame = round(fs / header.fs)
+    per_frame = round(first.fs / header.fs)
     whole = [
-        np.full((part * per_frame, len(leads)), np.nan) if isinstance(part, int) else part
+        np.full((part * per_frame, len(first.names)), np.nan) if isinstance(part, int) else part
         for part in parts
     ]
-    return fs, leads, np.concatenate(whole)
+    return replace(first, values=np.concatenate(whole))
 
 
 def _require_readable(lead: _Lead, path: Path) -> None:
@@ -261,9 +271,8 @@ def _num_samples(header: _Header, chosen: list[_Lead], path: Path) -> int:
     for name in dict.fromkeys(lead.file for lead in chosen):
         file, lead = path.with_name(name), next(x for x in chosen if x.file == name)
         try:
-            size = file.stat().st_size
-            with open(file, "rb") as opened:
-                start = opened.read(6)
+            with opened(file) as samples:
+                size, start = samples.seek(0, os.SEEK_END), samples.seek(0) or samples.read(6)
         except OSError as error:
             raise RecordError(
                 f"{file}, which {path.name} names, cannot be read ({error.strerror}); put it"
@@ -276,15 +285,21 @@ def _num_samples(header: _Header, chosen: list[_Lead], path: Path) -> int:
             )
         # All that is in the file is decoded, and shifted, before leads are chosen.
         here = [x for x in header.leads if x.file == name]
+        if len({(x.format, x.byte_offset) for x in here}) > 1:
+            raise RecordError(
+                f"{path} gives the signals in {name} several formats or byte offsets, and one file"
+                " has one of each; mend the header or leave this recording out."
+            )
         skew, most = max(x.skew for x in here), max(x.samples_per_frame for x in here)
         if max(skew, most) > _MOST_SKEW:
             raise RecordError(
                 f"{path} shifts a lead by {skew} samples or has {most} in a frame, which is more"
                 " than any recorder does; mend the header or leave this recording out."
             )
-        if lead.format in _FLAC_FORMATS:
-            continue
         frame = sum(x.samples_per_frame for x in here)
+        if lead.format in _FLAC_FORMATS:
+            require_values((num_samples or 0) * frame, path)
+            continue
         present = int((size - lead.byte_offset) / (frame * _SAMPLE_BYTES[lead.format]) + 1e-9)
         if num_samples is None:
             num_samples = present
@@ -293,6 +308,7 @@ def _num_samples(header: _Header, chosen: list[_Lead], path: Path) -> int:
                 f"{file} is cut short: it holds {max(present, 0)} samples of the {num_samples}"
                 " that its header states; fetch it again or leave this recording out."
             )
+        require_values(num_samples * frame, path)
     return num_samples or 0
 
 
@@ -345,7 +361,7 @@ def _read_with_wfdb(
     with tempfile.TemporaryDirectory(prefix="ecg-keras-") as folder:
         Path(folder, "record.hea").write_text("\n".join(lines) + "\n")
         for number, name in enumerate(files):
-            shutil.copyfile(path.with_name(name), Path(folder, f"{number}.dat"))
+            _copy_samples(path.with_name(name), Path(folder, f"{number}.dat"), leads, num_samples)
         try:
             places = [leads.index(lead) for lead in chosen]
             form: dict[str, Any] = {"channels": places, "physical": False}
@@ -361,6 +377,20 @@ def _read_with_wfdb(
             ) from error
     _require_checksums(digits, chosen, path)
     return signal
+
+
+def _copy_samples(source: Path, target: Path, leads: list[_Lead], num_samples: int) -> None:
+    """Copy what the header needs of a file, which may hold far more."""
+    here = [lead for lead in leads if lead.file == source.name]
+    form, offset = here[0].format, here[0].byte_offset
+    frames = num_samples + max(lead.skew for lead in here)
+    samples = frames * sum(lead.samples_per_frame for lead in here)
+    if form in _FLAC_FORMATS:  # where the offset counts samples, and none takes so much
+        most = 8 * (samples + offset * len(here)) + 2**16
+    else:  # packed in whole blocks of up to four bytes
+        most = offset + math.ceil(samples * _SAMPLE_BYTES[form]) + 4
+    with opened(source) as file:
+        target.write_bytes(file.read(most))
 
 
 def _require_checksums(digits: np.ndarray, chosen: list[_Lead], path: Path) -> None:

@@ -8,16 +8,34 @@ import base64
 import math
 from datetime import date
 from pathlib import Path
-from xml.etree.ElementTree import Element
+from typing import Any
+from xml.etree.ElementTree import Element, TreeBuilder
 
 import numpy as np
 
 from data_prep.errors import RecordError
+from data_prep.files import opened
 from data_prep.readers.leads import has_leads
 from data_prep.readers.record import Tracing, library, unreadable, years_between
 
 _INVALID = -32768
 _HL7 = "{urn:hl7-org:v3}"
+_MOST_BYTES = 2**26  # 12 leads of an hour at 250 Hz
+_MOST_ELEMENTS = 100_000
+
+
+class _Builder(TreeBuilder):
+    """Builds a tree, unless it has so many elements that they would fill the memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rest = _MOST_ELEMENTS
+
+    def start(self, *element: Any) -> Element:
+        self._rest -= 1
+        if self._rest < 0:
+            raise ValueError(f"it has more than {_MOST_ELEMENTS} elements")
+        return super().start(*element)
 
 
 def read_xml(path: Path) -> Tracing:
@@ -29,9 +47,11 @@ def read_xml(path: Path) -> Tracing:
     Raises:
         RecordError: if it is no such file, is damaged, or defines entities.
     """
-    parser = library("defusedxml.ElementTree", path)
+    defused = library("defusedxml.ElementTree", path)
     try:
-        root: Element = parser.parse(path).getroot()
+        with opened(path, most=_MOST_BYTES) as file:
+            parser = defused.DefusedXMLParser(target=_Builder())
+            root: Element = defused.parse(file, parser).getroot()
     except Exception as error:  # syntax, encoding, and what defusedxml forbids
         reason = "it defines entities" if "Entit" in type(error).__name__ else error
         raise unreadable(path, "XML", ValueError(reason)) from error
@@ -64,6 +84,12 @@ def _muse(root: Element) -> Tracing:
     signals = [_muse_lead(lead) for lead in leads]
     if len({len(signal) for signal in signals}) > 1:
         raise ValueError("its leads differ in length")
+    offsets = {
+        tuple(_number(lead, tag, "0") for tag in ("LeadTimeOffset", "LeadOffsetFirstSample"))
+        for lead in leads
+    }
+    if len(offsets) > 1:
+        raise ValueError("its leads do not begin at one time (LeadTimeOffset)")
     units = tuple(_text(lead, "LeadAmplitudeUnits") for lead in leads)
     age, unit = root.findtext(".//PatientAge", "").strip(), root.findtext(".//AgeUnits", "YEARS")
     return Tracing(
@@ -89,6 +115,8 @@ def _muse_lead(lead: Element) -> np.ndarray:
     if stated and int(stated) != len(samples):
         raise ValueError(f"lead {name} holds {len(samples)} samples and not {stated}")
     scale = _number(lead, "LeadAmplitudeUnitsPerBit")
+    if scale == 0:
+        raise ValueError(f"lead {name} has a scale of 0, so that it is not calibrated")
     return np.where(samples == _INVALID, np.nan, samples * scale)
 
 
@@ -116,11 +144,14 @@ def _aecg(root: Element) -> Tracing:
     found = []
     for series in root.findall(f"{_HL7}component/{_HL7}series"):
         for sequences in series.findall(f"{_HL7}component/{_HL7}sequenceSet"):
-            by_code = {
-                _attribute(sequence, "code", "code"): sequence.find(f"{_HL7}value")
-                for sequence in sequences.findall(f"{_HL7}component/{_HL7}sequence")
-            }
-            found.append({code: value for code, value in by_code.items() if value is not None})
+            by_code: dict[str, Element] = {}
+            for sequence in sequences.findall(f"{_HL7}component/{_HL7}sequence"):
+                code, value = _attribute(sequence, "code", "code"), sequence.find(f"{_HL7}value")
+                if code in by_code:
+                    raise ValueError(f"it holds {code or 'a sequence without a code'} twice")
+                if value is not None:
+                    by_code[code] = value
+            found.append(by_code)
     chosen = next((codes for codes in found if has_leads(list(codes))), found[0] if found else {})
     leads = {code: value for code, value in chosen.items() if not code.startswith("TIME_")}
     times = next((value for code, value in chosen.items() if code.startswith("TIME_")), None)

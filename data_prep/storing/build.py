@@ -1,13 +1,11 @@
 """Command: from folders of records as downloaded to one store."""
 
-import csv
 import hashlib
 import math
 import os
 import signal
-import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from data_prep import __version__
 from data_prep.commands import run_command
 from data_prep.errors import ECGError, LabelError, OptionError, RecordError, StoreError
-from data_prep.labels import CPSC_TASK
 
 if TYPE_CHECKING:
     import numpy as np
 
     from data_prep.store import StoreWriter
+    from data_prep.storing.entries import Entry, Selection
     from data_prep.storing.journal import Journal
 
 _CHUNK = 32  # records that are handed to a process at a time
-_RATES = {"cpsc2018": 250.0, "ptb-xl": 100.0}
 
 
 def main(
@@ -34,11 +31,16 @@ def main(
     source: tuple[Path, ...] = (),
     out: Path | None = None,
     dataset: Literal["auto", "cpsc2018", "ptb-xl"] = "auto",
+    labels: tuple[Path, ...] = (),
+    map: Path | None = None,
+    task: tuple[str, ...] = (),
+    several_labels: Literal["leave-out", "rarest"] = "leave-out",
     rate: float | None = None,
     fs: float | None = None,
     unit: Literal["mV", "uV", "V", "nV"] | None = None,
     reference: Path | None = None,
     leave_out: Path | None = None,
+    test_source: tuple[str, ...] = (),
     folds: Literal["stratified", "random"] = "stratified",
     seed: int = 0,
     workers: int | None = None,
@@ -46,21 +48,32 @@ def main(
     strict: bool = False,
     check: Path | None = None,
 ) -> None:
-    """Build a store of labelled records from folders as downloaded.
+    """Build a store of labelled records from folders of recordings.
 
-    Records that cannot be used are left out and listed with their reasons in rejected.csv beside
-    the store.  Nothing is left under the store's name unless all went well.  A build that was
-    killed is resumed when the same command is run again: what it had read is kept in a file named
-    after the store that ends in .journal.
+    Labels come from tables of your own (--labels), from the tables of CPSC 2018 or PTB-XL, or
+    from the headers of recordings.  Records that cannot be used are left out and listed with
+    their reasons beside the store, for cpsc.h5 in cpsc.rejected.csv; so are files and folders that
+    only look like records.  Nothing is left under the store's name unless all went well.  A build
+    that was killed is resumed when the same command is run again: what it had read is kept in a
+    file named after the store that ends in .journal.
 
     Args:
         source: folders of records: of CPSC 2018 (WFDB or the original .mat files, with
             REFERENCE.csv; without that file the headers' diagnoses count), of PTB-XL as
-            published, or of any other format that ecg-predict reads, with a REFERENCE.csv.
+            published, or of any other format that ecg-predict reads.
         out: the store to write, such as cpsc.h5.
-        dataset: what the folders hold; auto is ptb-xl where there is a ptbxl_database.csv and
-            cpsc2018 elsewhere.
-        rate: sampling rate of the store in Hz; by default 250 for cpsc2018 and 100 for ptb-xl.
+        dataset: what the folders hold; auto is ptb-xl for a folder with a ptbxl_database.csv and
+            cpsc2018 for any other.
+        labels: your own tables, each a task: a CSV with the column Recording and either a column
+            labels (names separated by ;, the main one first) or a column of 0 and 1 for each
+            class; patient, fold, age and sex may be there too.
+        map: a CSV with the columns from and to, which turns SNOMED CT codes in headers and SCP
+            statements of PTB-XL into classes; cpsc2018 is built in and gives the nine classes of
+            CPSC 2018.
+        task: name of each table's set of classes, or of the map's; by default the file's name.
+        several_labels: what a network with one answer a record makes of records with several
+            labels in no known order: it leaves them out, or takes the rarest as the main one.
+        rate: sampling rate of the store in Hz; by default 100 for PTB-XL alone, otherwise 250.
         fs: sampling rate in Hz of recordings that state none, such as arrays.
         unit: of recordings that state none, such as tables; by default they are taken for mV if
             their values can be.
@@ -68,8 +81,11 @@ def main(
             cpsc2018; by default the REFERENCE.csv files in the source folders.
         leave_out: a CSV with a column Recording, such as a test set: these stay out of the store;
             by default none do.
-        folds: how the records of cpsc2018 are dealt into ten folds: stratified by all their
-            labels, or random as in MLBF-Net's paper; ptb-xl has its published folds.
+        test_source: source folders whose records are all for testing: they make up fold 10, and
+            the records of the others are dealt into folds 1 to 9.
+        folds: how records without a fold are dealt into ten: stratified by all their labels, or
+            random as in MLBF-Net's paper; ptb-xl has its published folds.  Records of one
+            patient always get one fold.
         seed: of the dealing into folds.
         workers: processes that read records; by default one a core.
         scheduler: address of a Dask scheduler, such as tcp://host:8786, whose workers read the
@@ -83,9 +99,9 @@ def main(
             record can.
         OSError: with ``errno.ENOSPC`` if the disk is full.
     """
-    from data_prep.labels import CPSC_CLASSES
-    from data_prep.splits import random_folds, stratified_folds
+    from data_prep.files import write_csv
     from data_prep.store import StoreWriter
+    from data_prep.storing.entries import is_ptbxl, select, tested_on, without
     from data_prep.synthetic import is_generated
 
     if check is not None:
@@ -93,8 +109,15 @@ def main(
         return
     if out is None:
         raise OptionError("no store is named; give --out, such as --out cpsc.h5.")
-    kind = _dataset(source, dataset)
-    form = _Form(_RATES[kind] if rate is None else rate, fs, unit)
+    if not source:
+        raise OptionError("no source is given; give the folders of the records.")
+    for folder in source:
+        if not folder.is_dir():
+            raise OptionError(f"{folder} is not a folder; give the folders of the records.")
+    published = [is_ptbxl(folder, dataset) for folder in source]
+    if rate is None:
+        rate = 100.0 if all(published) else 250.0
+    form = _Form(rate, fs, unit)
     if not 10 <= form.rate <= 10_000:
         raise OptionError(
             f"a rate of {form.rate:g} Hz makes no sense for an ECG; give 10 to 10000."
@@ -103,64 +126,140 @@ def main(
         raise OptionError(f"{workers} workers cannot work; give at least 1.")
     if workers is not None and scheduler is not None:
         raise OptionError("--workers applies to this machine only; drop it or --scheduler.")
-    if kind == "ptb-xl":
-        if reference is not None:
-            raise OptionError("PTB-XL has its labels in its own tables; drop --reference.")
-        if folds != "stratified":
-            raise OptionError("PTB-XL has its published folds; drop --folds.")
-        entries, class_names = _ptbxl_entries(source, form.rate)
-    else:
-        entries = _cpsc_entries(source, reference)
-        class_names = {CPSC_TASK: CPSC_CLASSES}
-    entries = _without(entries, leave_out)
+    if all(published) and folds != "stratified" and not test_source:
+        raise OptionError("PTB-XL has its published folds; drop --folds.")
+    selection = select(
+        source,
+        dataset=dataset,
+        rate=form.rate,
+        reference=reference,
+        labels=labels,
+        task=task,
+        code_map=map,
+    )
+    entries = tested_on(without(selection.entries, leave_out), test_source)
     provenance: dict[str, Any] = {
         "package": f"ecg-keras {__version__}",
         "source": [folder.resolve().name for folder in source],
         "options": {
+            "labels": [table.name for table in labels],
+            "map": map.name if map else None,
+            "several_labels": several_labels,
             "rate": form.rate,
             "fs": fs,
             "unit": unit,
             "reference": reference.name if reference else None,
             "leave_out": leave_out.name if leave_out else None,
-            "folds": "published" if kind == "ptb-xl" else folds,
+            "test_source": list(test_source),
+            "folds": folds if not all(e.fold for e in entries) else _given(selection, labels),
             "seed": seed,
         },
     }
-    generated = kind == "cpsc2018" and sum(is_generated(entry.path) for entry in entries)
+    generated = selection.dataset != "ptb-xl" and sum(is_generated(each.path) for each in entries)
     if generated:
         provenance["generated"] = "all" if generated == len(entries) else "some"
         print(f"{generated} of {len(entries)} records are generated by ecg-synthetic.")
-    rejected: list[tuple[_Entry, str]] = []
-    with (
-        _journal(out, entries, form) as journal,
-        StoreWriter(
-            out, dataset=kind, fs=form.rate, class_names=class_names, provenance=provenance
-        ) as writer,
-    ):
-        for entry, refusal in _fill(writer, entries, form, workers, scheduler, journal):
-            if strict:
-                raise refusal
-            rejected.append((entry, str(refusal)))
-        _write_rejected(out.with_name("rejected.csv"), rejected)
-        if not len(writer):
-            raise StoreError(
-                f"none of the {len(entries)} records is usable, so that {out} was not made; see"
-                f" the reasons in {out.with_name('rejected.csv')}."
-            )
-        if kind == "cpsc2018":
-            labels = writer.labels(CPSC_TASK)
-            writer.set_folds(
-                random_folds(len(labels), seed=seed)
-                if folds == "random"
-                else stratified_folds(labels, seed=seed)
-            )
-        num_records = len(writer)
-    print(f"{out}: {num_records} records at {form.rate:g} Hz.")
-    if rejected:
+    listed, columns = out.with_suffix(".rejected.csv"), ("record", "file", "reason")
+    rejected = [(path.name, path, reason) for path, reason in selection.others]
+    with _journal(out, entries, form) as journal:
+        if not out.exists():  # what an earlier build without a store left
+            listed.unlink(missing_ok=True)
+        with StoreWriter(
+            out,
+            dataset=selection.dataset,
+            fs=form.rate,
+            class_names=selection.class_names,
+            provenance=provenance,
+        ) as writer:
+            for entry, refusal in _fill(
+                writer, entries, selection, form, workers, scheduler, journal
+            ):
+                if strict:
+                    raise refusal
+                rejected.append((entry.id, entry.path, str(refusal)))
+            if not len(writer):
+                write_csv(listed, columns, rejected)
+                raise StoreError(
+                    f"none of the {len(entries)} records is usable, so that {out} was not made; see"
+                    f" the reasons in {listed}."
+                )
+            num_folds = 9 if test_source else 10
+            _deal(writer, num_folds=num_folds, random=folds == "random", seed=seed)
+            report = [*_counts(writer)] if selection.own else []
+            if selection.dataset != "ptb-xl" or selection.own or several_labels == "rarest":
+                report += _settle(writer, several_labels)
+            num_records = len(writer)
+        write_csv(listed, columns, rejected)
+    print("\n".join([f"{out}: {num_records} records at {form.rate:g} Hz.", *report]))
+    if num_records < len(entries):
         print(
-            f"{len(rejected)} of {len(entries)} records could not be used; their reasons are in"
-            f" {out.with_name('rejected.csv')}."
+            f"{len(entries) - num_records} of {len(entries)} records could not be used; their"
+            f" reasons are in {listed}."
         )
+    if selection.others:
+        others = f"{len(selection.others)} other files, folders or lines"
+        print(f"{others} are no records; {listed} says why.")
+
+
+def _given(selection: "Selection", labels: tuple[Path, ...]) -> str:
+    return "published" if selection.dataset == "ptb-xl" and not labels else "given"
+
+
+def _deal(writer: "StoreWriter", *, num_folds: int, random: bool, seed: int) -> None:
+    """Give the records that have no fold yet one; those of a patient who has one get that."""
+    import numpy as np
+
+    from data_prep.splits import random_folds, stratified_folds
+
+    folds, patients = writer.folds, writer.patients
+    fold_of = {p: f for p, f in zip(patients, folds, strict=True) if p and f}
+    folds = np.array([f or fold_of.get(p, 0) for p, f in zip(patients, folds, strict=True)])
+    rest = np.flatnonzero(folds == 0)
+    if len(rest):
+        of_rest = patients[rest]
+        labels = np.hstack([writer.labels(task) for task in writer.class_names])[rest]
+        folds[rest] = (
+            random_folds(len(rest), seed=seed, num_folds=num_folds, patients=of_rest)
+            if random
+            else stratified_folds(labels, seed=seed, num_folds=num_folds, patients=of_rest)
+        )
+    writer.set_folds(folds)
+
+
+def _settle(writer: "StoreWriter", several_labels: str) -> Iterator[str]:
+    """Choose the main label of records with several in no known order, and say how many."""
+    from data_prep.labels import main_labels, rarest_labels
+
+    for task in writer.class_names:
+        labels, first = writer.labels(task), writer.first_labels(task)
+        unknown = int(((labels.sum(axis=1) > 1) & (main_labels(labels, first) < 0)).sum())
+        if not unknown:
+            continue
+        does = "networks with one answer a record leave them out (--several-labels)"
+        if several_labels == "rarest":
+            writer.set_first_labels(task, rarest_labels(labels, first))
+            does = "the rarest of them is the main one"
+        yield f"{unknown} records have several labels of {task}, in no known order: {does}."
+
+
+def _counts(writer: "StoreWriter") -> Iterator[str]:
+    """Count the records by source and class."""
+    import numpy as np
+
+    sources = writer.sources
+    for task, names in writer.class_names.items():
+        labels = writer.labels(task)
+        yield f"Records with each class of {task}, by source:"
+        rows = [["", *names, "records"]]
+        parts = {str(source): labels[sources == source] for source in np.unique(sources)}
+        if len(parts) > 1:
+            parts["together"] = labels
+        for source, part in parts.items():
+            rows.append([source, *(str(n) for n in part.sum(axis=0)), str(len(part))])
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        for first, *others in rows:
+            cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+            yield "  ".join(["", first.ljust(widths[0]), *cells])
 
 
 def _print_check(folder: Path) -> None:
@@ -173,22 +272,6 @@ def _print_check(folder: Path) -> None:
             f"{folder} lacks {len(report.missing)} of its files, the first {report.missing[0]};"
             " fetch them (ecg-download resumes where it stopped), or build without them."
         )
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A record that is to go into the store.
-
-    ``labels`` is None if only the record's header knows them.
-    """
-
-    id: str
-    path: Path
-    labels: Mapping[str, tuple[int, ...]] | None
-    fold: int = 0
-    patient: str = ""
-    age: float = math.nan
-    sex: str = ""
 
 
 @dataclass(frozen=True)
@@ -211,133 +294,16 @@ class _Loaded:
     codes: tuple[str, ...] = field(default=())
 
 
-def _dataset(source: tuple[Path, ...], dataset: str) -> Literal["cpsc2018", "ptb-xl"]:
-    for folder in source:
-        if not folder.is_dir():
-            raise OptionError(f"{folder} is not a folder; give the folders of the records.")
-    if not source:
-        raise OptionError("no source is given; give the folders of the records.")
-    if dataset == "cpsc2018":
-        return "cpsc2018"
-    has_tables = [(folder / "ptbxl_database.csv").is_file() for folder in source]
-    if dataset == "ptb-xl" or all(has_tables):
-        return "ptb-xl"
-    if any(has_tables):
-        raise OptionError(
-            f"{source[has_tables.index(True)]} is PTB-XL and"
-            f" {source[has_tables.index(False)]} is not; build one store for each."
-        )
-    return "cpsc2018"
-
-
-def _cpsc_entries(source: tuple[Path, ...], reference: Path | None) -> list[_Entry]:
-    """All recordings of the folders, sorted by name, then by folder."""
-    from data_prep.labels import read_reference
-    from data_prep.records import list_records
-
-    entries = []
-    for folder in source:
-        files = [reference] if reference else sorted(folder.rglob("REFERENCE.csv"))
-        labels: dict[str, tuple[int, ...]] = {}
-        for file in files:
-            for name, of in read_reference(file).items():
-                if labels.setdefault(name, of) != of:
-                    raise LabelError(
-                        f"{file} gives {name} other labels than another REFERENCE.csv in {folder}"
-                        " does; keep the right file."
-                    )
-        if not files:
-            print(
-                f"{folder} has no REFERENCE.csv: labels are taken from the headers, and the first"
-                " label of a record with several is unknown.",
-                file=sys.stderr,
-            )
-        entries += [
-            _Entry(name, path, {CPSC_TASK: labels.get(name, ())} if files else None)
-            for name, path in list_records(folder)
-        ]
-    if not entries:
-        raise RecordError(f"no recordings in {', '.join(map(str, source))}; give their folders.")
-    return sorted(entries, key=lambda entry: entry.id)
-
-
-def _ptbxl_entries(
-    source: tuple[Path, ...], fs: float
-) -> tuple[list[_Entry], dict[str, tuple[str, ...]]]:
-    """All records of the tables, sorted by name, then by folder; and the classes of each task."""
-    from data_prep.labels import read_ptbxl_tables
-
-    entries = []
-    class_names: dict[str, tuple[str, ...]] = {}
-    for folder in source:
-        tables = read_ptbxl_tables(folder)
-        if class_names and class_names != tables.class_names:
-            raise LabelError(
-                f"{folder / 'scp_statements.csv'} differs from that of {source[0]}; use folders"
-                " of one release."
-            )
-        class_names = tables.class_names
-        at_100_hz = fs == 100 and (folder / "records100").is_dir()
-        if not at_100_hz and not (folder / "records500").is_dir():
-            raise RecordError(
-                f"{folder} has no records500, of which a store at {fs:g} Hz is made; download it"
-                " or build at 100 Hz with records100."
-            )
-        for record in tables.records:
-            path = Path(record.filename_lr if at_100_hz else record.filename_hr)
-            if path.is_absolute() or ".." in path.parts or not path.name:
-                raise LabelError(
-                    f"{folder / 'ptbxl_database.csv'} names the file {str(path)!r}, which is not"
-                    " below its folder; use the file as published."
-                )
-            if not 1 <= record.fold <= 10:
-                raise LabelError(
-                    f"{folder / 'ptbxl_database.csv'} puts {path} into fold {record.fold}; folds"
-                    " are 1 to 10, so use the file as published."
-                )
-            labels = {task: tables.labels(task, record.statements) for task in class_names}
-            entries.append(
-                _Entry(
-                    id=path.name,
-                    path=folder / path,
-                    labels=labels,
-                    fold=record.fold,
-                    patient=record.patient,
-                    age=record.age,
-                    sex=record.sex,
-                )
-            )
-    return sorted(entries, key=lambda entry: entry.id), class_names
-
-
-def _without(entries: list[_Entry], leave_out: Path | None) -> list[_Entry]:
-    """The entries but for those of a table."""
-    from data_prep.labels import read_recordings
-
-    if leave_out is None:
-        return entries
-    names = set(read_recordings(leave_out))
-    kept = [entry for entry in entries if entry.id not in names]
-    if len(kept) == len(entries):
-        raise LabelError(
-            f"{leave_out} names none of the records found, such as {entries[0].id}; give them the"
-            " same names there, or drop --leave-out."
-        )
-    print(f"{len(entries) - len(kept)} records stay out because {leave_out} names them.")
-    return kept
-
-
 def _fill(
     writer: "StoreWriter",
-    entries: list[_Entry],
+    entries: list["Entry"],
+    selection: "Selection",
     form: _Form,
     workers: int | None,
     scheduler: str | None,
     journal: "Journal",
-) -> Iterator[tuple[_Entry, RecordError | LabelError]]:
+) -> Iterator[tuple["Entry", RecordError | LabelError]]:
     """Append all usable records to the store, and yield the others with the reason."""
-    from data_prep.labels import cpsc_codes_to_labels
-
     taken: dict[str, Path] = {}
     for entry, loaded in _loaded(entries, form, workers, scheduler, journal):
         if entry.id in taken:
@@ -352,7 +318,7 @@ def _fill(
         if loaded.signal is None:
             yield entry, RecordError(loaded.refusal)
             continue
-        labels = entry.labels or {CPSC_TASK: cpsc_codes_to_labels(loaded.codes)}
+        labels, first = selection.labels_of(entry, loaded.codes)
         if not any(labels.values()):
             known = f"its diagnoses are {', '.join(loaded.codes) or 'not given'}"
             where = known if entry.labels is None else "the table of labels gives it none"
@@ -360,27 +326,26 @@ def _fill(
                 entry,
                 LabelError(
                     f"{entry.path} has no label of a known class: {where}; give it one in a"
-                    " REFERENCE.csv, or leave this recording out."
+                    " REFERENCE.csv or with --labels, or leave this recording out."
                 ),
             )
             continue
-        classes = labels.get(CPSC_TASK, ())
-        in_order = entry.labels is not None or len(classes) == 1
         writer.append(
             entry.id,
             loaded.signal,
             labels=labels,
-            first_label=classes[0] if classes and in_order else -1,
+            first_label=first,
             fold=entry.fold,
             patient=entry.patient,
             age=loaded.age if math.isnan(entry.age) else entry.age,
             sex=entry.sex or loaded.sex,
+            source=entry.source,
         )
         taken[entry.id] = entry.path
 
 
 @contextmanager
-def _journal(out: Path, entries: list[_Entry], form: _Form) -> Iterator["Journal"]:
+def _journal(out: Path, entries: list["Entry"], form: _Form) -> Iterator["Journal"]:
     """Open what a killed build has read; it is kept only if this build is interrupted too."""
     from data_prep.files import locked
     from data_prep.storing.journal import Journal
@@ -388,7 +353,7 @@ def _journal(out: Path, entries: list[_Entry], form: _Form) -> Iterator["Journal
     known = hashlib.sha256(f"{__version__} {form!r}".encode())
     for entry in entries:
         states = [_state(entry.path.with_suffix(e)) for e in (entry.path.suffix, ".mat", ".dat")]
-        known.update(f"{entry.path.absolute()} {states}\n".encode())
+        known.update(f"{entry.path.absolute()} {states}\n".encode(errors="surrogateescape"))
     with (
         locked(out, doing="built"),
         Journal(out.with_suffix(".journal"), belongs_to=known.hexdigest()) as journal,
@@ -413,12 +378,12 @@ def _state(file: Path) -> tuple[int, int] | None:
 
 
 def _loaded(
-    entries: list[_Entry],
+    entries: list["Entry"],
     form: _Form,
     workers: int | None,
     scheduler: str | None,
     journal: "Journal",
-) -> Iterator[tuple[_Entry, _Loaded]]:
+) -> Iterator[tuple["Entry", _Loaded]]:
     """Read the records in several processes and return them in order."""
     from joblib import cpu_count
     from tqdm import tqdm
@@ -496,6 +461,11 @@ def _received(chunk: list[Path], future: Any) -> list[_Loaded]:
             f"the workers that read {chunk[0]} and the records after it died; give them more"
             " memory, or build without --scheduler."
         ) from None
+    except Exception as error:  # what a worker of another version trips over
+        raise RecordError(
+            f"a worker could not read {chunk[0]} and the records after it ({error!r}); install the"
+            " same versions there, or build without --scheduler."
+        ) from error
 
 
 @contextmanager
@@ -528,15 +498,6 @@ def _load(path: Path, form: _Form) -> _Loaded:
     except RecordError as error:
         return _Loaded(refusal=f"{path}: {error}")
     return _Loaded(signal=signal, age=record.age, sex=record.sex, codes=record.codes)
-
-
-def _write_rejected(path: Path, rejected: list[tuple[_Entry, str]]) -> None:
-    from data_prep.files import written_whole
-
-    with written_whole(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["record", "file", "reason"])
-        rows.writerows([entry.id, entry.path, reason] for entry, reason in rejected)
 
 
 def command() -> None:

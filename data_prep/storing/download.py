@@ -1,22 +1,25 @@
 """Command: CPSC 2018 or PTB-XL from PhysioNet, every file checked."""
 
 import hashlib
+import ipaddress
 import os
 import re
+import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote, urljoin, urlsplit
 
 from data_prep.commands import run_command
 from data_prep.errors import DownloadError, OptionError
 
 if TYPE_CHECKING:
     import requests
+    from requests.adapters import HTTPAdapter
 
 SUMS = "SHA256SUMS.txt"
 """The file of checksums that PhysioNet publishes with each data set; ours lists what we have."""
@@ -34,7 +37,11 @@ _PARTS = {
 }
 _BLOCK = 1 << 14  # bytes at a time; what is lost of a block when a connection breaks off
 _TRIES = 5
-_TIMEOUT = (10, 60)  # seconds to connect, and between two blocks
+_TIMEOUT = (10, 30)  # seconds to connect, and between two bytes
+_WINDOW, _LEAST = 60.0, 10_000  # in so many seconds so many bytes must come
+_MOST_SUMS, _MOST_FILE = 2**26, 2**28  # bytes; the largest files published have 2**23
+_MOST_PARTS, _MOST_LETTERS = 20, 200  # folders above a file, letters of each of their names
+_REDIRECTS = 5
 
 
 def main(
@@ -103,9 +110,15 @@ def _chosen(text: str, pattern: str, prefix: str) -> list[_File]:
             continue
         place = PurePosixPath(found[2].removeprefix(prefix))
         # A list must not make us write elsewhere.
-        if place.is_absolute() or ".." in place.parts or "\\" in found[2] or ":" in found[2]:
+        strange = "\\" in found[2] or ":" in found[2] or not found[2].isprintable()
+        if strange or found[2].endswith(("/", "/.")) or place.is_absolute() or ".." in place.parts:
             raise DownloadError(
-                f"{SUMS} names {found[2]!r}, which is not below its folder; use another mirror."
+                f"{SUMS} names {found[2][:200]!r}, which is not below its folder; use another"
+                " mirror."
+            )
+        if len(place.parts) > _MOST_PARTS or max(map(len, place.parts)) > _MOST_LETTERS:
+            raise DownloadError(
+                f"{SUMS} names {found[2][:200]!r}…, a path too long for a file; use another mirror."
             )
         files.append(_File(found[2], place, found[1].casefold()))
     return files
@@ -157,7 +170,8 @@ class _Source:
             try:
                 with self._get(path, 0) as answer:
                     self._require_found(answer, path)
-                    return answer.content.decode("utf-8", errors="replace")
+                    blocks = self._blocks(answer, path, _MOST_SUMS)
+                    return b"".join(blocks).decode("utf-8", errors="replace")
             except _broken() as error:
                 failures += 1
                 self._wait_or_give_up(path, failures, error)
@@ -188,6 +202,8 @@ class _Source:
             if self.stopped.is_set():
                 raise DownloadError("the download was stopped.")
             there = part.stat().st_size if part.is_file() else 0
+            if os.path.lexists(part) and not part.is_file():
+                raise DownloadError(f"{part} is not a regular file; remove it.")
             try:
                 with self._get(path, there) as answer:
                     if answer.status_code == 416:  # nothing is left, or the file is shorter now
@@ -195,7 +211,8 @@ class _Source:
                     self._require_found(answer, path)
                     goes_on = answer.status_code == 206
                     with open(part, "ab" if goes_on else "wb") as file:
-                        for block in answer.iter_content(_BLOCK):
+                        most = _MOST_FILE - (there if goes_on else 0)
+                        for block in self._blocks(answer, path, most):
                             file.write(block)
                             with self._counting:
                                 self._bytes += len(block)
@@ -203,9 +220,9 @@ class _Source:
                                 raise DownloadError("the download was stopped.")
                     return
             except _broken() as error:
-                gained = (part.stat().st_size if part.is_file() else 0) > there
+                gained = (part.stat().st_size if part.is_file() else 0) - there
                 # A connection that delivered something does not count as a failure.
-                failures = 0 if gained else failures + 1
+                failures = 0 if gained >= _BLOCK else failures + 1
                 self._wait_or_give_up(path, failures, error)
 
     def _get(self, path: str, start: int) -> "requests.Response":
@@ -213,13 +230,66 @@ class _Source:
         headers = {"Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
-        return session.get(self.root + quote(path), headers=headers, stream=True, timeout=_TIMEOUT)
+        address = self.root + quote(path)
+        for _ in range(_REDIRECTS):
+            answer = session.get(address, headers=headers, stream=True, timeout=_TIMEOUT)
+            if not answer.is_redirect:
+                return answer
+            address = self._redirected(address, answer.headers["Location"])
+            answer.close()
+        raise DownloadError(f"{self.root}{path} is redirected again and again; give another --url.")
+
+    def _redirected(self, address: str, location: str) -> str:
+        """The address to go to; a server must not send us to others in the local network."""
+        try:
+            target = urljoin(address, location)
+            ours, theirs = urlsplit(self.root), urlsplit(target)
+            if theirs.scheme not in ("http", "https") or not theirs.hostname:
+                raise ValueError("it is not an address of http or https")
+            same = ours.hostname == theirs.hostname and theirs.port in (ours.port, None, 80, 443)
+            if not same and _is_private(theirs.hostname):
+                raise ValueError("it is an address of a private network")
+        except ValueError as error:
+            raise DownloadError(
+                f"{address} is redirected to {location[:200]!r}, where we do not go ({error}); give"
+                " another mirror with --url."
+            ) from error
+        return target
+
+    def _blocks(self, answer: "requests.Response", path: str, most: int) -> Iterator[bytes]:
+        """What a server sends, as it sends it, within bounds of size and time."""
+        coding = answer.headers.get("Content-Encoding", "identity")
+        if coding != "identity":  # it was not asked for, and could swell without end
+            raise DownloadError(
+                f"{self.root}{path} comes compressed ({coding[:20]}); give another mirror with"
+                " --url."
+            )
+        start, count = time.monotonic(), 0
+        while block := answer.raw.read1(_BLOCK, decode_content=False):
+            most, count = most - len(block), count + len(block)
+            if most < 0:
+                raise DownloadError(
+                    f"{self.root}{path} is larger than any file of these data; give another mirror"
+                    " with --url."
+                )
+            yield block
+            if time.monotonic() - start > _WINDOW:
+                if count < _LEAST:
+                    raise DownloadError(
+                        f"{self.root}{path} comes too slowly ({count} bytes in {_WINDOW:g} s); try"
+                        " again later or give another mirror with --url."
+                    )
+                start, count = time.monotonic(), 0
 
     def _session(self) -> "requests.Session":
         import requests
 
         if not hasattr(self._local, "session"):
             self._local.session = requests.Session()
+            # Else requests follows redirects by itself, and reads what comes with them.
+            self._local.session.get_redirect_target = lambda response: None
+            for scheme in ("http://", "https://"):
+                self._local.session.mount(scheme, _adapter())
         session: requests.Session = self._local.session
         return session
 
@@ -249,8 +319,45 @@ def _pause(failures: int) -> float:
 def _broken() -> tuple[type[Exception], ...]:
     """Errors of a broken connection, or of one that may work next time."""
     import requests
+    import urllib3
 
-    return (requests.RequestException,)
+    return (requests.RequestException, urllib3.exceptions.HTTPError)
+
+
+def _adapter() -> "HTTPAdapter":
+    """Connections whose answers must begin in time, also if the server sends byte after byte."""
+    from requests.adapters import HTTPAdapter
+    from urllib3 import connectionpool
+
+    class Prompt:
+        def getresponse(self) -> Any:
+            sock = self.sock  # type: ignore[attr-defined]
+            timer = threading.Timer(_WINDOW, lambda: sock.shutdown(socket.SHUT_RDWR))
+            timer.daemon = True
+            timer.start()
+            try:
+                return super().getresponse()  # type: ignore[misc]
+            finally:
+                timer.cancel()
+
+    adapter, classes = HTTPAdapter(), {}
+    for scheme, of in (
+        ("http", connectionpool.HTTPConnectionPool),
+        ("https", connectionpool.HTTPSConnectionPool),
+    ):
+        connection = type("Connection", (Prompt, of.ConnectionCls), {})
+        classes[scheme] = type("Pool", (of,), {"ConnectionCls": connection})
+    adapter.poolmanager.pool_classes_by_scheme = classes
+    return adapter
+
+
+def _is_private(host: str) -> bool:
+    """Whether a host is in no public network; False if its name is unknown here."""
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return not all(ipaddress.ip_address(one.partition("%")[0]).is_global for one in found)
 
 
 def _reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from data_prep.errors import RecordError
+from data_prep.files import is_file, opened
 from data_prep.storing.download import SUMS
 
 _SHOWN = 5
@@ -63,12 +64,12 @@ def inspect_folder(folder: Path) -> FolderReport:
         for _, path in records
         if path.suffix == ".hea"
         for name in _sample_files(path)
-        if not (path.parent / name).is_file()
+        if not is_file(path.parent / name)
     ]
     headers = {path.with_suffix("") for _, path in records}
     orphans = [p for p in sorted(folder.rglob("*.dat")) if p.with_suffix("") not in headers]
     extra = [f"{path} (samples without a header)" for path in orphans]
-    if (folder / "ptbxl_database.csv").is_file():
+    if is_file(folder / "ptbxl_database.csv"):
         layout, more, strange = _against_ptbxl(folder, records)
     else:
         layout, more, strange = _against_references(folder, records)
@@ -81,7 +82,8 @@ def inspect_folder(folder: Path) -> FolderReport:
 def _listed_files(folder: Path) -> list[str]:
     """The files in ``SHA256SUMS.txt``, if there is one."""
     try:
-        lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
+        with opened(folder / SUMS) as file:
+            lines = file.read().decode("utf-8", errors="replace").splitlines()
     except OSError:
         return []
     found = [re.fullmatch(r"[0-9a-fA-F]{64} [ *](?:\./)?(.+)", line.strip()) for line in lines]
@@ -89,12 +91,16 @@ def _listed_files(folder: Path) -> list[str]:
 
 
 def _absent_files(folder: Path, names: list[str], by: str) -> list[str]:
-    return [f"{folder / name} (named by {by})" for name in names if not (folder / name).is_file()]
+    return [f"{folder / name} (named by {by})" for name in names if not is_file(folder / name)]
 
 
 def _sample_files(header: Path) -> list[str]:
     """The files that a WFDB header names; none if the header cannot be understood."""
-    lines = header.read_bytes()[:1_000_000].decode("latin-1").splitlines()
+    try:
+        with opened(header) as file:
+            lines = file.read(1_000_000).decode("latin-1").splitlines()
+    except OSError:
+        return []
     fields = [line.split() for line in lines if line.strip() and not line.startswith("#")]
     names = dict.fromkeys(line[0] for line in fields[1:] if line)
     return [name for name in names if PurePosixPath(name).name == name]

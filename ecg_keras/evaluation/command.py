@@ -166,7 +166,7 @@ def label_predictions(
             return replace(
                 predictions,
                 labels=np.asarray(opened.labels(task))[chosen],
-                first_labels=np.asarray(opened.first_labels)[chosen],
+                first_labels=opened.first_labels(task)[chosen],
                 patients=opened.patients[chosen],
             )
 

@@ -3,8 +3,6 @@
 The content is assembled here; :mod:`ecg_keras.evaluation.document` lays it out.
 """
 
-import csv
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.errors import PredictionsError
-from data_prep.files import written_whole
+from data_prep.files import csv_text, written_whole
 from data_prep.labels import CPSC_CLASSES, known_first_labels, one_hot
 from ecg_keras.evaluation import plots, scores
 from ecg_keras.evaluation.document import (
@@ -762,12 +760,8 @@ def _json(
 
 
 def _per_class_csv(results: Sequence[Result]) -> str:
-    file = io.StringIO()
     rows = [{"predictions": r.name, **row} for r in results for row in _class_rows(r)]
-    writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
+    return csv_text(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def _class_rows(result: Result) -> Iterator[dict[str, str | int | float | None]]:

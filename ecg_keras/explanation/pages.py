@@ -36,6 +36,27 @@ _MOST_ROWS = 12
 _PAPER_PIXELS = 72.0
 
 
+def page_of(
+    explanation: Explanation, *, warnings: Sequence[str] = (), notices: Sequence[str] = ()
+) -> str:
+    """Make the page of one recording.
+
+    If generated records trained the models, the page says so in its first line.
+
+    Args:
+        explanation: from the ``Explainer`` of a package.
+        warnings: of the plausibility checks, a sentence each.
+        notices: sentences printed above the title, such as that this record trained the models.
+
+    Returns:
+        One HTML document that needs no other file.
+    """
+    title = f"{explanation.record.id}: {_answer(explanation)}"
+    author = f"ECG-Keras from the answers of {explanation.contract.network}"
+    notices = tuple(dict.fromkeys((*generated_notice(explanation.models), *notices)))
+    return page(title, list(_blocks(explanation, warnings)), author=author, notices=notices)
+
+
 def write_page(
     path: Path,
     explanation: Explanation,
@@ -43,21 +64,16 @@ def write_page(
     warnings: Sequence[str] = (),
     notices: Sequence[str] = (),
 ) -> None:
-    """Write the page of one recording.
-
-    If generated records trained the models, the page says so in its first line.
+    """Write the page of one recording, see :func:`page_of`.
 
     Args:
         path: of the HTML file; its folder is created.
-        explanation: from the ``Explainer`` of a package.
-        warnings: of the plausibility checks, a sentence each.
-        notices: sentences printed above the title, such as that this record trained the models.
+        explanation: as for :func:`page_of`, like all that follows.
+        warnings: a sentence each.
+        notices: a sentence each.
     """
-    title = f"{explanation.record.id}: {_answer(explanation)}"
-    author = f"ECG-Keras from the answers of {explanation.contract.network}"
-    notices = (*generated_notice(explanation.models), *notices)
-    text = page(title, list(_blocks(explanation, warnings)), author=author, notices=notices)
     with written_whole(path) as part:
+        text = page_of(explanation, warnings=warnings, notices=notices)
         part.write_text(text, encoding="utf-8")
 
 

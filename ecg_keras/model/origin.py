@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.labels import OWN_DATASET
+
 UNKNOWN, UNSEEN, CHOSE, TRAINED = -1, 0, 1, 2
 """What a model had to do with a record, as :meth:`Origin.seen` gives it."""
 
@@ -83,6 +85,7 @@ class Origin:
         epoch: counted from 1.
         monitor: the validation score that chose it.
         score: its value.
+        before: of the model whose weights the training started with, if it started with any.
     """
 
     dataset: str
@@ -95,21 +98,26 @@ class Origin:
     epoch: int = 0
     monitor: str = ""
     score: float = float("nan")
+    before: "Origin | None" = None
 
     def seen(self, names: Sequence[str], dataset: str = "") -> np.ndarray:
         """Say which records this model has seen.
 
         Args:
             names: of N records.
-            dataset: theirs; empty if unknown, as for files in a folder: then names alone decide.
+            dataset: theirs; empty if unknown, as for files in a folder: then names alone decide,
+                as they do if either is a data set of the user's own, of which nobody knows what
+                it shares with others.
 
         Returns:
-            int8 ``(N,)``: :data:`TRAINED` or :data:`CHOSE`, else :data:`UNSEEN`.
+            int8 ``(N,)``: :data:`TRAINED` or :data:`CHOSE`, else :data:`UNSEEN`, by this model or
+            by the one that it started from.
         """
-        if dataset and dataset != self.dataset:
-            return np.zeros(len(names), np.int8)
         codes = dict.fromkeys(self.chose, CHOSE) | dict.fromkeys(self.trained, TRAINED)
-        return np.array([codes.get(str(name), UNSEEN) for name in names], np.int8)
+        if dataset and dataset != self.dataset and OWN_DATASET not in (dataset, self.dataset):
+            codes = {}
+        seen = np.array([codes.get(str(name), UNSEEN) for name in names], np.int8)
+        return seen if self.before is None else np.maximum(seen, self.before.seen(names, dataset))
 
     def facts(self, file: str = "") -> ModelFacts:
         """Sum up for pages and reports.
@@ -118,15 +126,25 @@ class Origin:
             file: path of the model file.
         """
         sources, generated = _sources(self.store)
+        dataset, trained = self.dataset, len(self.trained)
+        if self.before is not None:
+            first = self.before.facts()
+            sources = tuple(dict.fromkeys((*first.sources, *sources)))
+            if first.generated != generated:
+                generated = "some"
+            if first.dataset != dataset:
+                dataset = f"{first.dataset} and {dataset}"
+            again = self.before.seen(self.trained, self.dataset) == TRAINED
+            trained += first.trained - int(again.sum())
         return ModelFacts(
             file=file,
             version=self.version,
             commit=self.commit,
             date=self.date,
-            dataset=self.dataset,
+            dataset=dataset,
             sources=sources,
             generated=generated,
-            trained=len(self.trained),
+            trained=trained,
             chose=len(self.chose),
             epoch=self.epoch,
             monitor=self.monitor,
@@ -136,8 +154,11 @@ class Origin:
     def to_config(self) -> dict[str, Any]:
         """Return a dict for JSON; the names compressed, some 3 bytes each."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        before = {} if self.before is None else {"before": self.before.to_config()}
+        del values["before"]
         return {
             **values,
+            **before,
             "store": dict(self.store),
             "trained": _packed(self.trained),
             "chose": _packed(self.chose),
@@ -152,7 +173,8 @@ class Origin:
             TypeError: if it is something else.
         """
         names = {part: _unpacked(config[part]) for part in ("trained", "chose")}
-        return cls(**{**config, **names})
+        before = config.get("before")
+        return cls(**{**config, **names, "before": cls.from_config(before) if before else None})
 
 
 def seen_by_any(codes: Sequence[np.ndarray]) -> np.ndarray:

@@ -4,15 +4,13 @@ A table says in its caption where its figures were scored and what chose the mod
 published figures that were obtained on other data, so that no number travels without that.
 """
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from data_prep.files import written_whole
+from data_prep.files import csv_text, written_whole
 from ecg_keras.evaluation.document import Estimate
 from ecg_keras.evaluation.scores import Spread
 
@@ -115,18 +113,17 @@ def as_csv(table: ResultTable) -> str:
     three ("low" and "high").  Caption and notes stand in the Markdown alone.
     """
     parts = [_parts([row[column] for row in table.rows]) for column in range(len(table.columns))]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        f"{name} {part}".strip()
-        for name, of in zip(table.columns, parts, strict=True)
-        for part in of
+    return csv_text(
+        [
+            f"{name} {part}".strip()
+            for name, of in zip(table.columns, parts, strict=True)
+            for part in of
+        ],
+        [
+            [_part(cell, part) for cell, of in zip(row, parts, strict=True) for part in of]
+            for row in table.rows
+        ],
     )
-    for row in table.rows:
-        writer.writerow(
-            _part(cell, part) for cell, of in zip(row, parts, strict=True) for part in of
-        )
-    return text.getvalue()
 
 
 _Part = Literal["", "SD", "low", "high"]

@@ -139,7 +139,7 @@ def table_lines(answers: Sequence[Answer]) -> Iterable[str]:
     """
     rows = [("recording", _found_heading(answers[0]), "warnings")]
     rows += [
-        (answer.record, _found_text(answer), ", ".join(answer.notes)) for answer in answers[:_SHOWN]
+        (answer.record, found_text(answer), ", ".join(answer.notes)) for answer in answers[:_SHOWN]
     ]
     if not any(answer.notes for answer in answers[:_SHOWN]):
         rows = [(name, found, "") for name, found, _ in rows]
@@ -154,7 +154,12 @@ def _found_heading(answer: Answer) -> str:
     return "found (probability)" if answer.single_label else "found (probability, threshold)"
 
 
-def _found_text(answer: Answer) -> str:
+def found_text(answer: Answer) -> str:
+    """Name the classes found, the first five of them, with probability and threshold.
+
+    Args:
+        answer: to one recording.
+    """
     texts = []
     for name in answer.labels[:_CLASSES_SHOWN]:
         probability, threshold = answer.probabilities[name], answer.thresholds[name]

@@ -16,7 +16,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from data_prep.errors import ModelFileError, OptionError, RecordError, StoreError
-from data_prep.files import written_as_one, written_whole
+from data_prep.files import write_csv, written_as_one
 from data_prep.labels import CPSC_TASK, known_first_labels, read_recordings
 from data_prep.plausibility import Doubt, check
 from data_prep.records import Record, find_records
@@ -102,7 +102,9 @@ class Ensemble(tuple[ECGModel, ...]):
         self, recording: Any, *, fs: float | None = None, unit: str | None = None
     ) -> Answer:
         """Predict from one recording; see :meth:`ECGModel.predict_record`."""
-        answered = _predict(self, [(None, recording)], fs=fs, unit=unit, workers=1, quiet=True)
+        answered = answer_records(
+            self, [(None, recording)], fs=fs, unit=unit, workers=1, quiet=True
+        )
         return answered.answers[0]
 
     def predict_records(
@@ -132,7 +134,7 @@ class Ensemble(tuple[ECGModel, ...]):
             OptionError: if the DataFrame has no such column.
         """
         items = _named(recordings, column)
-        answered = _predict(self, items, batch_size=batch_size, fs=fs, unit=unit)
+        answered = answer_records(self, items, batch_size=batch_size, fs=fs, unit=unit)
         return Answers(tuple(answered.answers), tuple(answered.rejected))
 
 
@@ -237,14 +239,22 @@ class _Usable:
 
 
 @dataclass(frozen=True)
-class _Answered:
-    """What an ensemble makes of recordings; doubts and seconds by their names."""
+class Answered:
+    """What an ensemble makes of recordings.
+
+    Attributes:
+        predictions: the mean of the models, and each of them.
+        rejected: recordings that could not be used.
+        doubts: what is doubtful about the others, by their names.
+        seconds: how long each lasts, likewise.
+        used: seconds that the models use of a recording, at most.
+    """
 
     predictions: Predictions
     rejected: list[Rejected]
     doubts: dict[str, tuple[Doubt, ...]]
     seconds: dict[str, float]
-    used: float  # at most, of each recording
+    used: float
 
     @property
     def answers(self) -> list[Answer]:
@@ -311,13 +321,13 @@ def predict_records(
     Raises:
         RecordError: if not one could be used.
     """
-    answered = _predict(
+    answered = answer_records(
         models, list(records.items()), batch_size=batch_size, workers=workers, fs=fs, unit=unit
     )
     return answered.predictions, answered.rejected, answered.doubts
 
 
-def _predict(
+def answer_records(
     models: Sequence[ECGModel],
     items: Sequence[tuple[str | None, Any]],
     *,
@@ -326,7 +336,7 @@ def _predict(
     fs: float | None = None,
     unit: str | None = None,
     quiet: bool = False,
-) -> _Answered:
+) -> Answered:
     """Do what :func:`predict_records` does, for recordings of any form, and keep all of it."""
     usable: list[_Usable] = []
     answers: list[np.ndarray] = []
@@ -373,7 +383,7 @@ def _predict(
         )
         for model, probabilities in zip(models, np.concatenate(answers, axis=1), strict=True)
     ]
-    return _Answered(
+    return Answered(
         averaged(members),
         rejected,
         {entry.name: entry.doubts for entry in usable if entry.doubts},
@@ -509,7 +519,7 @@ def predict_store(
         network=contract.network,
         task=contract.task,
         labels=labels,
-        first_labels=known_first_labels(labels, store.first_labels[records]),
+        first_labels=known_first_labels(labels, store.first_labels(contract.task)[records]),
         patients=store.patients[records],
         seen=model.seen(store.ids[records], store.dataset),
         dataset=store.dataset,
@@ -521,18 +531,20 @@ def predict_store(
     }
 
 
-def fold_of_store(store: Store, *, task: str, fold: int) -> np.ndarray:
+def fold_of_store(store: Store, *, contract: Contract, fold: int) -> np.ndarray:
     """Find the records of one fold, by their indices.
 
     Args:
         store: an open store.
-        task: records without a label of it are left out.
+        contract: of the network.  Records without a label of its task are left out; if it gives
+            one answer a record, also those of several labels in no known order.
         fold: its number.
 
     Raises:
         StoreError: if the store lacks the task, or has no such record.
     """
-    usable = store.records_of(task)
+    task = contract.task
+    usable = store.records_of(task, single_label=contract.single_label)
     folds = store.folds[usable]
     if not (folds == fold).any():
         present = ", ".join(str(number) for number in np.unique(folds))
@@ -561,7 +573,7 @@ def record_of_store(store: Store, index: int) -> Record:
     )
 
 
-def write_answers(out: Path, answered: _Answered, answers: Sequence[Answer], form: Format) -> None:
+def write_answers(out: Path, answered: Answered, answers: Sequence[Answer], form: Format) -> None:
     """Write what a prediction found.
 
     ``predictions.npz`` holds everything; ``probabilities.csv`` has a column a class;
@@ -579,7 +591,7 @@ def write_answers(out: Path, answered: _Answered, answers: Sequence[Answer], for
     predictions = answered.predictions
     save_predictions(out / "predictions.npz", predictions)
     rows = zip(predictions.ids, predictions.probabilities, strict=True)
-    _write_csv(
+    write_csv(
         out / "probabilities.csv",
         ["Recording", *predictions.class_names],
         [[name, *(f"{p:.6f}" for p in row)] for name, row in rows],
@@ -591,13 +603,13 @@ def write_answers(out: Path, answered: _Answered, answers: Sequence[Answer], for
     else:
         whole = Answers(tuple(answers))
         columns, table = whole.columns, [_as_text(row) for row in whole.rows]
-    _write_csv(out / "answers.csv", columns, table)
-    _write_csv(
+    write_csv(out / "answers.csv", columns, table)
+    write_csv(
         out / "rejected.csv",
         ["record", "file", "reason"],
         [[entry.name, entry.file, entry.reason] for entry in answered.rejected],
     )
-    _write_csv(
+    write_csv(
         out / "warnings.csv",
         ["Recording", "kind", "warning"],
         [
@@ -625,13 +637,6 @@ def _form_of(form: Format | None, csv_file: Path | None, task: str) -> Format:
             columns = {column.strip() for column in next(csv.reader(file), ())}
         return "cpsc2018" if columns <= _CHALLENGE_COLUMNS else "names"
     return form or "names"
-
-
-def _write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
-    with written_whole(path) as part, part.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 def predict(
@@ -677,9 +682,10 @@ def predict(
         if store is not None:
             assert fold is not None
             opened = stack.enter_context(Store(store))
-            ensemble, explainer = _opened(models, explain)
+            ensemble = open_models(models)
+            explainer = explainer_of(ensemble) if explain else None
             form = _form_of(form, None, ensemble[0].contract.task)
-            rows = fold_of_store(opened, task=ensemble[0].contract.task, fold=fold)
+            rows = fold_of_store(opened, contract=ensemble[0].contract, fold=fold)
             index = {str(opened.ids[row]): int(row) for row in rows}
 
             def read(name: str) -> Record:
@@ -689,9 +695,10 @@ def predict(
         else:
             assert records is not None
             chosen = choose_records(csv_file=csv_file, records=records)
-            ensemble, explainer = _opened(models, explain)
+            ensemble = open_models(models)
+            explainer = explainer_of(ensemble) if explain else None
             form = _form_of(form, csv_file, ensemble[0].contract.task)
-            answered = _predict(
+            answered = answer_records(
                 ensemble, list(chosen.items()), batch_size=batch_size, fs=fs, unit=unit
             )
 
@@ -710,7 +717,7 @@ def predict(
         f"{out}: {count} recording{'s' if count > 1 else ''} answered by {len(ensemble)}"
         f" model{'s' if len(ensemble) > 1 else ''} of {predictions.network}."
     )
-    for notice in (*generated_notice(predictions.models), *predictions.overlap("answered")):
+    for notice in notices_of(predictions):
         print(f"warning: {notice}", file=sys.stderr)
     _print_doubts(doubts, out / "warnings.csv")
     if answered.rejected:
@@ -728,7 +735,7 @@ def _predict_fold(
     rows: np.ndarray,
     read: Callable[[str], Record],
     batch_size: int,
-) -> _Answered:
+) -> Answered:
     """Let an ensemble answer for records of a store."""
     predictions = averaged(
         [predict_store(model, store, rows, batch_size=batch_size)["diagnosis"] for model in models]
@@ -736,7 +743,7 @@ def _predict_fold(
     names = predictions.ids.tolist()
     found = {name: check(read(name)) for name in names}
     seconds = (store.lengths[rows] / store.fs).tolist()
-    return _Answered(
+    return Answered(
         predictions,
         [],
         {name: doubts for name, doubts in found.items() if doubts},
@@ -749,11 +756,15 @@ def _files(pattern: Sequence[str]) -> list[Path]:
     return [Path(p) for entry in pattern for p in sorted(glob.glob(str(entry))) or [entry]]
 
 
-def _opened(pattern: Sequence[str], explain: bool) -> tuple[Ensemble, Explainer | None]:
-    """Open the models, and what explains their answers if that is wanted."""
-    models = open_models(pattern)
-    if not explain:
-        return models, None
+def explainer_of(models: Sequence[ECGModel]) -> Explainer:
+    """Make what explains the answers of an ensemble.
+
+    Args:
+        models: from :func:`open_models`.
+
+    Raises:
+        OptionError: if the networks differ, or their package explains no answers.
+    """
     networks = list(dict.fromkeys(model.contract.network for model in models))
     if len(networks) > 1:
         raise OptionError(
@@ -763,7 +774,13 @@ def _opened(pattern: Sequence[str], explain: bool) -> tuple[Ensemble, Explainer 
     explaining = part(networks[0], "explain")
     if explaining is None:
         raise OptionError(f"the package of {networks[0]} explains no answers; leave --explain out.")
-    return models, explaining.Explainer(models)
+    explainer: Explainer = explaining.Explainer(models)
+    return explainer
+
+
+def notices_of(predictions: Predictions) -> tuple[str, ...]:
+    """Say what must be known before the answers: generated and already seen records."""
+    return (*generated_notice(predictions.models), *predictions.overlap("answered"))
 
 
 def _require_one_source(

@@ -37,11 +37,11 @@ def targets(store: Store, records: np.ndarray, *, task: str, single_label: bool)
     labels = store.labels(task)[records]
     if not single_label:
         return labels.astype(np.float32)
-    firsts = known_first_labels(labels, store.first_labels[records])
+    firsts = known_first_labels(labels, store.first_labels(task)[records])
     if firsts is None:
         raise StoreError(
             f"{store.path} holds records with several labels, and which comes first is not known;"
-            " build it again with a REFERENCE.csv."
+            " build it again with a REFERENCE.csv, or with --several-labels rarest."
         )
     return one_hot(firsts, labels.shape[1]).astype(np.float32)
 

@@ -75,6 +75,7 @@ class KeepBest(keras.callbacks.Callback):
         trained: indices of the training records.
         folder: where ``best.keras`` and ``validation.npz`` go.
         monitor: the score to maximise.
+        before: where the model comes from whose weights the training starts with.
 
     Attributes:
         key: name of that score in the logs.
@@ -90,6 +91,7 @@ class KeepBest(keras.callbacks.Callback):
         trained: np.ndarray,
         folder: Path,
         monitor: Monitor,
+        before: Origin | None = None,
     ) -> None:
         super().__init__()
         self.validation = validation
@@ -99,7 +101,8 @@ class KeepBest(keras.callbacks.Callback):
         self.epoch: int | None = None
         self.ids = store.ids[validation.records]
         self.labels = store.labels(validation.contract.task)[validation.records]
-        self.first_labels = known_first_labels(self.labels, store.first_labels[validation.records])
+        first_labels = store.first_labels(validation.contract.task)[validation.records]
+        self.first_labels = known_first_labels(self.labels, first_labels)
         made_with = provenance()
         self.origin = Origin(
             dataset=store.dataset,
@@ -109,6 +112,7 @@ class KeepBest(keras.callbacks.Callback):
             version=str(made_with["ecg-keras"]),
             commit=str(made_with["commit"]),
             monitor=self.key,
+            before=before,
         )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:

@@ -32,6 +32,9 @@ from ecg_keras.model.backend import keras
 CHECKPOINT = "checkpoint.npz"
 NEW_BEST = "of_this_epoch"
 
+# What earlier releases did that had no such option, where that is not None.
+_BEFORE_OPTIONS = {"single_label": True}
+
 # These may differ in a resumed training: they do not affect the results.  Whether the store holds
 # the same records is checked by a digest of the records.
 _FREE_OPTIONS = ("resume", "out", "folder", "store", "folds")
@@ -94,7 +97,7 @@ def require_same_run(written: Mapping[str, Any], asked: Mapping[str, Any], folde
         # Earlier releases wrote fewer of the settings; the others were among the options.
         names = {*before} if part == "settings" else {*before, *now} - {*_FREE_OPTIONS}
         for name in sorted(names):
-            if before.get(name) != now.get(name):
+            if before.get(name, _BEFORE_OPTIONS.get(name)) != now.get(name):
                 option = "--" + name.replace("_", "-")
                 raise OptionError(
                     f"{folder} was started with {option} {before.get(name)}, not"
@@ -118,7 +121,8 @@ def digest_of_records(store: Store, *parts: np.ndarray, task: str) -> str:
         task: whose labels.
     """
     digest = hashlib.sha256(repr(store.fs).encode())
-    tables = [store.ids, store.lengths, store.labels(task), store.first_labels, store.checksums]
+    labels = [store.labels(task), store.first_labels(task)]
+    tables = [store.ids, store.lengths, *labels, store.checksums]
     for part in parts:
         for table in tables:
             digest.update(b"" if table is None else np.ascontiguousarray(table[part]).tobytes())

@@ -18,6 +18,8 @@ from ecg_keras.evaluation.plots import plot_learning_curves, read_history
 from ecg_keras.evaluation.scores import Spread
 from ecg_keras.model.backend import keras, tf
 from ecg_keras.model.contract import Contract
+from ecg_keras.model.model_files import ECGModel
+from ecg_keras.model.origin import Origin
 from ecg_keras.training.batches import StoreBatches, describe
 from ecg_keras.training.callbacks import ChooseEpochs, KeepBest, Progress, RequireNumbers
 from ecg_keras.training.checkpoint import (
@@ -29,7 +31,7 @@ from ecg_keras.training.checkpoint import (
     state_of,
 )
 from ecg_keras.training.devices import devices_strategy, gpus
-from ecg_keras.training.folds import SECOND, Parts, choose_folds, split
+from ecg_keras.training.folds import SECOND, Parts, choose_folds, split, with_main_labels
 from ecg_keras.training.settings import (
     Monitor,
     Run,
@@ -39,6 +41,7 @@ from ecg_keras.training.settings import (
     options_of,
     require_sensible,
 )
+from ecg_keras.training.start import freeze_features, model_to_start_from, start_from
 
 
 class Network(Protocol):
@@ -144,8 +147,10 @@ def train_fold(
         resume: continue a half-finished training, and leave a finished one as it is.
 
     Raises:
-        OptionError: if the GPUs cannot share a batch equally, or the folder is in use by another
-            process, holds a run and ``resume`` is not set, or holds a run with other settings.
+        OptionError: if the GPUs cannot share a batch equally, the model of ``settings.init`` does
+            not fit, or the folder is in use by another process, holds a run and ``resume`` is not
+            set, or holds a run with other settings.
+        ModelFileError: if that model cannot be opened.
         StoreError: if the loss becomes NaN or infinite, or no epoch gives a validation score.
     """
     strategy = devices_strategy(gpus(), batch_size=settings.batch_size)
@@ -159,10 +164,23 @@ def train_fold(
         keras.backend.clear_session()  # also resets the policy
         keras.config.set_dtype_policy(settings.precision)
         try:
+            source = None if settings.init is None else model_to_start_from(settings.init)
             keras.utils.set_random_seed(settings.seed)
             contract = network.contract(store, task, parts.train)
+            if source is not None:
+                # What the layers have learned, they have learned of signals scaled in this way.
+                contract = replace(contract, mean=source.contract.mean, std=source.contract.std)
+            if contract.single_label:
+                all_parts, parts = parts, with_main_labels(store, parts, task=task)
+                if left_out := all_parts.num_records - parts.num_records:
+                    print(
+                        f"fold {fold}: {left_out} records with several labels in no known order"
+                        " are left out."
+                    )
             with strategy.scope():
                 model = network.compiled_model(contract, settings)
+                if source is not None:
+                    _start(model, source, fold=fold, freeze=settings.freeze is not None)
             _fit(
                 model,
                 contract,
@@ -173,9 +191,23 @@ def train_fold(
                 settings=settings,
                 options=options,
                 callbacks=callbacks,
+                before=None if source is None else source.origin,
             )
         finally:
             keras.config.set_dtype_policy("float32")
+
+
+def _start(model: Any, source: ECGModel, *, fold: int, freeze: bool) -> None:
+    """Give a network the weights of another, and say which layers have them."""
+    start = start_from(model, source)
+    if freeze:
+        freeze_features(model, start)
+    kept = " and keep" if freeze else ""
+    print(f"fold {fold}: {len(start.taken)} layers take{kept} the weights of {source.path}:")
+    print(f"        {', '.join(start.taken)};")
+    print(f"        new: {', '.join(start.new) or 'none'}.")
+    if source.origin is None:
+        print(f"        {source.path} does not name the records that trained it.")
 
 
 def _fit(
@@ -189,6 +221,7 @@ def _fit(
     settings: Settings,
     options: Mapping[str, Any],
     callbacks: Sequence[Any],
+    before: Origin | None,
 ) -> None:
     validating = {"": parts.validation}
     if parts.second is not None:
@@ -224,6 +257,7 @@ def _fit(
             trained=parts.train,
             folder=folder / NEW_BEST / name,
             monitor=settings.monitor,
+            before=before,
         )
         for name, batches in zip(validating, validations, strict=True)
     }

@@ -1,6 +1,6 @@
 """Which records train a model and which validate it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,6 +9,8 @@ from data_prep.store import Store
 
 # Subfolder for the model chosen by the second validation part, see :class:`Parts`.
 SECOND = "second"
+
+_CALLED = {"train": "training", "validation": "validation", "second": "second validation"}
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class Parts:
     train: np.ndarray
     validation: np.ndarray
     second: np.ndarray | None = None
+
+    @property
+    def num_records(self) -> int:
+        """How many records all parts have together."""
+        return sum(len(part) for part in vars(self).values() if part is not None)
 
 
 def choose_folds(store: Store, folds: tuple[str, ...], test_fold: int | None) -> tuple[int, ...]:
@@ -65,6 +72,34 @@ def choose_folds(store: Store, folds: tuple[str, ...], test_fold: int | None) ->
                 f" {', '.join(map(str, present))}."
             )
     return chosen
+
+
+def with_main_labels(store: Store, parts: Parts, *, task: str) -> Parts:
+    """Leave out the records from which a network with one answer a record cannot learn.
+
+    Args:
+        store: an open store.
+        parts: which records train and which validate.
+        task: the labels to learn.
+
+    Returns:
+        The parts without the records of several labels in no known order.
+
+    Raises:
+        StoreError: if that leaves a part empty.
+    """
+    usable = store.records_of(task, single_label=True)
+    kept = {
+        name: part[np.isin(part, usable)] for name, part in vars(parts).items() if part is not None
+    }
+    for name, part in kept.items():
+        if not len(part):
+            raise StoreError(
+                f"{store.path} has no {_CALLED[name]} record with one label of {task}, or"
+                " several in a known order, as a network with one answer a record needs; build it"
+                " again with --several-labels rarest, or train a network with several answers."
+            )
+    return replace(parts, **kept)
 
 
 def split(store: Store, *, task: str, fold: int, test_fold: int | None) -> Parts:

@@ -65,6 +65,9 @@ class Settings:
         precision: of the computation; weights and probabilities are always float32.
         jit_compile: compile the step with XLA; slower on a CPU.
         tensorboard: also write logs for TensorBoard (which must be installed).
+        init: start from the weights of this model file, which holds the same network; its heads
+            are kept if it has the same classes, its standardisation always.
+        freeze: features trains the heads alone and leaves all other layers as --init has them.
     """
 
     epochs: int
@@ -77,6 +80,8 @@ class Settings:
     precision: Precision = "float32"
     jit_compile: bool = False
     tensorboard: bool = False
+    init: str | None = None
+    freeze: Literal["features"] | None = None
 
 
 def options_of(*settings: Any) -> dict[str, Any]:
@@ -122,6 +127,11 @@ def require_sensible(options: Mapping[str, Any]) -> None:
         raise OptionError(f"--dropout must be at least 0 and below 1, not {dropout}.")
     if test_fold is not None and not 1 <= test_fold <= 10:
         raise OptionError(f"--test-fold takes 1 to 10, or None to leave none out, not {test_fold}.")
+    if options.get("freeze") and not options.get("init"):
+        raise OptionError(
+            "--freeze features would leave random weights as they are; name with --init a model to"
+            " start from, or leave out --freeze."
+        )
     if options.get("tensorboard") and find_spec("tensorboard") is None:
         raise OptionError(
             "TensorBoard is not installed; run pip install tensorboard, or leave out --tensorboard."

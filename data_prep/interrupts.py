@@ -1,0 +1,40 @@
+"""Ctrl-C while a command is still being imported, before ``run_command`` can catch it."""
+
+import os
+import re
+import signal
+import sys
+from types import FrameType
+
+STATUS = 130
+"""The exit status of a command that Ctrl-C ended, as shells have it."""
+
+_PACKAGES = ("data_prep", "ecg_keras", "mlbf_keras", "mrm_keras")
+
+
+def end_quietly_while_importing() -> None:
+    """Let Ctrl-C end a command of this project without a traceback, until it runs.
+
+    Nothing changes in other programs that import the packages, nor if Ctrl-C is handled otherwise
+    already, as in the processes that a command starts.
+    """
+    if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+def raise_again() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt, as is usual."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _is_command() -> bool:
+    given = sys.orig_argv[1:]
+    if "-m" in given[:-1]:
+        return given[given.index("-m") + 1].partition(".")[0] in _PACKAGES
+    return any(re.match(r"(ecg|mlbf|mrm)-\w+", os.path.basename(text)) for text in given[:1])
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"interrupted before anything began.\n")
+    os._exit(STATUS)

@@ -1,0 +1,300 @@
+"""Label tables of the user's own, and maps from a data set's codes to classes."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from data_prep.errors import LabelError
+from data_prep.labels import CPSC_CLASSES, CPSC_SNOMED, CPSC_TASK, cpsc_label, read_rows
+
+_ABOUT_THE_RECORD = ("Recording", "patient", "fold", "age", "sex")
+_SEXES = {"male": "male", "m": "male", "female": "female", "f": "female", "": ""}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a label table.
+
+    Attributes:
+        number: of the line in the file.
+        labels: 0-based class indices; the main one first if the table has an order.
+        patient: the patient's name; empty if unknown.
+        fold: 1 to 10; 0 if the table gives none.
+        age: in years; NaN if unknown.
+        sex: ``"male"``, ``"female"`` or, if unknown, ``""``.
+    """
+
+    number: int
+    labels: tuple[int, ...]
+    patient: str
+    fold: int
+    age: float
+    sex: str
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Which record has which of the classes of one task.
+
+    Attributes:
+        path: of the file.
+        task: its name.
+        class_names: the classes, in order.
+        lines: by the recording's name.
+        in_order: whether the labels of a record have an order, the main one first.
+    """
+
+    path: Path
+    task: str
+    class_names: tuple[str, ...]
+    lines: Mapping[str, Line]
+    in_order: bool
+
+    def require_recordings(self, known: Sequence[str]) -> None:
+        """Make sure that every recording of the table was found.
+
+        Args:
+            known: names of the recordings found.
+
+        Raises:
+            LabelError: naming the first that was not.
+        """
+        found = set(known)
+        for name, line in self.lines.items():
+            if name not in found:
+                raise LabelError(
+                    f"{self.path}, line {line.number}: there is no recording named {name!r}"
+                    f" among the {len(found)} found, such as {known[0]}; write its name as its"
+                    " file has it, without the ending, add its folder to --source, or delete the"
+                    " line."
+                )
+
+    def require_enough(self, num_folds: int) -> None:
+        """Make sure that every class can be in every fold.
+
+        Args:
+            num_folds: that the records are dealt into.
+
+        Raises:
+            LabelError: naming the first class that too few records, or patients, have.
+        """
+        what = "patients" if any(line.patient for line in self.lines.values()) else "records"
+        for c, class_name in enumerate(self.class_names):
+            having = {name: line for name, line in self.lines.items() if c in line.labels}
+            number = len({line.patient or f"record {name}" for name, line in having.items()})
+            if 0 < number < num_folds:
+                first = min(line.number for line in having.values())
+                raise LabelError(
+                    f"{self.path}, line {first}: the class {class_name!r} has {number} {what},"
+                    f" fewer than the {num_folds} folds that each need one; add some, join it with"
+                    " another class, or give a column fold of your own."
+                )
+
+
+def read_label_table(path: Path, task: str) -> LabelTable:
+    """Read a table of labels for any classes.
+
+    Args:
+        path: a CSV file with the column ``Recording`` and either a column ``labels``, names of
+            classes separated by ``;``, the main one first, or one column of 0 and 1 for each
+            class.  The columns ``patient``, ``fold`` (1 to 10), ``age`` (years) and ``sex``
+            (male or female) may be there too.  Beside ``labels``, other columns are ignored.
+        task: what the set of classes is to be called.  ``cpsc2018`` always has the nine classes
+            of CPSC 2018, by name or by number.
+
+    Returns:
+        The table.  Its classes are in the order of their columns; those of a column ``labels``
+        in that of CPSC 2018 if all are classes of it, and otherwise in alphabetical order.
+
+    Raises:
+        LabelError: naming file and line, if the table cannot be understood, a record has two
+            lines with different labels, or no record has a class.
+    """
+    rows = read_rows(path, ["Recording"])
+    columns = list(rows[0][1])
+    in_order = "labels" in columns
+    names = [column for column in columns if column and column not in _ABOUT_THE_RECORD]
+    if not names:
+        raise LabelError(
+            f"{path} has neither a column 'labels' nor a column of 0 and 1 for each class; add"
+            " one of the two."
+        )
+    found: dict[str, tuple[int, list[str], dict[str, str]]] = {}
+    for number, row in rows:
+        where, name = f"{path}, line {number}", row["Recording"]
+        if not name:
+            raise LabelError(f"{where}: the column Recording is empty; name the record there.")
+        labels = _names_in(row["labels"]) if in_order else _names_of_columns(row, names, where)
+        about = {column: row.get(column, "") for column in _ABOUT_THE_RECORD[1:]}
+        _, *before = found.setdefault(name, (number, labels, about))
+        if before != [labels, about]:
+            raise LabelError(
+                f"{where}: {name} stands in line {found[name][0]} too, with other labels or"
+                " another patient, fold, age or sex; keep the right line."
+            )
+    used = {label for _, labels, _ in found.values() for label in labels}
+    class_names: tuple[str, ...] = CPSC_CLASSES
+    if task == CPSC_TASK:
+        written = [(n, labels) for n, labels, _ in found.values()] if in_order else [(1, names)]
+        index = {
+            label: cpsc_label(label, f"{path}, line {number}")
+            for number, labels in written
+            for label in labels
+        }
+    else:
+        class_names, index = _class_names(sorted(used) if in_order else names)
+    if not used:
+        raise LabelError(f"{path} gives no record a label; fill it in.")
+    for name in () if in_order or task == CPSC_TASK else names:
+        if name not in used:
+            raise LabelError(
+                f"{path}, line 1: no record has the class {name!r}; delete its column, or write"
+                " 1 where a record has it."
+            )
+    if any(about["fold"] for *_, about in found.values()):
+        for name, (number, _, about) in found.items():
+            if not about["fold"]:
+                raise LabelError(
+                    f"{path}, line {number}: {name} has no fold, and other lines have one; fill"
+                    " in the whole column fold, or delete it."
+                )
+    lines = {
+        name: _line(number, tuple(dict.fromkeys(index[label] for label in labels)), about, path)
+        for name, (number, labels, about) in found.items()
+    }
+    return LabelTable(path, task, class_names, lines, in_order)
+
+
+def _names_in(text: str) -> list[str]:
+    return list(dict.fromkeys(name for part in text.split(";") if (name := part.strip())))
+
+
+def _names_of_columns(row: Mapping[str, str], names: Sequence[str], where: str) -> list[str]:
+    for name in names:
+        if row[name] not in ("0", "1", "0.0", "1.0"):
+            raise LabelError(
+                f"{where}: the column {name!r} holds {row[name]!r} and not 0 or 1; correct it, or"
+                " delete the column if it is no class."
+            )
+    return [name for name in names if float(row[name])]
+
+
+def _class_names(names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The classes in order, and the index of each as it is written."""
+    folded = {name.casefold(): name for name in CPSC_CLASSES}
+    if all(name.casefold() in folded for name in names):
+        of_cpsc = {name: folded[name.casefold()] for name in names}
+        ordered = tuple(name for name in CPSC_CLASSES if name in of_cpsc.values())
+        return ordered, {name: ordered.index(of_cpsc[name]) for name in names}
+    return tuple(names), {name: i for i, name in enumerate(names)}
+
+
+def _line(number: int, labels: tuple[int, ...], about: Mapping[str, str], path: Path) -> Line:
+    where = f"{path}, line {number}"
+    try:
+        age = float(about["age"] or "nan")
+    except ValueError:
+        age = -1.0
+    if not (0 <= age <= 120 or math.isnan(age)):
+        raise LabelError(
+            f"{where}: the age {about['age']!r} is not between 0 and 120 years; correct it, or"
+            " leave the cell empty."
+        )
+    if about["sex"].casefold() not in _SEXES:
+        raise LabelError(
+            f"{where}: the sex {about['sex']!r} is neither male nor female; write one of the two,"
+            " or leave the cell empty."
+        )
+    fold = about["fold"].removesuffix(".0")
+    if fold and fold not in map(str, range(1, 11)):
+        raise LabelError(f"{where}: the fold {about['fold']!r} is not a number from 1 to 10.")
+    sex = _SEXES[about["sex"].casefold()]
+    return Line(number, labels, about["patient"], int(fold or 0), age, sex)
+
+
+@dataclass(frozen=True)
+class CodeMap:
+    """Which class each code of a data set stands for.
+
+    Attributes:
+        class_names: the classes, in order.
+        classes: the class of each code, codes in lower case.
+    """
+
+    class_names: tuple[str, ...]
+    classes: Mapping[str, str]
+
+    def labels(self, codes: Iterable[str]) -> tuple[int, ...]:
+        """Map the codes of a record to classes.
+
+        Args:
+            codes: in any letter case.
+
+        Returns:
+            0-based class indices in the order of ``codes``, each once; codes that the map does
+            not name are passed over.
+        """
+        found = (self.classes.get(code.strip().casefold()) for code in codes)
+        return tuple(
+            dict.fromkeys(self.class_names.index(name) for name in found if name is not None)
+        )
+
+
+CPSC_MAP = CodeMap(
+    CPSC_CLASSES,
+    {
+        **{name.casefold(): name for name in CPSC_CLASSES},
+        **CPSC_SNOMED,
+        # Pairs that the scoring of the PhysioNet challenges 2020 and 2021 takes as one.
+        "713427006": "RBBB",  # complete right bundle branch block
+        "733534002": "LBBB",  # complete left bundle branch block
+        "63593006": "PAC",  # supraventricular premature beats
+        # The challenges score these two as PVC; CPSC 2018's own code is 164884008.
+        "427172004": "PVC",
+        "17338001": "PVC",
+        # Statements of PTB-XL.
+        "norm": "Normal",
+        "afib": "AF",
+        "1avb": "I-AVB",
+        "clbbb": "LBBB",
+        "crbbb": "RBBB",
+        "irbbb": "RBBB",
+        "std_": "STD",
+        "ste_": "STE",
+    },
+)
+"""From class names, SNOMED CT codes and PTB-XL's SCP statements to CPSC 2018's nine classes."""
+
+
+def read_code_map(path: Path) -> CodeMap:
+    """Read a map of codes.
+
+    Args:
+        path: a CSV file with the columns ``from`` (a SNOMED CT code of the challenges' headers,
+            an SCP statement of PTB-XL, or a class name of CPSC 2018) and ``to`` (a class).
+            ``cpsc2018`` stands for :data:`CPSC_MAP`.
+
+    Returns:
+        The map.  Its classes are in the order in which the file first names them; if they are
+        the nine of CPSC 2018, in that of CPSC 2018.
+
+    Raises:
+        LabelError: naming file and line, if a cell is empty or a code is given two classes.
+    """
+    if str(path) == CPSC_TASK:
+        return CPSC_MAP
+    classes: dict[str, str] = {}
+    for number, row in read_rows(path, ["from", "to"]):
+        code, name = row["from"], row["to"]
+        if not (code and name):
+            raise LabelError(f"{path}, line {number}: a cell is empty; give both code and class.")
+        if classes.setdefault(code.casefold(), name) != name:
+            raise LabelError(
+                f"{path}, line {number}: {code} is mapped to {name!r} and before that to"
+                f" {classes[code.casefold()]!r}; keep one of the two lines."
+            )
+    code_map = CodeMap(tuple(dict.fromkeys(classes.values())), classes)
+    if set(code_map.class_names) == set(CPSC_CLASSES):
+        return replace(code_map, class_names=CPSC_CLASSES)
+    return code_map

@@ -1,0 +1,423 @@
+"""Which recordings go into a store, and what labels they have."""
+
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from data_prep.errors import LabelError, OptionError, RecordError
+from data_prep.label_tables import CPSC_MAP, CodeMap, LabelTable, read_code_map, read_label_table
+from data_prep.labels import (
+    CPSC_CLASSES,
+    CPSC_TASK,
+    OWN_DATASET,
+    PTBXLTables,
+    cpsc_order,
+    read_ptbxl_tables,
+    read_recordings,
+    read_reference,
+)
+
+Dataset = Literal["auto", "cpsc2018", "ptb-xl"]
+Records = list[tuple[str, Path]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A recording that is to go into the store.
+
+    Attributes:
+        id: its name.
+        path: its file.
+        source: name of the folder it comes from.
+        labels: for each task its 0-based classes; None if only its header knows them.
+        first: the main class in each task in which the order of its labels is known.
+        fold: 1 to 10; 0 if it is to be dealt into one.
+        patient: the patient's name; empty if unknown.
+        age: in years; NaN if unknown.
+        sex: ``"male"``, ``"female"`` or, if unknown, ``""``.
+    """
+
+    id: str
+    path: Path
+    source: str
+    labels: Mapping[str, tuple[int, ...]] | None = None
+    first: Mapping[str, int] = field(default_factory=dict)
+    fold: int = 0
+    patient: str = ""
+    age: float = math.nan
+    sex: str = ""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """All that is to go into a store.
+
+    Attributes:
+        dataset: what the store is to be called.
+        class_names: of each task.
+        entries: sorted by name, then by folder.
+        others: files and folders that only look like recordings, each with the reason.
+        code_map: from the diagnoses in headers to the classes of ``header_task``.
+        header_task: the task whose labels headers may give.
+        own: whether the labels are those of tables or a map that the user gave.
+    """
+
+    dataset: str
+    class_names: dict[str, tuple[str, ...]]
+    entries: list[Entry]
+    others: list[tuple[Path, str]] = field(default_factory=list)
+    code_map: CodeMap = CPSC_MAP
+    header_task: str = CPSC_TASK
+    own: bool = False
+
+    def labels_of(
+        self, entry: Entry, codes: Sequence[str]
+    ) -> tuple[Mapping[str, tuple[int, ...]], Mapping[str, int]]:
+        """Find the labels of a recording, and for each task the first of them if it is known.
+
+        Args:
+            entry: one of the entries.
+            codes: the diagnoses in its header.
+        """
+        if entry.labels is not None:
+            return entry.labels, entry.first
+        labels = self.code_map.labels(codes)
+        first = labels[0] if len(labels) == 1 else -1
+        if len(labels) > 1 and self.class_names[self.header_task] == CPSC_CLASSES:
+            in_order = cpsc_order().get(entry.id, ())
+            first = in_order[0] if set(in_order) == set(labels) else -1
+        return {self.header_task: labels}, {self.header_task: first}
+
+
+def is_ptbxl(folder: Path, dataset: Dataset) -> bool:
+    """Say whether a folder is PTB-XL as published.
+
+    Args:
+        folder: with recordings.
+        dataset: what the user says it is.
+    """
+    if dataset == "auto":
+        return (folder / "ptbxl_database.csv").is_file()
+    return dataset == "ptb-xl"
+
+
+def select(
+    source: tuple[Path, ...],
+    *,
+    dataset: Dataset = "auto",
+    rate: float,
+    reference: Path | None = None,
+    labels: tuple[Path, ...] = (),
+    task: tuple[str, ...] = (),
+    code_map: Path | None = None,
+) -> Selection:
+    """Find the recordings in folders, and their labels.
+
+    Args:
+        source: the folders.
+        dataset: what they hold.
+        rate: of the store, in hertz: it decides which version of PTB-XL is read.
+        reference: a ``REFERENCE.csv`` to use in place of those in the folders.
+        labels: label tables; see :func:`data_prep.label_tables.read_label_table`.
+        task: what their tasks are called, or the one task of a map; by default as their files.
+        code_map: of the diagnoses; see :func:`data_prep.label_tables.read_code_map`.
+
+    Raises:
+        OptionError: if the options contradict each other.
+        LabelError: if a table cannot be understood or does not fit the recordings.
+        RecordError: if there are no recordings.
+    """
+    published = [is_ptbxl(folder, dataset) for folder in source]
+    if task and not labels and code_map is None:
+        raise OptionError("--task names the classes of --labels or --map; give one of those too.")
+    if reference is not None and (labels or all(published)):
+        has = "the tables of --labels" if labels else "the tables of PTB-XL"
+        raise OptionError(f"the labels are those of {has}; drop --reference.")
+    if labels:
+        if code_map is not None:
+            raise OptionError(
+                "--labels names the classes itself, and --map is for diagnoses in headers and"
+                " statements of PTB-XL; give one of the two."
+            )
+        tables = [
+            read_label_table(path, name)
+            for path, name in zip(labels, _task_names(labels, task), strict=True)
+        ]
+        class_names = {table.task: table.class_names for table in tables}
+        entries, rest = _found(source, published, rate, _unlabelled)
+        return Selection(OWN_DATASET, class_names, _labelled(entries, tables), rest, own=True)
+    if code_map is None and all(published):
+        tasks = _tasks_of_ptbxl(source)
+        of_tasks: dict[str, tuple[str, ...]] = tasks.class_names
+        entries, rest = _found(source, published, rate, _unlabelled, tasks=tasks)
+        return Selection("ptb-xl", of_tasks, entries, rest)
+    if code_map is None and any(published):
+        raise OptionError(
+            f"{source[published.index(True)]} is PTB-XL and {source[published.index(False)]} is"
+            " not; build one store for each, or one for both with --map cpsc2018."
+        )
+    mapped = CPSC_MAP if code_map is None else read_code_map(code_map)
+    (name,) = (CPSC_TASK,) if code_map is None else _task_names((code_map,), task)
+    if name == CPSC_TASK and mapped.class_names != CPSC_CLASSES:
+        raise OptionError(
+            f"the task {CPSC_TASK!r} has the nine classes of CPSC 2018, and {code_map} has"
+            f" {', '.join(mapped.class_names)}; give another --task."
+        )
+    entries, rest = _found(
+        source,
+        published,
+        rate,
+        lambda folder, records: _by_reference(folder, records, reference, mapped, name),
+        mapped=mapped,
+        task=name,
+    )
+    several = OWN_DATASET if any(published) else "cpsc2018"
+    return Selection(
+        dataset="ptb-xl" if all(published) else several,
+        class_names={name: mapped.class_names},
+        entries=entries,
+        others=rest,
+        code_map=mapped,
+        header_task=name,
+        own=code_map is not None,
+    )
+
+
+def _task_names(files: tuple[Path, ...], task: tuple[str, ...]) -> tuple[str, ...]:
+    names = task or tuple(path.stem for path in files)
+    if len(names) != len(files) or len(set(names)) != len(names):
+        raise OptionError(
+            f"{len(files)} tables need as many different names, not {', '.join(names)}; give"
+            " --task one for each."
+        )
+    for name in names:
+        if not name or "/" in name or name.startswith("."):
+            raise OptionError(f"{name!r} cannot be the name of a task; choose a plain word.")
+    return names
+
+
+def source_names(source: Sequence[Path]) -> list[str]:
+    """Name each folder by as much of its path's end as tells it from the others.
+
+    Args:
+        source: the folders.
+    """
+    paths = [folder.resolve() for folder in source]
+    depth = 1
+    while depth < max(len(path.parts) for path in paths) and len(
+        {path.parts[-depth:] for path in paths}
+    ) < len(set(paths)):
+        depth += 1
+    return [Path(*path.parts[-depth:]).as_posix() for path in paths]
+
+
+def _found(
+    source: tuple[Path, ...],
+    published: list[bool],
+    rate: float,
+    label: Callable[[Path, Records], list[Entry]],
+    *,
+    tasks: PTBXLTables | None = None,
+    mapped: CodeMap | None = None,
+    task: str = "",
+) -> tuple[list[Entry], list[tuple[Path, str]]]:
+    """The recordings of all folders, sorted by name, then by folder; what is none, and why."""
+    from data_prep.records import scan_folder
+
+    entries: list[Entry] = []
+    others: list[tuple[Path, str]] = []
+    for folder, name, is_published in zip(source, source_names(source), published, strict=True):
+        if is_published:
+            found, refused = _of_ptbxl(folder, rate, tasks=tasks, mapped=mapped, task=task)
+            if len(source) > 1:  # other sources number their patients too
+                found = [replace(each, patient=f"{name} {each.patient}") for each in found]
+        else:
+            scan = scan_folder(folder)
+            found, refused = label(folder, scan.records), scan.refused
+        others += refused
+        entries += [replace(each, source=name) for each in found]
+    if not entries:
+        raise RecordError(f"no recordings in {', '.join(map(str, source))}; give their folders.")
+    return sorted(entries, key=lambda entry: entry.id), others
+
+
+def _unlabelled(folder: Path, records: Records) -> list[Entry]:
+    return [Entry(name, path, "", {}) for name, path in records]
+
+
+def _labelled(entries: list[Entry], tables: list[LabelTable]) -> list[Entry]:
+    """Give recordings the labels of tables, and what these know of the patients."""
+    names = [entry.id for entry in entries]
+    for table in tables:
+        table.require_recordings(names)
+    made = []
+    for entry in entries:
+        labels: dict[str, tuple[int, ...]] = {table.task: () for table in tables}
+        first: dict[str, int] = {}
+        about: dict[str, str | int] = {}
+        for table in tables:
+            line = table.lines.get(entry.id)
+            if line is None:
+                continue
+            labels[table.task] = line.labels
+            if line.labels and table.in_order:
+                first[table.task] = line.labels[0]
+            for what, given in (("patient", line.patient), ("fold", line.fold)):
+                if given and about.setdefault(what, given) != given:
+                    raise LabelError(
+                        f"{table.path}, line {line.number}: the {what} of {entry.id} is {given}"
+                        f" here and {about[what]} in another table; correct one of the two."
+                    )
+            entry = replace(
+                entry,
+                patient=line.patient or entry.patient,
+                fold=line.fold or entry.fold,
+                age=entry.age if math.isnan(line.age) else line.age,
+                sex=line.sex or entry.sex,
+            )
+        made.append(replace(entry, labels=labels, first=first))
+    dealt = {entry.id for entry in made if not entry.fold}
+    for table in tables:
+        if dealt & set(table.lines):
+            table.require_enough(10)
+    return made
+
+
+def _by_reference(
+    folder: Path, records: Records, reference: Path | None, mapped: CodeMap, task: str
+) -> list[Entry]:
+    """The recordings of a folder with the labels of its ``REFERENCE.csv``, if there is one."""
+    files = [reference] if reference else sorted(folder.rglob("REFERENCE.csv"))
+    labels: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        for name, of in read_reference(file).items():
+            if labels.setdefault(name, of) != of:
+                raise LabelError(
+                    f"{file} gives {name} other labels than another REFERENCE.csv in {folder}"
+                    " does; keep the right file."
+                )
+    if not files:
+        print(f"{folder} has no REFERENCE.csv: labels are taken from the headers.", file=sys.stderr)
+        return [Entry(name, path, "") for name, path in records]
+    entries = []
+    for name, path in records:
+        of = mapped.labels(CPSC_CLASSES[label] for label in labels.get(name, ()))
+        first = {task: of[0]} if of else {}
+        entries.append(Entry(name, path, "", {task: of}, first))
+    return entries
+
+
+def _tasks_of_ptbxl(source: tuple[Path, ...]) -> PTBXLTables:
+    tables = read_ptbxl_tables(source[0])
+    for folder in source[1:]:
+        if read_ptbxl_tables(folder).class_names != tables.class_names:
+            raise LabelError(
+                f"{folder / 'scp_statements.csv'} differs from that of {source[0]}; use folders"
+                " of one release."
+            )
+    return tables
+
+
+def _of_ptbxl(
+    folder: Path, rate: float, *, tasks: PTBXLTables | None, mapped: CodeMap | None, task: str
+) -> tuple[list[Entry], list[tuple[Path, str]]]:
+    """All records of the tables, with labels of all tasks, or of a map, or none; and bad lines."""
+    tables = read_ptbxl_tables(folder)
+    at_100_hz = rate == 100 and (folder / "records100").is_dir()
+    if not at_100_hz and not (folder / "records500").is_dir():
+        if not (folder / "records100").is_dir():
+            raise RecordError(
+                f"{folder} has neither records100 nor records500; download at least one of them."
+            )
+        at_100_hz = True
+        print(
+            f"{folder} has no records500: its 100 Hz records are resampled to {rate:g} Hz, and"
+            " hold nothing above 50 Hz.",
+            file=sys.stderr,
+        )
+    entries = []
+    for record in tables.records:
+        path = Path(record.filename_lr if at_100_hz else record.filename_hr)
+        if path.is_absolute() or ".." in path.parts or not path.name:
+            raise LabelError(
+                f"{folder / 'ptbxl_database.csv'} names the file {str(path)!r}, which is not"
+                " below its folder; use the file as published."
+            )
+        if not 1 <= record.fold <= 10:
+            raise LabelError(
+                f"{folder / 'ptbxl_database.csv'} puts {path} into fold {record.fold}; folds"
+                " are 1 to 10, so use the file as published."
+            )
+        labels: dict[str, tuple[int, ...]] = {}
+        if tasks is not None:
+            labels = {name: tables.labels(name, record.statements) for name in tasks.class_names}
+        elif mapped is not None:
+            labels = {task: mapped.labels(record.statements)}
+        entries.append(
+            Entry(
+                id=path.name,
+                path=folder / path,
+                source="",
+                labels=labels,
+                fold=record.fold,
+                patient=record.patient,
+                age=record.age,
+                sex=record.sex,
+            )
+        )
+    return entries, [(folder / name, reason) for name, reason in tables.refused]
+
+
+def without(entries: list[Entry], leave_out: Path | None) -> list[Entry]:
+    """Leave out the recordings that a table names.
+
+    Args:
+        entries: all recordings.
+        leave_out: a CSV file with a column ``Recording``; None to keep all.
+
+    Raises:
+        LabelError: if it names none of them.
+    """
+    if leave_out is None:
+        return entries
+    names = set(read_recordings(leave_out))
+    kept = [entry for entry in entries if entry.id not in names]
+    if len(kept) == len(entries):
+        raise LabelError(
+            f"{leave_out} names none of the records found, such as {entries[0].id}; give them the"
+            " same names there, or drop --leave-out."
+        )
+    print(f"{len(entries) - len(kept)} records stay out because {leave_out} names them.")
+    return kept
+
+
+def tested_on(entries: list[Entry], test_source: tuple[str, ...]) -> list[Entry]:
+    """Put all recordings of some sources into fold 10, and have the others dealt into 1 to 9.
+
+    Args:
+        entries: all recordings.
+        test_source: names of the sources, or their folders; empty to leave the folds as they are.
+
+    Raises:
+        OptionError: if there is no such source, or no other.
+    """
+    if not test_source:
+        return entries
+    counts = Counter(entry.source for entry in entries)
+    chosen = set()
+    for name in test_source:
+        ending = Path(os.path.normpath(name)).as_posix()
+        matching = [source for source in counts if f"/{ending}".endswith(f"/{source}")]
+        if not matching:
+            raise OptionError(
+                f"--test-source {name} is none of the sources; name one of {', '.join(counts)}."
+            )
+        chosen |= {max(matching, key=len)}
+    if len(chosen) == len(counts):
+        raise OptionError("--test-source leaves no source to train on; name fewer.")
+    return [replace(entry, fold=10 if entry.source in chosen else 0) for entry in entries]

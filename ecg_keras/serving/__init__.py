@@ -1,0 +1,1 @@
+"""A local web page to drop recordings on; needs ``pip install 'ecg-keras[serve]'``."""

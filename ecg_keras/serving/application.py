@@ -1,0 +1,185 @@
+"""The web application: a form, the state of an upload, its table and its pages."""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from data_prep.errors import OptionError
+from ecg_keras.serving.uploads import Upload, Worker
+
+_ENVIRONMENT = Environment(
+    loader=ChoiceLoader(
+        [PackageLoader("ecg_keras.serving"), PackageLoader("ecg_keras.evaluation")]
+    ),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_COOKIE = "ecg_serve_token"
+_HEADERS = {
+    # No script runs on any page, and nothing is fetched from elsewhere.
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:;"
+    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def application(worker: Worker, *, token: str | None = None) -> Starlette:
+    """Build the application.
+
+    Args:
+        worker: answers the uploads; it is started and stopped with the application.
+        token: must be given once, as ``?token=…``, by whoever opens a page; None if only this
+            machine can reach the server, whose pages then answer to its own names alone.
+    """
+
+    def form(request: Request) -> Response:
+        limits = worker.limits
+        return _page("form.html.jinja", models=list(worker.models), limits=limits)
+
+    async def take(request: Request) -> Response:
+        limits = worker.limits
+        length = request.headers.get("content-length", "")
+        if not length.isdecimal():
+            raise HTTPException(411, "the browser does not say how large the upload is.")
+        if int(length) > limits.megabytes * 1_000_000:
+            raise HTTPException(
+                413,
+                f"the upload has {int(length) / 1e6:.0f} MB; at most {limits.megabytes} MB are"
+                " taken at once.",
+            )
+        try:
+            async with asyncio.timeout(limits.seconds):
+                fields = await request.form(max_files=limits.files, max_fields=2)
+        except TimeoutError:
+            raise HTTPException(
+                408, f"the upload took longer than {limits.seconds} s to arrive; try again."
+            ) from None
+        except HTTPException as error:
+            raise HTTPException(
+                400, f"the upload cannot be read ({error.detail}); at most {limits.files} files are"
+                " taken at once."
+            ) from None  # fmt: skip
+        try:
+            uploaded = [each for each in fields.getlist("files") if isinstance(each, UploadFile)]
+            files: list[tuple[str, BinaryIO]] = [
+                (each.filename, each.file) for each in uploaded if each.filename
+            ]
+            if not files:
+                raise OptionError("no file was chosen; drop one on the field or choose it.")
+            upload = await asyncio.to_thread(worker.add, str(fields.get("model", "")), files)
+        finally:
+            await fields.close()
+        return RedirectResponse(f"/uploads/{upload.key}", 303)
+
+    def state(request: Request) -> Response:
+        upload = _upload(request)
+        return _page("upload.html.jinja", upload=upload, before=worker.before(upload))
+
+    def table(request: Request) -> Response:
+        upload = _upload(request)
+        if not upload.table:
+            raise HTTPException(404, "there are no answers yet; open the page of the upload.")
+        attached = {"Content-Disposition": 'attachment; filename="answers.csv"'}
+        return Response(upload.table, media_type="text/csv; charset=utf-8", headers=attached)
+
+    def explanation(request: Request) -> Response:
+        pages = list(_upload(request).pages.items())
+        number = request.path_params["number"]
+        if not 1 <= number <= len(pages):
+            raise HTTPException(404, "there is no such page yet; open the page of the upload.")
+        name, text = pages[number - 1]
+        headers = {}
+        if "download" in request.query_params:  # names of recordings may hold anything
+            headers["Content-Disposition"] = f'attachment; filename="explanation_{number}.html"'
+        return HTMLResponse(text, headers=headers)
+
+    def forget(request: Request) -> Response:
+        worker.forget(request.path_params["key"])
+        return RedirectResponse("/", 303)
+
+    def _upload(request: Request) -> Upload:
+        upload = worker.get(request.path_params["key"])
+        if upload is None:
+            raise HTTPException(404, "this upload is not kept any more; upload the files again.")
+        return upload
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> Any:
+        worker.start()
+        yield
+        worker.stop()
+
+    async def guard(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        refusal = _refusal(request, token)
+        response = refusal or await call_next(request)
+        if refusal is None and token is not None and "token" in request.query_params:
+            response.set_cookie(_COOKIE, token, httponly=True, samesite="strict")
+        response.headers.update(_HEADERS)
+        return response
+
+    return Starlette(
+        routes=[
+            Route("/", form),
+            Route("/uploads", take, methods=["POST"]),
+            Route("/uploads/{key}", state),
+            Route("/uploads/{key}/answers.csv", table),
+            Route("/uploads/{key}/pages/{number:int}", explanation),
+            Route("/uploads/{key}/forget", forget, methods=["POST"]),
+        ],
+        middleware=[Middleware(BaseHTTPMiddleware, dispatch=guard)],
+        exception_handlers={HTTPException: _http_problem, OptionError: _problem},
+        lifespan=lifespan,
+    )
+
+
+def _refusal(request: Request, token: str | None) -> Response | None:
+    """Refuse strangers, and pages of other sites that send to this one."""
+    host = request.headers.get("host", "")
+    if token is None and urlsplit(f"//{host}").hostname not in _LOOPBACK:
+        return _error(400, "this server answers only as localhost; open its address by that name.")
+    origin = request.headers.get("origin")
+    if request.method == "POST" and origin is not None and urlsplit(origin).netloc != host:
+        return _error(403, "another site sent this upload; send it from this server's own page.")
+    if token is not None:
+        given = request.query_params.get("token") or request.cookies.get(_COOKIE, "")
+        if not secrets.compare_digest(given.encode(), token.encode()):
+            return _error(403, "the token is missing; open the address that ecg-serve printed.")
+    return None
+
+
+def _page(template: str, status: int = 200, **values: Any) -> Response:
+    return HTMLResponse(_ENVIRONMENT.get_template(template).render(**values), status)
+
+
+def _error(status: int, sentence: str) -> Response:
+    return _page("problem.html.jinja", status, sentence=sentence)
+
+
+def _http_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    unknown = error.status_code == 404 and error.detail == "Not Found"
+    return _error(error.status_code, "there is no such page." if unknown else error.detail)
+
+
+def _problem(request: Request, error: Exception) -> Response:
+    return _error(400, str(error))

@@ -1,0 +1,63 @@
+"""Command: a local web page to drop recordings on."""
+
+from functools import partial
+
+from data_prep.commands import run_command
+from data_prep.errors import OptionError
+
+
+def main(
+    *,
+    models: tuple[str, ...],
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    files: int = 20,
+    megabytes: int = 50,
+) -> None:
+    """Serve a web page that answers for the recordings dropped on it.
+
+    One upload is answered at a time, the others wait in turn.  Files are kept in a temporary
+    folder until they are answered, answers in memory until the server stops.  The page loads
+    nothing from elsewhere and runs no script.
+
+    Args:
+        models: best.keras files or quoted patterns; each is one choice on the page, and a pattern
+            of several files is an ensemble.
+        host: address to listen on. By default only this machine can open the page; with 0.0.0.0,
+            every machine that reaches this one can, if it knows the token that is printed then.
+        port: to listen on; 0 takes a free one.
+        files: most files of one upload.
+        megabytes: most of one upload, all files together.
+    """
+    if not models:
+        raise OptionError("no model is named; give at least one .keras file after --models.")
+    for option, value in {"--files": files, "--megabytes": megabytes}.items():
+        if value < 1:
+            raise OptionError(f"{option} must be above 0, not {value}.")
+    if not 0 <= port < 65536:
+        raise OptionError(f"--port takes 0 to 65535, not {port}.")
+    try:
+        from ecg_keras.serving.server import serve
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            f"{error.name} is not installed; run pip install 'ecg-keras[serve]'."
+        ) from None
+    from ecg_keras.prediction.ensemble import open_models
+    from ecg_keras.serving.uploads import Limits
+
+    opened = {pattern: open_models([pattern]) for pattern in models}
+    serve(
+        {name: partial(opened.__getitem__, name) for name in opened},
+        Limits(files=files, megabytes=megabytes),
+        host=host,
+        port=port,
+    )
+
+
+def command() -> None:
+    """Run ``ecg-serve``."""
+    run_command(main)
+
+
+if __name__ == "__main__":
+    command()

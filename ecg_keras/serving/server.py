@@ -1,0 +1,76 @@
+"""The server around the application."""
+
+import ipaddress
+import secrets
+import socket
+from collections.abc import Callable, Mapping, Sequence
+
+import uvicorn
+
+from data_prep.errors import OptionError
+from ecg_keras.model.model_files import ECGModel
+from ecg_keras.serving.application import application
+from ecg_keras.serving.uploads import Limits, Worker
+
+_CONNECTIONS = 50
+
+
+def serve(
+    models: Mapping[str, Callable[[], Sequence[ECGModel]]],
+    limits: Limits,
+    *,
+    host: str,
+    port: int,
+) -> None:
+    """Serve the page until interrupted.
+
+    Args:
+        models: opens the models of each name that can be chosen.
+        limits: of uploads.
+        host: address to listen on; unless it is this machine's own, pages ask for a token.
+        port: to listen on; 0 takes a free one.
+
+    Raises:
+        OptionError: if nothing can listen there.
+    """
+    token = None if _is_loopback(host) else secrets.token_urlsafe(16)
+    listening = _listen(host, port)
+    port = listening.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    print(
+        f"http://{shown}:{port}/{f'?token={token}' if token else ''} (Ctrl-C ends it)", flush=True
+    )
+    if token:
+        print("Every machine that reaches this one can open the page with this token.", flush=True)
+    config = uvicorn.Config(
+        application(Worker(models, limits), token=token),
+        log_level="warning",
+        limit_concurrency=_CONNECTIONS,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    with listening:
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        raise OptionError(
+            f"nothing can listen on {host}, port {port} ({error.strerror}); give another --host or"
+            " --port."
+        ) from None
+    return listening

@@ -1,0 +1,277 @@
+"""Uploads waiting for an answer, and the one worker that answers them in turn."""
+
+import re
+import secrets
+import shutil
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from data_prep.errors import ECGError, OptionError, RecordError
+from data_prep.plausibility import check
+from data_prep.records import Record, find_records, read_record
+from ecg_keras.explanation.pages import page_of
+from ecg_keras.model.model_files import ECGModel
+from ecg_keras.prediction.answers import found_text
+from ecg_keras.prediction.ensemble import (
+    Explainer,
+    answer_records,
+    explainer_of,
+    notices_of,
+    write_answers,
+)
+
+State = Literal["waiting", "answering", "explaining", "done", "failed"]
+
+# A name is used for the file only if it is made of these; WFDB headers name their signal files.
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}(?:\.[A-Za-z0-9]{1,8}){1,2}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one server takes.
+
+    Attributes:
+        files: of one upload.
+        megabytes: of one upload, all its files together.
+        seconds: that an upload may take to arrive.
+        waiting: uploads that wait at a time.
+        kept: answered uploads that are kept; the oldest are forgotten.
+    """
+
+    files: int = 20
+    megabytes: int = 50
+    seconds: int = 120
+    waiting: int = 20
+    kept: int = 50
+
+
+@dataclass
+class Upload:
+    """Files to answer for, and what came of them.
+
+    Attributes:
+        key: a random name that only its uploader knows.
+        model: name of the model to answer with.
+        folder: temporary, with the files; removed once they are answered.
+        names: what the uploader called each file of the folder.
+        state: how far the answer is.
+        problem: why it failed, one sentence.
+        rows: a line a recording: its name, what was found, warnings.
+        rejected: name and reason of each recording that could not be used.
+        notices: what must be known before the answers, a sentence each.
+        table: the answers as CSV.
+        pages: HTML by the recording's name, as far as they are made.
+        to_explain: the recordings whose pages are still to be made.
+    """
+
+    key: str
+    model: str
+    folder: Path
+    names: dict[str, str]
+    state: State = "waiting"
+    problem: str = ""
+    rows: list[tuple[str, str, str]] = field(default_factory=list)
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+    notices: tuple[str, ...] = ()
+    table: bytes = b""
+    pages: dict[str, str] = field(default_factory=dict)
+    to_explain: list[Record] = field(default_factory=list)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come."""
+        return self.state in ("done", "failed")
+
+
+class Worker:
+    """Answers uploads one after the other in a thread of its own.
+
+    Answers come before explanations: while an upload waits for its answer, no page is made.
+
+    Args:
+        models: opens the models of each name that can be chosen; an ensemble is kept once opened.
+        limits: of uploads that wait and are kept.
+    """
+
+    def __init__(
+        self, models: Mapping[str, Callable[[], Sequence[ECGModel]]], limits: Limits
+    ) -> None:
+        self.models = models
+        self.limits = limits
+        self._opened: dict[str, tuple[Sequence[ECGModel], Explainer | None]] = {}
+        self._uploads: dict[str, Upload] = {}
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="answers", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer nothing more, and remove all files."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+            for upload in self._uploads.values():
+                shutil.rmtree(upload.folder, ignore_errors=True)
+
+    def add(self, model: str, files: Iterable[tuple[str, BinaryIO]]) -> Upload:
+        """Take an upload.
+
+        Args:
+            model: one of the names that can be chosen.
+            files: names and contents.  A name is used for a file only if it is plain letters,
+                digits, ``-`` and ``_`` with an ending; any other is replaced.
+
+        Raises:
+            OptionError: if the model is unknown, two files have one name, or too many uploads
+                wait already.
+        """
+        if model not in self.models:
+            raise OptionError(f"there is no model {model[:80]!r}; choose one of the list.")
+        if sum(upload.state == "waiting" for upload in self._listed()) >= self.limits.waiting:
+            raise OptionError(
+                f"{self.limits.waiting} uploads are waiting already; try again in some minutes."
+            )
+        folder = Path(tempfile.mkdtemp(prefix="ecg-serve-"))
+        try:
+            names: dict[str, str] = {}
+            for number, (name, content) in enumerate(files, start=1):
+                stored = name if _PLAIN.fullmatch(name) else f"recording_{number}{_ending(name)}"
+                if stored in names:
+                    raise OptionError(f"two files are named {name!r}; upload one of them.")
+                names[stored] = name
+                with open(folder / stored, "xb") as file:
+                    shutil.copyfileobj(content, file)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        upload = Upload(secrets.token_urlsafe(16), model, folder, names)
+        with self._changed:
+            self._uploads[upload.key] = upload
+            over = [key for key, each in self._uploads.items() if each.over]
+            for key in over[: max(0, len(over) - self.limits.kept)]:
+                del self._uploads[key]
+            self._changed.notify_all()
+        return upload
+
+    def get(self, key: str) -> Upload | None:
+        """Return the upload of that key, if it is still kept."""
+        with self._changed:
+            return self._uploads.get(key)
+
+    def before(self, upload: Upload) -> int:
+        """Count the uploads that are answered before this one."""
+        number = 0
+        for each in self._listed():
+            if each is upload:
+                return number
+            number += not each.over
+        return 0
+
+    def forget(self, key: str) -> None:
+        """Remove an upload and its answers."""
+        with self._changed:
+            upload = self._uploads.pop(key, None)
+        if upload is not None and upload.state == "waiting":
+            shutil.rmtree(upload.folder, ignore_errors=True)
+
+    def _listed(self) -> list[Upload]:
+        with self._changed:
+            return list(self._uploads.values())
+
+    def _next(self) -> Upload | None:
+        with self._changed:
+            while not self._stopped:
+                for state in ("waiting", "explaining"):
+                    for upload in self._uploads.values():
+                        if upload.state == state:
+                            return upload
+                self._changed.wait()
+        return None
+
+    def _run(self) -> None:
+        while (upload := self._next()) is not None:
+            try:
+                if upload.state == "waiting":
+                    self._answer(upload)
+                else:
+                    self._explain_one(upload)
+                upload.state = "explaining" if upload.to_explain else "done"
+            except ECGError as error:
+                upload.problem, upload.state = _in_their_words(str(error), upload), "failed"
+            except Exception:  # The server must go on; the fault is ours and is logged.
+                traceback.print_exc(file=sys.stderr)
+                upload.problem, upload.state = "this upload could not be answered.", "failed"
+            finally:
+                shutil.rmtree(upload.folder, ignore_errors=True)
+
+    def _answer(self, upload: Upload) -> None:
+        upload.state = "answering"
+        records = find_records(upload.folder)
+        for stored, name in upload.names.items():
+            if Path(stored).stem not in records:
+                upload.rejected.append((name, _reason(upload.folder / stored, upload)))
+        if not records:
+            return
+        models, explainer = self._open(upload.model)
+        answered = answer_records(models, list(records.items()))
+        upload.notices = notices_of(answered.predictions)
+        for each in answered.rejected:
+            upload.rejected.append((each.name, _in_their_words(each.reason, upload)))
+        upload.rows = [
+            (each.record, found_text(each), " ".join(each.warnings)) for each in answered.answers
+        ]
+        with tempfile.TemporaryDirectory(prefix="ecg-serve-") as out:
+            write_answers(Path(out), answered, answered.answers, "names")
+            upload.table = (Path(out) / "answers.csv").read_bytes()
+        if explainer is not None:
+            upload.to_explain = [read_record(records[name]) for name, *_ in upload.rows]
+
+    def _explain_one(self, upload: Upload) -> None:
+        _, explainer = self._open(upload.model)
+        assert explainer is not None
+        record = upload.to_explain.pop(0)
+        upload.pages[record.id] = page_of(
+            explainer.explain(record),
+            warnings=[doubt.text for doubt in check(record)],
+            notices=upload.notices,
+        )
+
+    def _open(self, name: str) -> tuple[Sequence[ECGModel], Explainer | None]:
+        if name not in self._opened:
+            models = self.models[name]()
+            try:
+                explainer = explainer_of(models)
+            except OptionError:  # Different networks together, or one that explains nothing.
+                explainer = None
+            self._opened[name] = models, explainer
+        return self._opened[name]
+
+
+def _reason(path: Path, upload: Upload) -> str:
+    """Why a file is no recording."""
+    try:
+        read_record(path)
+    except RecordError as error:
+        return _in_their_words(str(error), upload)
+    return "it belongs to no recording of this upload."
+
+
+def _ending(name: str) -> str:
+    found = re.search(r"\.[A-Za-z0-9]{1,8}$", name)
+    return found[0].lower() if found else ""
+
+
+def _in_their_words(sentence: str, upload: Upload) -> str:
+    """Name files as the uploader does, and no folder of this machine."""
+    for stored, name in upload.names.items():
+        sentence = sentence.replace(str(upload.folder / stored), name)
+    return sentence.replace(f"{upload.folder}", "the upload")

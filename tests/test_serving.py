@@ -1,0 +1,252 @@
+"""The page to drop recordings on: what it answers, what it refuses, and in which order."""
+
+import io
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from make_records import sine_leads, write_wfdb
+from starlette.testclient import TestClient
+from test_pages import explanation
+from toy import compiled_toy, toy_contract
+
+from data_prep.errors import OptionError
+from data_prep.records import Record
+from ecg_keras.explanation.methods import Explanation
+from ecg_keras.model.backend import keras
+from ecg_keras.model.model_files import ECGModel, load_model
+from ecg_keras.serving import uploads
+from ecg_keras.serving.application import application
+from ecg_keras.serving.uploads import Limits, Worker
+
+Files = list[tuple[str, tuple[str, bytes]]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ECGModel:
+    path = tmp_path_factory.mktemp("model") / "toy.keras"
+    keras.saving.save_model(compiled_toy(toy_contract()), path)
+    return load_model(path)
+
+
+class Explainer:
+    """Explains at once, or once it may."""
+
+    def __init__(self) -> None:
+        self.may = threading.Event()
+        self.may.set()
+
+    def explain(self, record: Record) -> Explanation:
+        assert self.may.wait(60)
+        return replace(explanation(), record=record)
+
+
+@pytest.fixture
+def explainer(monkeypatch: pytest.MonkeyPatch) -> Explainer:
+    explainer = Explainer()
+    monkeypatch.setattr(uploads, "explainer_of", lambda models: explainer)
+    monkeypatch.setattr(uploads, "page_of", lambda told, **_: f"<h1>Why {told.record.id}</h1>")
+    return explainer
+
+
+@pytest.fixture
+def client(model: ECGModel, explainer: Explainer) -> Iterator[TestClient]:
+    worker = Worker({"toy": lambda: [model]}, Limits(files=3, megabytes=2, waiting=2, kept=2))
+    with TestClient(application(worker), base_url="http://localhost") as client:
+        yield client
+
+
+def wfdb_files(folder: Path, *names: str) -> Files:
+    for name in names:
+        write_wfdb(folder, name, sine_leads(1500))
+    files = sorted(path for path in folder.iterdir() if path.stem in names)
+    return [("files", (path.name, path.read_bytes())) for path in files]
+
+
+def send(client: TestClient, files: Files, model: str = "toy") -> str:
+    """Upload, and return the address of the upload's page."""
+    answer = client.post("/uploads", data={"model": model}, files=files, follow_redirects=False)
+    assert answer.status_code == 303, answer.text
+    return str(answer.headers["location"])
+
+
+def over(client: TestClient, address: str) -> str:
+    """The words of an upload's page once nothing more will come."""
+    for _ in range(600):
+        text = client.get(address).text
+        if 'http-equiv="refresh"' not in text:
+            return text
+        time.sleep(0.05)
+    raise AssertionError(text)
+
+
+def problem(answer: Any) -> str:
+    found = re.search(r'<p class="problem">(.*)</p>', answer.text)
+    assert found, answer.text
+    return f"{answer.status_code} {found[1]}"
+
+
+def test_recordings_are_answered(client: TestClient, tmp_path: Path, model: ECGModel) -> None:
+    form = client.get("/").text
+    assert "<option>toy</option>" in form and "At most 3 files and 2 MB" in form
+    address = send(client, wfdb_files(tmp_path, "A1"))
+    text = over(client, address)
+    answer = model.predict_record(tmp_path / "A1.hea")
+    shown = ", ".join(f"{name} ({answer.probabilities[name]:.2f})" for name in answer.labels)
+    assert "1 recording answered" in text and ">A1<" in text and shown in text
+    table = client.get(f"{address}/answers.csv")
+    assert table.headers["content-disposition"] == 'attachment; filename="answers.csv"'
+    assert table.text.splitlines()[1].startswith("A1,")
+    page = client.get(f"{address}/pages/1?download=1")
+    assert page.text == "<h1>Why A1</h1>" and "attachment" in page.headers["content-disposition"]
+
+
+def test_files_are_gone_once_they_are_answered(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads.tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    address = send(client, wfdb_files(tmp_path, "A1"))
+    over(client, address)
+    assert list((tmp_path / "temporary").iterdir()) == []
+    answer = client.post(f"{address}/forget", follow_redirects=False)
+    assert answer.headers["location"] == "/"
+    assert "not kept any more" in problem(client.get(address))
+
+
+def test_rubbish_gets_its_sentence_and_the_rest_an_answer(
+    client: TestClient, tmp_path: Path
+) -> None:
+    evil = "<script>alert(1)</script>.csv"
+    files: Files = [*wfdb_files(tmp_path, "A1"), ("files", (evil, b"hello,world\n1,2\n"))]
+    text = over(client, send(client, files))
+    assert "1 recording answered" in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;.csv" in text and "<script" not in text
+    assert "ecg-serve-" not in text  # the temporary folder's name
+    text = over(client, send(client, [("files", ("notes.txt", b"hello"))]))
+    assert "None of the files could be used" in text and "notes.txt" in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../evil.npy", "/evil.npy", "a/b.npy", "..\\evil.npy", "~.npy", "é\n.npy", "x" * 300],
+)
+def test_names_are_no_paths(name: str, model: ECGModel, tmp_path: Path) -> None:
+    worker = Worker({"toy": lambda: [model]}, Limits())
+    upload = worker.add("toy", [(name, io.BytesIO(b"123"))])
+    (stored,) = upload.folder.iterdir()
+    assert stored.name == ("recording_1.npy" if name.endswith(".npy") else "recording_1")
+    assert upload.names == {stored.name: name}
+    worker.stop()
+    assert not upload.folder.exists()
+
+
+class TestRefusals:
+    def test_limits(self, client: TestClient, tmp_path: Path, explainer: Explainer) -> None:
+        small: Files = [("files", (f"{i}.csv", b"1")) for i in range(4)]
+        answer = client.post("/uploads", data={"model": "toy"}, files=small)
+        assert problem(answer).startswith("400 ") and "at most 3 files" in problem(answer)
+        large = client.post(
+            "/uploads", data={"model": "toy"}, files={"files": ("a.csv", b"1" * 2_100_000)}
+        )
+        assert problem(large).startswith("413 ") and "at most 2 MB" in problem(large)
+        unsized = client.post("/uploads", content=iter([b"a", b"b"]))
+        assert problem(unsized).startswith("411 ")
+        empty = client.post("/uploads", data={"model": "toy"}, files={"other": ("a", b"")})
+        assert "no file was chosen" in problem(empty).casefold()
+        other = client.post("/uploads", data={"model": "x"}, files={"files": ("a.csv", b"1")})
+        assert "no model" in problem(other)
+        twice: Files = [("files", ("a.csv", b"1"))] * 2
+        answer = client.post("/uploads", data={"model": "toy"}, files=twice)
+        assert "two files are named" in problem(answer).casefold()
+
+    def test_a_full_queue(self, model: ECGModel) -> None:
+        worker = Worker({"toy": lambda: [model]}, Limits(waiting=2))  # not started
+        keys = [worker.add("toy", [("a.csv", io.BytesIO(b"1"))]) for _ in range(2)]
+        assert [worker.before(each) for each in keys] == [0, 1]
+        with pytest.raises(OptionError, match="2 uploads are waiting"):
+            worker.add("toy", [("a.csv", io.BytesIO(b"1"))])
+        worker.stop()
+
+    @pytest.mark.parametrize("body", [b"", b"--x\r\n", b"\x00" * 1000, b'--x\r\nContent-Dispo"'])
+    def test_a_broken_form(self, client: TestClient, body: bytes) -> None:
+        headers = {"content-type": "multipart/form-data; boundary=x"}
+        answer = client.post("/uploads", content=body, headers=headers)
+        assert answer.status_code == 400 and problem(answer)
+
+    def test_other_sites(self, client: TestClient) -> None:
+        answer = client.get("/", headers={"host": "evil.example"})
+        assert problem(answer).startswith("400 ") and "localhost" in problem(answer)
+        answer = client.post("/uploads", headers={"origin": "http://evil.example"})
+        assert problem(answer).startswith("403 ")
+        answer = client.get("/")
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert not re.search(r"https?://|url\(|@import|<script", answer.text)
+
+    def test_a_token(self, model: ECGModel) -> None:
+        worker = Worker({"toy": lambda: [model]}, Limits())
+        with TestClient(application(worker, token="secret"), base_url="http://10.0.0.1") as client:
+            for address in ("/", "/?token=wrong", "/uploads/x"):
+                assert problem(client.get(address)).startswith("403 ")
+            assert client.get("/?token=secret").status_code == 200
+            assert client.get("/").status_code == 200  # from the cookie
+
+    def test_unknown_pages(self, client: TestClient) -> None:
+        assert problem(client.get("/x")) == "404 There is no such page."
+        for address in ("/uploads/x", "/uploads/x/answers.csv", "/uploads/x/pages/1"):
+            assert "not kept any more" in problem(client.get(address))
+
+
+def test_answers_come_before_explanations(
+    client: TestClient, tmp_path: Path, explainer: Explainer
+) -> None:
+    explainer.may.clear()
+    first = send(client, wfdb_files(tmp_path, "A1"))
+    for _ in range(600):
+        if "explanation 1 of 1" in client.get(first).text:
+            break
+        time.sleep(0.05)
+    second, third = (send(client, wfdb_files(tmp_path, name)) for name in ("A2", "A3"))
+    assert "1 upload will be answered before this one" in client.get(second).text
+    order: list[str] = []
+    explain = explainer.explain
+
+    def explained(record: Record) -> Explanation:
+        order.append(f"{record.id} with {client.get(third).text.count('>A3<')} answer")
+        return explain(record)
+
+    explainer.explain = explained  # type: ignore[method-assign]
+    explainer.may.set()
+    for address in (first, second, third):
+        assert "1 recording answered" in over(client, address)
+    assert order == ["A2 with 1 answer", "A3 with 1 answer"]
+
+
+def test_a_fault_of_ours_ends_one_upload_only(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    answer_records = uploads.answer_records
+
+    def fail(models: Sequence[ECGModel], records: Any) -> Any:
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr(uploads, "answer_records", fail)
+    text = over(client, send(client, wfdb_files(tmp_path, "A1")))
+    assert "This upload could not be answered." in text and "a fault" not in text
+    assert "ZeroDivisionError: a fault" in capfd.readouterr().err
+    monkeypatch.setattr(uploads, "answer_records", answer_records)
+    assert "1 recording answered" in over(client, send(client, wfdb_files(tmp_path, "A2")))
+
+
+def test_only_the_newest_answers_are_kept(client: TestClient, tmp_path: Path) -> None:
+    addresses = []
+    for name in ("A1", "A2", "A3", "A4"):
+        addresses.append(send(client, wfdb_files(tmp_path, name)))
+        over(client, addresses[-1])
+    found = [client.get(address).status_code for address in addresses]
+    assert found == [404, 200, 200, 200]  # two old ones, and the one that came last
