@@ -15,11 +15,11 @@ from data_prep.labels import LEADS
 from data_prep.records import Record
 from data_prep.signals import prepare
 from data_prep.store import Store
+from ecg_keras.evaluation.answers import Answer
 from ecg_keras.evaluation.predictions import load_predictions
 from ecg_keras.model.model_files import ECGModel, load_model, set_origin
 from ecg_keras.model.origin import Origin
 from ecg_keras.prediction import ensemble as prediction
-from ecg_keras.prediction.answers import Answer
 from ecg_keras.prediction.ensemble import (
     WINDOW,
     choose_records,

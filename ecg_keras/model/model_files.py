@@ -17,11 +17,11 @@ import numpy as np
 from data_prep.errors import ModelFileError, OptionError, RecordError
 from data_prep.records import Record
 from data_prep.signals import prepare
+from ecg_keras.evaluation.answers import Answer, Answers
 from ecg_keras.model.backend import keras, tf
 from ecg_keras.model.contract import Contract, SignalContract
 from ecg_keras.model.networks import announced
 from ecg_keras.model.origin import UNKNOWN, ModelFacts, Origin
-from ecg_keras.prediction.answers import Answer, Answers
 
 _DIGEST = "digest.txt"
 _MOST_CONFIG = 2**27  # bytes

@@ -22,6 +22,7 @@ from data_prep.plausibility import Doubt, check
 from data_prep.records import Record, find_records
 from data_prep.signals import crop_or_pad
 from data_prep.store import Store
+from ecg_keras.evaluation.answers import Answer, Answers, Rejected, seconds_cut, table_lines
 from ecg_keras.evaluation.predictions import Predictions, averaged, save_predictions
 from ecg_keras.explanation.methods import Explanation
 from ecg_keras.explanation.pages import write_page
@@ -30,7 +31,6 @@ from ecg_keras.model.model_files import ECGModel, load_model, prepare_record
 from ecg_keras.model.networks import part
 from ecg_keras.model.origin import generated_notice, overlap
 from ecg_keras.model.recordings import as_record
-from ecg_keras.prediction.answers import Answer, Answers, Rejected, seconds_cut, table_lines
 from ecg_keras.training.batches import StoreBatches
 
 

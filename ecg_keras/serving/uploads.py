@@ -15,9 +15,9 @@ from typing import BinaryIO, Literal
 from data_prep.errors import ECGError, OptionError, RecordError
 from data_prep.plausibility import check
 from data_prep.records import Record, find_records, read_record
+from ecg_keras.evaluation.answers import found_text
 from ecg_keras.explanation.pages import page_of
 from ecg_keras.model.model_files import ECGModel
-from ecg_keras.prediction.answers import found_text
 from ecg_keras.prediction.ensemble import (
     Explainer,
     answer_records,
