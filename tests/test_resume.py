@@ -26,7 +26,7 @@ from ecg_keras.model.backend import keras, tf
 from ecg_keras.model.contract import Contract
 from ecg_keras.training import callbacks, checkpoint
 from ecg_keras.training.callbacks import Progress
-from ecg_keras.training.checkpoint import CHECKPOINT, Checkpoint, state_of
+from ecg_keras.training.checkpoint import CHECKPOINT, LAST, Checkpoint, state_of
 from ecg_keras.training.fit import train_fold, train_folds
 from ecg_keras.training.folds import SECOND, Parts
 from ecg_keras.training.settings import Run, Settings, Validation
@@ -72,9 +72,9 @@ def last_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the last checkpoint of a finished training beside its folder."""
     finish = Checkpoint.finish
 
-    def keep_and_finish(self: Checkpoint) -> None:
+    def keep_and_finish(self: Checkpoint, *, keep: bool) -> None:
         shutil.copy(self.folder / CHECKPOINT, self.folder.with_suffix(".npz"))
-        finish(self)
+        finish(self, keep=keep)
 
     monkeypatch.setattr(Checkpoint, "finish", keep_and_finish)
 
@@ -142,10 +142,10 @@ def moments(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
     finish = Checkpoint.finish
 
-    def snapshot_and_finish(self: Checkpoint) -> None:
+    def snapshot_and_finish(self: Checkpoint, *, keep: bool) -> None:
         snapshot("before the end")
         shutil.copy(self.folder / CHECKPOINT, self.folder.with_suffix(".npz"))
-        finish(self)
+        finish(self, keep=keep)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "replace", replace_and_snapshot)
@@ -305,11 +305,28 @@ def half(moments: Path) -> Path:
     return moments / "while saving 3"
 
 
+def test_epochs_can_be_added_to_a_finished_run(store: Store, tmp_path: Path) -> None:
+    folder = train(store, tmp_path / "run", epochs=2)
+    assert state_of(folder) == "finished" and (folder / LAST).exists()
+    train(store, tmp_path / "run", epochs=4, resume=True)
+    at_once = train(store, tmp_path / "at once", epochs=4)
+    assert_equal(folder, at_once)
+    assert len((folder / "training.log").read_text().splitlines()) == 4
+    for part in ("options", "settings"):
+        assert json.loads((folder / "args.json").read_text())[part]["epochs"] == 4
+    # A run that ended because its patience did has nothing to add.
+    stopped = train(store, tmp_path / "stopped", epochs=30)
+    assert not (stopped / LAST).exists()
+    before = {path.name: path.read_bytes() for path in stopped.iterdir()}
+    train(store, tmp_path / "stopped", epochs=40, resume=True)
+    assert before == {path.name: path.read_bytes() for path in stopped.iterdir()}
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"options": {"dropout": 0.4}}, "--dropout 0.5, not 0.4"),
-        ({"epochs": 10}, "--epochs 9, not 10"),
+        ({"epochs": 8}, "--epochs 9, not 8"),
         (
             {"options": {"dropout": 0.5, "fusion": "add"}},
             "--fusion None, not add",
@@ -431,9 +448,9 @@ def train_both(home: Path, number: int) -> None:
     """Train both networks, keeping the last checkpoints: undisturbed (0), killed or resumed."""
     finish = Checkpoint.finish
 
-    def keep_and_finish(self: Checkpoint) -> None:
+    def keep_and_finish(self: Checkpoint, *, keep: bool) -> None:
         shutil.copy(self.folder / CHECKPOINT, self.folder.with_suffix(".npz"))
-        finish(self)
+        finish(self, keep=keep)
 
     setattr(Checkpoint, "finish", keep_and_finish)  # noqa: B010
     tf.config.run_functions_eagerly(True)  # to trace the networks would take most of the time

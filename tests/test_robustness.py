@@ -485,7 +485,7 @@ def test_pickles_are_never_read(tmp_path: Path) -> None:
             read_record(tmp_path / name)
         shutil.copy(tmp_path / name, tmp_path / CHECKPOINT)
         with pytest.raises(ModelFileError):
-            Checkpoint(tmp_path, counters={})
+            Checkpoint(tmp_path, counters={}, epochs=3)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["signals"] = np.void(pickle.dumps(evil))
     with pytest.raises(StoreError):

@@ -266,5 +266,7 @@ class Progress(keras.callbacks.Callback):
             f" {time.monotonic() - self.start:.0f} s; {kept}"
         )
         self.bar.write(f"{self.bar.desc}, {line}")
-        with open(self.file, "a", encoding="utf-8") as file:
-            file.write(f"{datetime.now(timezone.utc).isoformat(timespec='seconds')} {line}\n")
+        before = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        with written_whole(self.file) as part:
+            part.write_text(f"{before}{now} {line}\n", encoding="utf-8")

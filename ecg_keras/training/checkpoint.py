@@ -30,6 +30,8 @@ from data_prep.store import Store
 from ecg_keras.model.backend import keras
 
 CHECKPOINT = "checkpoint.npz"
+LAST = "last_epoch.npz"
+"""The checkpoint of a training that ended because its epochs were over, not its patience."""
 NEW_BEST = "of_this_epoch"
 
 # What earlier releases did that had no such option, where that is not None.
@@ -80,8 +82,29 @@ def require_startable(folder: Path, *, resume: bool) -> None:
         )
 
 
+def reopen(folder: Path, *, epochs: int) -> bool:
+    """Turn a finished training into a half-finished one if more epochs are wanted.
+
+    Args:
+        folder: of the training.
+        epochs: as many as are wanted now.
+
+    Returns:
+        False if it had as many, ended because its patience did, or did not keep its last epoch.
+    """
+    try:
+        settings = json.loads((folder / "args.json").read_text(encoding="utf-8"))["settings"]
+        more = epochs > int(settings["epochs"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    if not more or not (folder / LAST).exists():
+        return False
+    os.replace(folder / LAST, folder / CHECKPOINT)
+    return True
+
+
 def require_same_run(written: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to continue a training with other options or other records.
+    """Refuse to continue a training with other options or other records; epochs may be added.
 
     Args:
         written: ``options``, ``settings`` and ``records`` of ``args.json``.
@@ -97,6 +120,8 @@ def require_same_run(written: Mapping[str, Any], asked: Mapping[str, Any], folde
         # Earlier releases wrote fewer of the settings; the others were among the options.
         names = {*before} if part == "settings" else {*before, *now} - {*_FREE_OPTIONS}
         for name in sorted(names):
+            if name == "epochs" and before.get(name, 0) <= now[name]:
+                continue
             if before.get(name, _BEFORE_OPTIONS.get(name)) != now.get(name):
                 option = "--" + name.replace("_", "-")
                 raise OptionError(
@@ -140,6 +165,7 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
         folder: of the training.
         counters: callbacks whose numeric attributes are saved, each by a name.
+        epochs: that the training is to have.
 
     Attributes:
         epoch: number of complete epochs.
@@ -149,9 +175,10 @@ class Checkpoint(keras.callbacks.Callback):
         ModelFileError: if the checkpoint is corrupt.
     """
 
-    def __init__(self, folder: Path, *, counters: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, *, counters: Mapping[str, Any], epochs: int) -> None:
         super().__init__()
         self.folder = folder
+        self.epochs = epochs
         self.counters = dict(counters)
         self.epoch = 0
         self.complete = False
@@ -168,7 +195,10 @@ class Checkpoint(keras.callbacks.Callback):
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 self._saved = {name: arrays[name] for name in arrays.files}
             told = json.loads(self._saved.pop("told").tobytes())
-            self.epoch, self.complete = int(told["epoch"]), bool(told["complete"])
+            self.epoch = int(told["epoch"])
+            # Earlier releases did not say why a training had ended.
+            over = told["stopped"] if "stopped" in told else told["complete"]
+            self.complete = bool(over) or self.epoch >= self.epochs
             self._history = str(told["history"])
             self._counts = dict(told["counters"])
             self._random = {name: told["random"][name] for name in ("python", "numpy")}
@@ -214,13 +244,14 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Write the checkpoint."""
         self.epoch = epoch + 1
-        last = self.epoch == self.params["epochs"]
-        self.complete = bool(last or self.model.stop_training)
+        stopped = bool(self.model.stop_training)
+        self.complete = stopped or self.epoch >= self.epochs
         self._add_to_history({"epoch": epoch, **dict(sorted((logs or {}).items()))})
         kind, words, *rest = np.random.get_state()
         told = {
             "epoch": self.epoch,
             "complete": self.complete,
+            "stopped": stopped,
             "history": self._history,
             "counters": {name: _numbers(callback) for name, callback in self.counters.items()},
             "random": {
@@ -249,8 +280,14 @@ class Checkpoint(keras.callbacks.Callback):
                 os.replace(new, kept)
         shutil.rmtree(self.folder / NEW_BEST)
 
-    def finish(self) -> None:
-        """Remove the checkpoint once all files of the training are complete."""
+    def finish(self, *, keep: bool) -> None:
+        """Put the checkpoint away once all files of the training are complete.
+
+        Args:
+            keep: keep it, unless patience ended the training, so that epochs can be added.
+        """
+        if keep and self.epoch >= self.epochs:
+            os.replace(self.folder / CHECKPOINT, self.folder / LAST)
         (self.folder / CHECKPOINT).unlink(missing_ok=True)
 
     def _variables(self) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from ecg_keras.training.checkpoint import (
     NEW_BEST,
     Checkpoint,
     digest_of_records,
+    reopen,
     require_same_run,
     require_startable,
     state_of,
@@ -66,9 +67,9 @@ def train_folds(run: Run, validation: Validation, network: Network, settings: Se
     A folder ``OUT/fold_k`` gets ``best.keras`` (the best epoch, with its thresholds),
     ``validation.npz`` (its predictions for the validation records), ``history.csv``,
     ``learning_curves.png``, ``training.log`` (a line an epoch) and ``args.json`` (all settings);
-    until training is complete also ``checkpoint.npz``.  With ``run.resume``, finished folds are
-    left as they are, half-finished ones continue after their last complete epoch, and the others
-    start.
+    until training is complete also ``checkpoint.npz``, which becomes ``last_epoch.npz`` unless
+    patience ended it.  With ``run.resume``, half-finished folds continue after their last complete
+    epoch, finished ones too if more epochs are wanted than they had, and the others start.
 
     With several folds, the mean and SD of their best validation scores are printed at the end,
     including folds that were finished before.
@@ -105,6 +106,7 @@ def train_folds(run: Run, validation: Validation, network: Network, settings: Se
                 settings=replace(settings, seed=settings.seed + fold),
                 options=options,
                 resume=run.resume,
+                keep_last=True,
             )
     if len(folders) > 1:
         print(_mean_of_folds(folders, settings.monitor))
@@ -129,6 +131,7 @@ def train_fold(
     options: Mapping[str, Any],
     callbacks: Sequence[Any] = (),
     resume: bool = False,
+    keep_last: bool = False,
 ) -> None:
     """Train one model on all available GPUs.
 
@@ -144,7 +147,9 @@ def train_fold(
         settings: how to train, with this fold's own seed.
         options: all settings, for ``args.json``; a resumed training must have the same.
         callbacks: further Keras callbacks, called before the checkpoint is written.
-        resume: continue a half-finished training, and leave a finished one as it is.
+        resume: continue a half-finished training, and a finished one that kept its last epoch if
+            more epochs are wanted.
+        keep_last: keep what continuing a finished training takes.
 
     Raises:
         OptionError: if the GPUs cannot share a batch equally, the model of ``settings.init`` does
@@ -158,7 +163,7 @@ def train_fold(
         tf.config.experimental.enable_op_determinism()
     with locked(folder, doing="trained"):
         require_startable(folder, resume=resume)
-        if state_of(folder) == "finished":
+        if state_of(folder) == "finished" and not reopen(folder, epochs=settings.epochs):
             print(f"fold {fold}: is finished; {folder}")
             return
         keras.backend.clear_session()  # also resets the policy
@@ -191,6 +196,7 @@ def train_fold(
                 settings=settings,
                 options=options,
                 callbacks=callbacks,
+                keep_last=keep_last,
                 before=None if source is None else source.origin,
             )
         finally:
@@ -221,6 +227,7 @@ def _fit(
     settings: Settings,
     options: Mapping[str, Any],
     callbacks: Sequence[Any],
+    keep_last: bool,
     before: Origin | None,
 ) -> None:
     validating = {"": parts.validation}
@@ -263,7 +270,7 @@ def _fit(
     }
     best = bests[""]
     choose = ChooseEpochs(bests, patience=settings.patience)
-    checkpoint = Checkpoint(folder, counters=choose.counters)
+    checkpoint = Checkpoint(folder, counters=choose.counters, epochs=settings.epochs)
     # Keras' own count of epochs would start at 0 in a resumed training.
     in_order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: train.start_epoch(e))
     in_turn = [in_order, RequireNumbers(store, train, fold=fold), choose, *callbacks]
@@ -290,7 +297,7 @@ def _fit(
     curves = {f"fold {fold}": read_history(folder / "history.csv")}
     with written_whole(folder / "learning_curves.png") as part:
         plot_learning_curves(curves, monitor=settings.monitor).savefig(part, dpi=150)
-    checkpoint.finish()
+    checkpoint.finish(keep=keep_last)
     for name, each in bests.items():
         assert each.epoch is not None
         print(
@@ -316,3 +323,8 @@ def _write_args(folder: Path, run: dict[str, Any]) -> None:
             " another --out."
         ) from None
     require_same_run(written, run, folder)
+    if written["settings"]["epochs"] != run["settings"]["epochs"]:
+        for which in ("options", "settings"):
+            written[which]["epochs"] = run["settings"]["epochs"]
+        with written_whole(path) as part:
+            part.write_text(json.dumps(written, indent=2) + "\n")
