@@ -1,12 +1,15 @@
 """Files that are either whole or not there, and that one process writes at a time."""
 
 import csv
+import ctypes
 import errno
 import os
+import shutil
 import socket
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from io import StringIO
 from pathlib import Path
 from typing import BinaryIO
@@ -188,6 +191,88 @@ def locked(path: Path, *, doing: str) -> Iterator[None]:
         lock.release()
         if is_new and not any(path.parent.iterdir()):
             path.parent.rmdir()
+
+
+@contextmanager
+def written_as_one(
+    folder: Path, *, names: Sequence[str], inputs: Sequence[Path] = ()
+) -> Iterator[Path]:
+    """Give an empty folder beside ``folder`` to write to, and put it in its place at the end.
+
+    The folder then holds what was written, all of it, and what an earlier run wrote is gone; until
+    then, and if the block raises or the process is killed, it is as it was.  Files that are not of
+    ``names`` stay.  Other processes cannot write to the same folder meanwhile.
+
+    Args:
+        folder: to make or replace.
+        names: patterns of the files and folders that such a run may write, such as ``"*.png"``.
+        inputs: what the run reads, none of which may lie in the folder.
+
+    Yields:
+        ``.NAME.part`` beside the folder.
+
+    Raises:
+        OptionError: if the folder is a file, holds an input, or is or holds the current folder, or
+            if another process is writing to it.
+    """
+    place = folder.resolve()
+    if place.exists() and not place.is_dir():
+        raise OptionError(f"{folder} is a file, not a folder; give another place with --out.")
+    if place == Path.cwd() or place in Path.cwd().parents:
+        raise OptionError(
+            f"--out {folder} is the folder you are in, or one above it; give a folder of its own,"
+            " such as --out answers."
+        )
+    for path in inputs:
+        if place in (path.resolve(), *path.resolve().parents):
+            raise OptionError(
+                f"--out {folder} holds {path}, which is read; give a folder of its own, such as"
+                f" --out {folder / 'out'}."
+            )
+    if os.path.ismount(place):
+        raise OptionError(
+            f"--out {folder} is where a disk is mounted, which cannot be replaced; give a folder in"
+            f" it, such as --out {folder / 'out'}."
+        )
+    part, old = (place.with_name(f".{place.name}.{ending}") for ending in ("part", "old"))
+    with locked(place, doing="written"):
+        if old.exists() and not place.exists():  # killed between two renames
+            os.replace(old, place)
+        for left in (part, old):
+            _clear(left, place, names)
+        part.mkdir()
+        try:
+            yield part
+            if not place.exists():
+                os.replace(part, place)
+            elif not _exchange(part, place):
+                os.replace(place, old)
+                os.replace(part, place)
+            _bring_to_disk(place.parent)
+        finally:
+            for left in (part, old):
+                _clear(left, place, names)
+
+
+def _clear(left: Path, place: Path, names: Sequence[str]) -> None:
+    """Remove a folder that is not needed any more, after moving what no run wrote to its place."""
+    if not left.is_dir():
+        return
+    for entry in left.iterdir():
+        ours = any(fnmatch(entry.name, f"{name}{end}") for name in names for end in ("", ".part*"))
+        if not ours and place.is_dir() and not (place / entry.name).exists():
+            os.replace(entry, place / entry.name)
+    shutil.rmtree(left)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders swap their names at once; False if the system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    current, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    return rename(current, os.fsencode(one), current, os.fsencode(other), exchange) == 0
 
 
 def require_text(array: np.ndarray) -> None:

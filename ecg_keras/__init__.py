@@ -1,8 +1,9 @@
 """What surrounds any network: train, predict, explain, export, evaluate, reproduce.
 
 The public face of ECG-Keras: ``load_model`` opens the model file of any installed network,
-``read_record`` a recording of any format, and ``ecg_figure`` draws it on ECG paper.  Once this
-package is imported, ``keras.models.load_model`` opens the same model files.
+``open_models`` several that answer together, ``read_record`` a recording of any format, and
+``ecg_figure`` draws it on ECG paper.  Once this package is imported,
+``keras.models.load_model`` opens the same model files.
 """
 
 from importlib import import_module
@@ -14,10 +15,11 @@ from ecg_keras.model.registration import register_with_keras
 _MODULES = {
     "ecg_figure": "data_prep.ecg_paper",
     "load_model": "ecg_keras.model.model_files",
+    "open_models": "ecg_keras.prediction.ensemble",
     "read_record": "data_prep.records",
 }
 
-__all__ = ["ecg_figure", "load_model", "read_record"]
+__all__ = ["ecg_figure", "load_model", "open_models", "read_record"]
 
 register_with_keras()
 

@@ -196,7 +196,7 @@ def _begin(x: Any, length: Any) -> tuple[Any, Callable[..., Any]]:
 
 # Functions of their own in TensorFlow's graph: they are then traced, differentiated and optimised
 # once for all branches and slices, which is most of the time before the first step.
-_once = tf.function(experimental_attributes={"_noinline": True})
+_once = tf.function(autograph=False, experimental_attributes={"_noinline": True})
 
 
 @_once
@@ -572,7 +572,9 @@ def _recurrence() -> tuple[Callable[..., Any], Callable[..., Any]]:
     A step is some thirty operations on tensors of a few kilobytes.  Compiled, the loop costs a
     tenth of what TensorFlow's interpreter needs for it; the compiler keeps one version a shape.
     """
-    states, gradients = (tf.function(f, jit_compile=True) for f in (_gru_states, _gru_gradients))
+    states, gradients = (
+        tf.function(f, jit_compile=True, autograph=False) for f in (_gru_states, _gru_gradients)
+    )
     try:
         with tf.init_scope():
             one = [tf.zeros(shape) for shape in ([1] * 4, [1, 1, 3], [1, 1, 3], [1, 2, 3])]
@@ -584,7 +586,7 @@ def _recurrence() -> tuple[Callable[..., Any], Callable[..., Any]]:
             f" {reason}",
             file=sys.stderr,
         )
-        return tf.function(_gru_states), tf.function(_gru_gradients)
+        return tuple(tf.function(f, autograph=False) for f in (_gru_states, _gru_gradients))
     return states, gradients
 
 

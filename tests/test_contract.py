@@ -7,9 +7,25 @@ import pytest
 from toy import CLASSES, toy_contract
 
 from data_prep.errors import OptionError
-from data_prep.labels import LEADS
+from data_prep.labels import CPSC_CLASSES, LEADS
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import SignalContract
+
+NAN, INF = float("nan"), float("inf")
+ALTERED: dict[str, tuple[Any, ...]] = {
+    "network": (None, "", 3, ["MLBF-Net"]),
+    "task": (None, "", 3),
+    "class_names": (None, (), 3, "calm", ("calm", "calm", "slow"), ("calm", "", "slow"), (1, 2, 3)),
+    "sampling_rate": (0, -100, NAN, INF, 1e9, 0.5, None, "50", True, (50.0,)),
+    "input_length": (0, -1, 10**12, 99.5, NAN, None, "100", True),
+    "fit": (None, "", "crop", 3, ("pad",)),
+    "single_label": (None, "false", "", 0, 1, 1.0),
+    "leads": (None, (), "I", 12, ("I", "I"), ("I", 2), ("I", "")),
+    "mean": (NAN, INF, -INF, 1e9, None, "0", True),
+    "std": (0, -1, NAN, INF, 1e-9, 1e9, None, "1", True),
+    "thresholds": (None, 0.5, (0.5,), (0.5,) * 4, (0.5, NAN, 0.5), (0.5, -0.1, 0.5), (2, 0.5, 0.5)),
+}
+"""Values of each field that no contract can have; those of JSON also stand in model files."""
 
 
 def test_thresholds_are_a_half_until_they_are_found() -> None:
@@ -20,15 +36,35 @@ def test_thresholds_are_a_half_until_they_are_found() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"thresholds": (0.5, 0.5)}, "one threshold for each of its 3 classes, not 2"),
-        ({"std": 0.0}, "must be above 0 mV, not 0.0"),
-        ({"std": -1.0}, "must be above 0 mV"),
-        ({"std": float("nan")}, "must be above 0 mV"),
+        ({"std": 0.0}, "must be above 0 mV.*, not 0.0"),
+        (
+            {"class_names": ("AF", *CPSC_CLASSES[2:], "Normal")},
+            "classes of cpsc2018 are Normal",
+        ),
+        ({"class_names": CPSC_CLASSES[:8]}, "classes of cpsc2018 are Normal"),
+        (
+            {"task": "superdiagnostic", "class_names": ("MI", "NORM", "STTC", "CD", "HYP")},
+            "classes of superdiagnostic are NORM, MI",
+        ),
+        *(
+            ({name: value}, f"{name} in a contract must be")
+            for name, values in ALTERED.items()
+            for value in values
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(changes: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(OptionError, match=sentence):
+    with pytest.raises(OptionError, match=sentence) as error:
         toy_contract(**changes)
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_numbers_of_numpy_become_plain() -> None:
+    contract = toy_contract(
+        sampling_rate=np.float32(50), thresholds=tuple(np.full(3, 0.5, np.float32))
+    )
+    assert type(contract.sampling_rate) is float and type(contract.thresholds[0]) is float
+    assert json.loads(json.dumps(asdict(contract)))["input_length"] == 100
 
 
 @pytest.mark.parametrize(
@@ -65,6 +101,11 @@ def test_signal_contract_basics() -> None:
     assert (again.contract, again.name) == (contract, "contract")
     assert isinstance(again.contract.class_names, tuple)
     assert again.get_config() == layer.get_config()
+    config["contract"]["leads"][:2] = config["contract"]["leads"][1::-1]
+    with pytest.raises(TypeError, match="was changed after"):  # Keras makes one of it
+        SignalContract.from_config(config)
+    del config["digest"]  # as in files of earlier releases
+    assert SignalContract.from_config(config).contract.leads[:2] == ("II", "I")
     by_keras = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert by_keras.contract == contract
     assert layer.weights == [] and asdict(contract)["std"] == 0.5

@@ -338,13 +338,13 @@ class TestWhatCannotBeScored:
         made = answered(network="MLBF-Net", single_label=True, seed=1, with_labels=True)
         assert made.labels is not None and made.first_labels is not None
         kept = np.flatnonzero(made.first_labels != 8)
-        probabilities = made.probabilities.copy()
-        probabilities[:, 8] = 0
+        members = made.members[:, kept]
+        members[:, :, 8] = 0
         made = replace(
             made,
             ids=made.ids[kept],
-            probabilities=probabilities[kept],
-            members=made.members[:, kept],
+            probabilities=members.mean(axis=0),
+            members=members,
             labels=made.labels[kept],
             first_labels=made.first_labels[kept],
         )

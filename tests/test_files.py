@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from data_prep import files
 from data_prep.errors import OptionError
-from data_prep.files import is_file, locked, opened, write_csv, written_whole
+from data_prep.files import is_file, locked, opened, write_csv, written_as_one, written_whole
 
 
 def test_a_complete_file_takes_its_name_in_a_new_folder(tmp_path: Path) -> None:
@@ -134,3 +135,57 @@ def test_tables_run_no_formulas(tmp_path: Path) -> None:
     assert header == ["'=a", "b"]
     assert read[:5] == ["'=1+2", "'+cmd", "'-x", "'@sum", "'\t=1"]
     assert read[5:] == ["-0.5", "+1e3", "-2.0", "-3", "a=1", "-nan", "\\udce4"]
+
+
+NAMES = ("answers.csv", "*_roc.png")
+
+
+def written(folder: Path, **texts: str) -> None:
+    with written_as_one(folder, names=NAMES) as part:
+        for name, text in texts.items():
+            (part / name.replace("__", ".")).write_text(text)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_folder_is_replaced_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    """Also on systems where two folders cannot swap their names."""
+    if not at_once:
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    out = tmp_path / "new" / "out"
+    written(out, answers__csv="first", a_roc__png="first")
+    (out / "notes.txt").write_text("mine")
+    written(out, answers__csv="second")
+    assert {path.name: path.read_text() for path in out.iterdir()} == {
+        "answers.csv": "second",
+        "notes.txt": "mine",
+    }
+    assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path, renames: int) -> None:
+    out = tmp_path / "out"
+    written(out, answers__csv="first")
+    (out / "notes.txt").write_text("mine")
+    # As a killed process leaves them: half of a new folder, and the old one under another name.
+    (tmp_path / ".out.part").mkdir()
+    (tmp_path / ".out.part" / "answers.csv").write_text("half")
+    if renames:
+        out.rename(tmp_path / ".out.old")
+    with pytest.raises(ZeroDivisionError), written_as_one(out, names=NAMES) as part:
+        assert not list(part.iterdir())
+        raise ZeroDivisionError
+    assert (out / "answers.csv").read_text() == "first"
+    assert (out / "notes.txt").read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_two_at_once_never_mix(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with written_as_one(out, names=NAMES) as part:
+        (part / "answers.csv").write_text("first")
+        with pytest.raises(OptionError, match="is being written by process"):
+            written(out, answers__csv="second")
+    assert (out / "answers.csv").read_text() == "first"

@@ -447,7 +447,7 @@ def test_given_contract_standardises() -> None:
     """Then the padding is no longer zero, and the answer must not change for it."""
     contract = Contract(
         network="MLBF-Net",
-        task="cpsc2018",
+        task="own",
         class_names=CPSC_CLASSES[:CLASSES],
         sampling_rate=250.0,
         input_length=LENGTH,

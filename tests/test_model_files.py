@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 from make_records import sine_leads, write_wfdb
+from test_contract import ALTERED
 from toy import CLASSES, toy_answers, toy_contract, toy_model
 
 from data_prep.errors import ModelFileError, OptionError, RecordError
-from data_prep.labels import LEADS
+from data_prep.labels import CPSC_CLASSES, LEADS
 from data_prep.records import read_record
 from data_prep.signals import prepare
 from ecg_keras.model.backend import keras
-from ecg_keras.model.model_files import load_model, prepare_record, set_thresholds
+from ecg_keras.model.model_files import load_model, prepare_record, save_model, set_thresholds
 
 STANDARDISED = {"mean": 0.01, "std": 0.25}
 
@@ -181,16 +182,76 @@ def test_a_file_of_another_network(tmp_path: Path) -> None:
         load_model(path, networks=("A", "B"))
 
 
-@pytest.mark.parametrize(
-    "changes", [{"colour": "red"}, {"thresholds": [0.5]}, {"std": 0.0}, {"std": "wide"}]
-)
-def test_a_contract_this_release_does_not_know(tmp_path: Path, changes: dict[str, Any]) -> None:
+def altered(source: Path, changes: dict[str, Any], *, digest: bool = False) -> Path:
+    """Copy a model file with another contract, as of an earlier release without digest."""
+
     def change(config: Any) -> Any:
         contract_of(config).update(changes)
+        if not digest:
+            layers = config["config"]["layers"]
+            del next(x for x in layers if x["class_name"] == "SignalContract")["config"]["digest"]
         return config
 
-    path = with_config(saved(tmp_path / "toy.keras"), change, tmp_path / "x.keras")
-    assert "carries a contract that this release cannot read" in refusal(path)
+    return with_config(source, change, source.with_name("altered.keras"))
+
+
+def test_altered_contracts_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    source = saved(tmp_path / "toy.keras")
+    changes: list[dict[str, Any]] = [
+        {name: value} for name, values in ALTERED.items() for value in values
+    ]
+    changes += [{"colour": "red"}, {"class_names": list(CPSC_CLASSES[::-1])}]
+    for each in changes:
+        assert "carries a contract that this release cannot read" in refusal(altered(source, each))
+    of_another: list[dict[str, Any]] = [
+        {"input_length": 99},
+        {"leads": list(LEADS[:11])},
+        {"class_names": ["a", "b"], "thresholds": []},
+        {"class_names": ["a", "b", "c", "d"], "thresholds": []},
+    ]
+    for each in of_another:
+        assert "under a contract of" in refusal(altered(source, each))
+    swapped = {"leads": ["II", "I", *LEADS[2:]]}
+    assert "was changed after the model was saved" in refusal(altered(source, swapped, digest=True))
+    assert opened(altered(source, {})).contract == toy_contract()  # written before digests
+
+
+def test_what_was_saved_is_what_is_opened(tmp_path: Path) -> None:
+    """Also other weights under the same contract are noticed."""
+    whole = tmp_path / "toy.keras"
+    save_model(toy_model(toy_contract(), seed=1), whole)
+    assert opened(whole).contract == toy_contract()
+    assert keras.saving.load_model(whole).name == "toy"
+    other = saved(tmp_path / "other.keras")
+    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(other) as weights:
+        with zipfile.ZipFile(tmp_path / "mixed.keras", "w") as mixed:
+            for name in archive.namelist():
+                source = weights if name == "model.weights.h5" else archive
+                mixed.writestr(name, source.read(name))
+    assert "was changed after it was saved" in refusal(tmp_path / "mixed.keras")
+
+
+def test_archives_of_odd_kinds(tmp_path: Path) -> None:
+    source = saved(tmp_path / "toy.keras")
+    path = tmp_path / "odd.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "[" * 100_000)
+    assert "is not a Keras model file" in refusal(path)
+    for kind, offset in (("encrypted", 8), ("unknown method", 10)):
+        with zipfile.ZipFile(source) as archive:
+            start = archive.start_dir
+        content = bytearray(source.read_bytes())
+        content[start + offset] = 1 if kind == "encrypted" else 99  # of metadata.json
+        for entry in (i for i in range(start, len(content)) if content[i : i + 4] == b"PK\1\2"):
+            content[entry + offset] = 1 if kind == "encrypted" else 99
+        path.write_bytes(content)
+        assert "is not a Keras model file" in refusal(path), kind
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("config.json", json.dumps(list(range(10_000))))
+    content = bytearray(path.read_bytes())
+    content[60:100] = bytes(40)
+    path.write_bytes(content)
+    assert "is not a Keras model file" in refusal(path)
 
 
 def test_layers_that_nobody_knows(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_from_a_folder_and_a_table_to_answers(
     run(monkeypatch, "ecg_keras.prediction.command", *predict)
     answered = load_predictions(test / "predictions.npz")
     assert answered.class_names == CLASSES and answered.labels is not None
-    assert set(column(test / "answers.csv", "Result")) <= set(CLASSES)
+    assert set(column(test / "answers.csv", "found")) <= set(CLASSES)
     assert (test / "probabilities.csv").read_text().splitlines()[0] == ",".join(
         ("Recording", *CLASSES)
     )

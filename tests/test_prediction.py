@@ -1,5 +1,6 @@
 import csv
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ from make_records import sine_leads, write_reference, write_struct, write_wfdb
 from toy import CLASSES, toy_answers, toy_contract, toy_model, write_toy_store
 
 from data_prep.errors import LabelError, ModelFileError, OptionError, RecordError, StoreError
+from data_prep.files import locked
 from data_prep.labels import LEADS
+from data_prep.records import Record
 from data_prep.signals import prepare
 from data_prep.store import Store
+from ecg_keras.evaluation.answers import Answer
 from ecg_keras.evaluation.predictions import load_predictions
 from ecg_keras.model.model_files import ECGModel, load_model, set_origin
 from ecg_keras.model.origin import Origin
@@ -177,7 +181,7 @@ def test_answers_in_the_form_of_the_challenge(
 ) -> None:
     models = save_models(tmp_path, {}, {})
     write_records(tmp_path / "records")
-    (tmp_path / "test.csv").write_text("Recording,Note\nA4,x\nA1,\nA5,y\n")
+    (tmp_path / "test.csv").write_text("Recording,First_label\nA4,1\nA1,2\nA5,3\n")
     out = answer(tmp_path, csv_file=tmp_path / "test.csv")
     names = ["A4", "A1", "A5"]
     expected = np.mean([expected_of(model, names) for model in models], axis=0)
@@ -196,7 +200,7 @@ def test_answers_in_the_form_of_the_challenge(
     np.testing.assert_allclose(np.array(table[1:])[:, 1:].astype(float), expected, atol=2e-4)
     assert all(math.isclose(sum(map(float, row[1:])), 1, abs_tol=3e-6) for row in table[1:])
     assert rows_of(out / "rejected.csv") == [["record", "file", "reason"]]
-    assert capsys.readouterr().out == f"{out}: 3 recordings answered by 2 models of Toy.\n"
+    assert f"\n{out}: 3 recordings answered by 2 models of Toy.\n" in capsys.readouterr().out
 
 
 def test_answers_of_several_labels_are_names(tmp_path: Path) -> None:
@@ -205,17 +209,79 @@ def test_answers_of_several_labels_are_names(tmp_path: Path) -> None:
     write_records(tmp_path / "records")
     out = answer(tmp_path)
     probabilities = expected_of(model, list(LENGTHS))
-    rows = rows_of(out / "answers.csv")[1:]
-    for (name, result), row in zip(rows, probabilities, strict=True):
+    table = rows_of(out / "answers.csv")
+    thresholds = [f"threshold_{name}" for name in CLASSES]
+    assert table[0] == ["Recording", "found", *CLASSES, *thresholds, "warnings", "seconds_used"]
+    for line, row in zip(table[1:], probabilities, strict=True):
         both = ["calm", "slow"] if row[0] >= row[2] else ["slow", "calm"]
-        assert result == (" ".join(both) if row[2] >= 0.5 else "calm"), name
-    assert {result for _, result in rows} >= {"calm"} and len({result for _, result in rows}) > 1
+        assert line[1] == ("; ".join(both) if row[2] >= 0.5 else "calm"), line[0]
+        np.testing.assert_allclose([float(cell) for cell in line[2:5]], row, atol=2e-4)
+        assert line[5:8] == ["0.000000", "1.000000", "0.500000"]
+    found = {line[1] for line in table[1:]}
+    assert found >= {"calm"} and len(found) > 1
+
+
+def test_a_recording_longer_than_the_input_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_models(tmp_path, {})
+    write_records(tmp_path / "records")
+    table = {row[0]: row for row in rows_of(answer(tmp_path) / "answers.csv")}
+    assert table["A3"][-1] == "2" and "only the first 2 s of 5.2 s were used." in table["A3"][-2]
+    assert table["A2"][-1] == "1.4" and "were used" not in table["A2"][-2]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("A3")]
+    assert "first 2 s of 5.2 s" in line
+
+
+def test_an_empty_answer_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_models(tmp_path, {"task": "rhythm", "single_label": False, "thresholds": (1.0,) * 3})
+    write_records(tmp_path / "records")
+    rows = rows_of(answer(tmp_path) / "answers.csv")[1:]
+    assert {row[1] for row in rows} == {"none above its threshold"}
+    assert capsys.readouterr().out.count("none above its threshold") == 5
+
+
+def test_the_table_shows_twenty_recordings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_models(tmp_path, {"single_label": False})
+    for number in range(10, 33):
+        write_wfdb(tmp_path / "records", f"B{number}", sine_leads(1000, seed=number))
+    answer(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == ["recording", "found"]
+    assert [line.split()[0] for line in lines[1:21]] == [f"B{n}" for n in range(10, 30)]
+    assert lines[21].startswith("and 3 more") and "23 recordings" in lines[22]
+
+
+@pytest.mark.parametrize(
+    ("form", "table", "expected"),
+    [
+        (None, "Recording,First_label,Second_label,Third_label\nA1,1,,\n", "Result"),
+        (None, "Recording,Note\nA1,x\n", "found"),
+        ("names", "Recording\nA1\n", "found"),
+        ("cpsc2018", "Recording,Note\nA1,x\n", "Result"),
+    ],
+)
+def test_the_form_of_the_answers(tmp_path: Path, form: Any, table: str, expected: str) -> None:
+    save_models(tmp_path, {})
+    write_records(tmp_path / "records")
+    (tmp_path / "test.csv").write_text(table)
+    out = answer(tmp_path, csv_file=tmp_path / "test.csv", form=form)
+    assert rows_of(out / "answers.csv")[0][1] == expected
+
+
+def test_only_cpsc_2018_has_the_challenges_numbers(tmp_path: Path) -> None:
+    save_models(tmp_path, {"task": "rhythm"})
+    with pytest.raises(OptionError, match="--format cpsc2018 .* these models answer rhythm"):
+        answer(tmp_path, records=write_records(tmp_path / "records"), form="cpsc2018")
 
 
 def test_cpsc_2018_has_one_result_whatever_the_network(tmp_path: Path) -> None:
     (model,) = save_models(tmp_path, {"single_label": False})
     write_records(tmp_path / "records")
-    results = [row[1] for row in rows_of(answer(tmp_path) / "answers.csv")[1:]]
+    table = rows_of(answer(tmp_path, form="cpsc2018") / "answers.csv")
+    results = [row[1] for row in table[1:]]
     assert results == [str(i + 1) for i in expected_of(model, list(LENGTHS)).argmax(axis=1)]
 
 
@@ -289,12 +355,8 @@ def test_no_recording_can_be_used(tmp_path: Path) -> None:
         ("Record,First_label\nA1,1\n", LabelError, "test.csv.*Recording"),
         ("", LabelError, "test.csv"),
         ("Recording\n", LabelError, "test.csv"),
-        (
-            "Recording\nA1\n\nA7\n",
-            RecordError,
-            "test.csv names A7 not in .*records; give the right",
-        ),
-        ("Recording\nB1\nA1\nB2\nB3\n", RecordError, "names B1 and 2 more recordings not in"),
+        ("Recording\nA7\n", RecordError, "test.csv names A7 not in .*records; give the right"),
+        ("Recording\nB1\nB2\nB3\n", RecordError, "names B1 and 2 more recordings not in"),
         (None, LabelError, "test.csv"),
     ],
 )
@@ -308,6 +370,156 @@ def test_tables_that_cannot_be_used(
     with pytest.raises(kind, match=sentence):
         answer(tmp_path, csv_file=tmp_path / "test.csv")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_recording_does_not_stop_the_others(tmp_path: Path) -> None:
+    save_models(tmp_path, {})
+    write_records(tmp_path / "records")
+    (tmp_path / "test.csv").write_text("Recording\nA4\nB1\nA1\n")
+    with pytest.raises(RecordError, match="1 of 3 recordings could not be used.*B1 is not in"):
+        answer(tmp_path, csv_file=tmp_path / "test.csv")
+    assert [row[0] for row in rows_of(tmp_path / "out" / "answers.csv")[1:]] == ["A4", "A1"]
+    assert [row[0] for row in rows_of(tmp_path / "out" / "rejected.csv")[1:]] == ["B1"]
+
+
+def test_an_answer_of_nan_is_refused_by_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_models(tmp_path, {}, {})
+    write_records(tmp_path / "records")
+    run = ECGModel.run
+
+    def once_nan(self: ECGModel, signals: np.ndarray, **options: Any) -> dict[str, np.ndarray]:
+        answers = run(self, signals, **options)
+        if self.path.parent.name == "fold_2":
+            answers["diagnosis"][-1] = np.nan
+        return answers
+
+    monkeypatch.setattr(ECGModel, "run", once_nan)
+    with pytest.raises(RecordError, match="1 of 5 recordings .*fold_2/best.keras answers A5 with"):
+        answer(tmp_path, batch_size=8)
+    out = tmp_path / "out"
+    names = ["A1", "A2", "A3", "A4"]
+    assert [row[0] for row in rows_of(out / "answers.csv")[1:]] == names
+    assert load_predictions(out / "predictions.npz").ids.tolist() == names
+    with pytest.raises(ModelFileError, match="answers signal 0 with NaN"):
+        load_model(tmp_path / "fold_2" / "best.keras").predict(np.zeros((1, 100, 12), np.float32))
+    with pytest.raises(ModelFileError, match="answers R0.. with NaN"):
+        of_store(tmp_path)
+
+
+# --- In Python ---------------------------------------------------------------------------------
+
+
+def test_recordings_of_any_form(tmp_path: Path) -> None:
+    wfdb, pandas = pytest.importorskip("wfdb"), pytest.importorskip("pandas")
+    save_models(tmp_path, {}, {})
+    folder = write_records(tmp_path / "records")
+    ensemble = open_models([str(tmp_path / "fold_*" / "best.keras")])
+    of_folder = ensemble.predict_records(folder)
+    assert [answer.record for answer in of_folder] == list(LENGTHS)
+    table = rows_of(answer(tmp_path) / "answers.csv")
+    frame = of_folder.to_frame()
+    assert list(frame.columns) == table[0] and len(frame) == 5
+    assert frame.found.tolist() == [row[1] for row in table[1:]]
+    first = folder / "part1" / "A1.hea"
+    record = wfdb.rdrecord(str(first.with_suffix("")))
+    signal = signal_of("A1")
+    leads = pandas.DataFrame(signal[:, ::-1], columns=LEADS[::-1])
+    forms: tuple[tuple[Any, dict[str, Any]], ...] = (
+        (first, {}),
+        (record, {}),
+        (signal, {"fs": FS}),
+        (signal.T.tolist(), {"fs": FS}),
+        (leads, {"fs": FS}),
+    )
+    for recording, options in forms:
+        alone = ensemble.predict_record(recording, **options)
+        assert alone.labels == of_folder[0].labels
+        np.testing.assert_allclose(
+            list(alone.probabilities.values()),
+            list(of_folder[0].probabilities.values()),
+            atol=1e-5,
+        )
+    assert alone.to_frame().found[0] == table[1][1]
+    with pytest.raises(OptionError, match="DataFrame does not know its sampling rate"):
+        ensemble.predict_record(leads)
+    with pytest.raises(RecordError, match="list is not a recording"):
+        ensemble.predict_record([[1, 2], [3]], fs=FS)
+
+    paths = [first, folder / "absent.hea", str(folder / "part0" / "A2")]
+    model = load_model(tmp_path / "fold_1" / "best.keras")
+    for recordings in (paths, pandas.DataFrame({"age": [1, 2, 3], "file": paths})):
+        answers = model.predict_records(recordings)
+        assert [answer.record for answer in answers] == ["A1", "A2"]
+        assert [entry.name for entry in answers.rejected] == ["absent"]
+    twice = model.predict_records([first, first, signal, signal], fs=FS)
+    assert len({answer.record for answer in twice}) == 4
+    with pytest.raises(OptionError, match="name one with column"):
+        model.predict_records(pandas.DataFrame({"age": [1]}))
+    with pytest.raises(RecordError, match="there is no recording"):
+        model.predict_records([])
+
+
+def test_a_table_without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(OptionError, match=r"to_frame\(\) needs pandas"):
+        Answer("A1", {"calm": 0.5}, ("calm",), thresholds={"calm": 0.5}).to_frame()
+
+
+# --- The folder of the answers -------------------------------------------------------------------
+
+
+def test_the_folder_of_answers_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    save_models(tmp_path, {})
+    records = write_records(tmp_path / "records")
+    out = answer(tmp_path, records=records / "part0" / "A2.hea")
+    (out / "notes.txt").write_text("mine")
+    (out / "explained").mkdir()
+    answer(tmp_path)
+    assert len(rows_of(out / "answers.csv")) == 6
+    assert (out / "notes.txt").read_text() == "mine" and not (out / "explained").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]
+
+
+def test_a_stop_between_files_leaves_the_earlier_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_models(tmp_path, {})
+    records = write_records(tmp_path / "records")
+    out = answer(tmp_path, records=records / "part0" / "A2.hea")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def stop(path: Path, *rest: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prediction, "write_csv", stop)
+        with pytest.raises(KeyboardInterrupt):
+            answer(tmp_path)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_for_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_models(tmp_path, {})
+    records = write_records(tmp_path / "records")
+    (tmp_path / "file").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(records)
+    for out, sentence in {
+        Path("."): "is the folder you are in",
+        Path("/"): "or one above it",
+        records: "is the folder you are in",
+        tmp_path / "fold_1": "holds .*best.keras, which is read",
+        tmp_path / "file": "is a file, not a folder",
+    }.items():
+        with pytest.raises(OptionError, match=sentence):
+            answer(tmp_path, out=out)
+    with locked(tmp_path / "out", doing="written"), pytest.raises(OptionError, match="is being"):
+        answer(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_table_needs_a_folder(tmp_path: Path) -> None:
@@ -338,12 +550,12 @@ def test_recordings_are_read_a_block_at_a_time(
         read.append(name)
         return prediction._Usable(name, [np.zeros((100, 12), np.float32)])
 
-    def answer_one(self: ECGModel, signals: np.ndarray, *, batch_size: int) -> np.ndarray:
+    def answer_one(self: ECGModel, signals: np.ndarray, *, batch_size: int) -> dict[str, Any]:
         waiting.append(len(read))
-        return np.full((len(signals), 3), 1 / 3, np.float32)
+        return {"diagnosis": np.full((len(signals), 3), 1 / 3, np.float32)}
 
     monkeypatch.setattr(prediction, "_read", read_one)
-    monkeypatch.setattr(ECGModel, "predict", answer_one)
+    monkeypatch.setattr(ECGModel, "run", answer_one)
     found, refused, _ = predict_records([model], records, batch_size=1)
     assert found.ids.tolist() == list(records) and refused == []
     assert all(held <= WINDOW * (done // WINDOW + 2) for done, held in enumerate(waiting))
@@ -359,23 +571,24 @@ def test_recordings_of_similar_length_are_answered_together_and_in_their_order(
     batches = []
 
     def read_one(path: Path, **options: Any) -> Any:
-        return int(path.stem[1:])
+        signal = np.ones((int(path.stem[1:]), 12), np.float32)
+        return Record(path.stem, signal, 50.0, math.nan, "", (), path)
 
-    def prepare_one(length: int, contract: Any) -> np.ndarray:
+    def prepare_one(record: Record, contract: Any) -> np.ndarray:
         signal = np.zeros((100, 12), np.float32)
-        signal[:length] = 1
+        signal[: len(record.signal)] = 1
         return signal
 
-    def answer_one(self: ECGModel, signals: np.ndarray, *, batch_size: int) -> np.ndarray:
+    def answer_one(self: ECGModel, signals: np.ndarray, *, batch_size: int) -> dict[str, Any]:
         assert signals.shape[1:] == (100, 12)
         reach = signals.any(axis=2).sum(axis=1)
         batches.append(reach.tolist())
-        return np.repeat(reach[:, None] / 100, 3, axis=1).astype(np.float32)
+        return {"diagnosis": np.repeat(reach[:, None] / 100, 3, axis=1).astype(np.float32)}
 
-    monkeypatch.setattr(prediction, "read_record", read_one)
+    monkeypatch.setattr(prediction, "as_record", read_one)
     monkeypatch.setattr(prediction, "prepare_record", prepare_one)
     monkeypatch.setattr(prediction, "check", lambda record: ())
-    monkeypatch.setattr(ECGModel, "predict", answer_one)
+    monkeypatch.setattr(ECGModel, "run", answer_one)
     found, _, _ = predict_records([model], records, batch_size=8)
     assert found.ids.tolist() == list(records)
     np.testing.assert_allclose(found.probabilities[:, 0], lengths / 100)
@@ -416,10 +629,13 @@ def test_a_fold_of_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         np.testing.assert_allclose(member, toy_answers(model, signals), rtol=1e-4)
     assert found.seen is not None and not found.seen.any() and found.dataset == "cpsc2018"
     rows = rows_of(out / "answers.csv")[1:]
-    assert rows == [[n, str(a + 1)] for n, a in zip(found.ids, found.answers, strict=True)]
+    assert [row[:2] for row in rows] == [
+        [name, CLASSES[a]] for name, a in zip(found.ids, found.answers, strict=True)
+    ]
+    assert {row[-1] for row in rows} == {"2"}
     assert {row[0] for row in rows_of(out / "warnings.csv")[1:]} == set(found.ids)  # 2 s are short
     printed = capsys.readouterr()
-    assert printed.out == f"{out}: 5 recordings answered by 2 models of Toy.\n"
+    assert f"\n{out}: 5 recordings answered by 2 models of Toy.\n" in printed.out
     assert "warning: " not in printed.err
 
 

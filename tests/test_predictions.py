@@ -164,7 +164,33 @@ class TestRefused:
             content = dict(arrays)
         content["thresholds"] = np.array(["a", "b", "c", "d"])
         np.savez(path, **content)
-        with pytest.raises(PredictionsError, match="p.npz holds arrays of another kind"):
+        with pytest.raises(PredictionsError, match="p.npz: thresholds holds no numbers"):
+            load_predictions(path)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "sentence"),
+        [
+            ("labels", np.full((3, 4), 257), "labels holds numbers that uint8 cannot"),
+            ("labels", np.full((3, 4), 0.5), "labels holds numbers that uint8 cannot"),
+            ("first_labels", np.full(3, 65536), "first_labels holds numbers that int16 cannot"),
+            ("seen", np.full(3, 258), "seen holds numbers that int8 cannot"),
+            ("single_label", np.array("False"), "single_label is not one truth value"),
+            ("single_label", np.array(2), "single_label is not one truth value"),
+            ("single_label", np.array([True]), "single_label is not one truth value"),
+            ("task", np.array(["a", "b"]), "task is not one text"),
+            ("members", np.full((2, 3, 4), 0.5), "members do not average to probabilities"),
+            ("probabilities", np.full((3, 4), 1e300), "probabilities holds numbers that are not"),
+        ],
+    )
+    def test_what_would_be_silently_wrong(
+        self, predictions: Predictions, tmp_path: Path, name: str, value: np.ndarray, sentence: str
+    ) -> None:
+        path = tmp_path / "p.npz"
+        save_predictions(path, predictions)
+        with np.load(path) as arrays:
+            content = {**arrays, name: value}
+        np.savez(path, **content)
+        with pytest.raises(PredictionsError, match=f"p.npz: {sentence}"):
             load_predictions(path)
 
     def test_every_truncation_and_damage(self, predictions: Predictions, tmp_path: Path) -> None:

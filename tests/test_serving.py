@@ -230,16 +230,16 @@ def test_answers_come_before_explanations(
 def test_a_fault_of_ours_ends_one_upload_only(
     client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    predict = uploads.predict_records
+    answer_records = uploads.answer_records
 
-    def fail(models: Sequence[ECGModel], records: dict[str, Path]) -> Any:
+    def fail(models: Sequence[ECGModel], records: Any) -> Any:
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr(uploads, "predict_records", fail)
+    monkeypatch.setattr(uploads, "answer_records", fail)
     text = over(client, send(client, wfdb_files(tmp_path, "A1")))
     assert "This upload could not be answered." in text and "a fault" not in text
     assert "ZeroDivisionError: a fault" in capfd.readouterr().err
-    monkeypatch.setattr(uploads, "predict_records", predict)
+    monkeypatch.setattr(uploads, "answer_records", answer_records)
     assert "1 recording answered" in over(client, send(client, wfdb_files(tmp_path, "A2")))
 
 

@@ -11,9 +11,24 @@ from typing import TYPE_CHECKING
 
 from data_prep.commands import run_command
 from data_prep.errors import OptionError, PredictionsError
+from data_prep.files import written_as_one
 
 if TYPE_CHECKING:
     from ecg_keras.evaluation.predictions import Predictions
+
+
+FILES = (
+    "index.html",
+    "learning_curves_*.png",
+    "per_class.csv",
+    "report.md",
+    "scores.json",
+    *(
+        f"*_{figure}.png"
+        for figure in ("confusion_matrix", "roc", "precision_recall", "reliability")
+    ),
+)
+"""What an evaluation writes into its folder."""
 
 
 def main(
@@ -35,7 +50,7 @@ def main(
 
     Args:
         predictions: one or more predictions.npz, as ecg-predict writes them.
-        out: folder for the report; files of the same names in it are replaced.
+        out: folder for the report, of its own; an earlier report in it is replaced as a whole.
         reference: REFERENCE.csv with the true labels (CPSC 2018's columns Recording,
             First_label, Second_label, Third_label).  Without it and without a store, the
             labels inside the predictions are used.
@@ -95,9 +110,11 @@ def main(
     ]
     for notice in notices(results):
         print(f"warning: {notice}", file=sys.stderr)
-    page = write_report(out, results, learning=learning, resamples=bootstrap, seed=seed)
+    inputs = [path for path in (*predictions, *history, reference, store) if path is not None]
+    with written_as_one(out, names=FILES, inputs=inputs) as folder:
+        page = write_report(folder, results, learning=learning, resamples=bootstrap, seed=seed)
     print(summary(results))
-    print(page)
+    print(out / page.name)
 
 
 def label_predictions(

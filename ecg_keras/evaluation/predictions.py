@@ -1,11 +1,13 @@
 """The file that stands between predicting and scoring: probabilities, and what they mean."""
 
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +84,7 @@ class Predictions:
             ("seen", np.int8),
         ):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, np.asarray(getattr(self, name), dtype))
+                object.__setattr__(self, name, _as_type(name, getattr(self, name), dtype))
         object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
 
         records, classes = len(self.ids), len(self.class_names)
@@ -159,6 +161,24 @@ class Predictions:
     def overlap(self, verb: str = "scored") -> tuple[str, ...]:
         """Say how many records the models have seen before; see :func:`origin.overlap`."""
         return overlap(self.seen, dataset=self.dataset, members=len(self.members), verb=verb)
+
+
+def _as_type(name: str, value: Any, dtype: type) -> np.ndarray:
+    """Convert without a loss but that of rounding: 257 is not to become the label 1."""
+    given: np.ndarray = np.asarray(value)
+    if dtype is np.str_:
+        return given.astype(np.str_)
+    if given.dtype.kind not in "biuf":
+        raise PredictionsError(f"{name} holds no numbers but {given.dtype}; predict again.")
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted: np.ndarray = given.astype(dtype)
+        whole = converted.dtype.kind == "f" or np.array_equal(converted, given)
+    if not whole:
+        raise PredictionsError(
+            f"{name} holds numbers that {converted.dtype} cannot, such as fractions or numbers too"
+            " large; predict again."
+        )
+    return converted
 
 
 def found_classes(
@@ -313,6 +333,14 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
+def _one(name: str, array: np.ndarray, kind: str) -> Any:
+    """The single truth value or text that an array holds."""
+    if array.dtype.kind != kind or array.shape != ():
+        what = {"b": "truth value, True or False", "U": "text"}[kind]
+        raise PredictionsError(f"{name} is not one {what}; predict again.")
+    return array.item()
+
+
 def load_predictions(path: Path) -> Predictions:
     """Read what :func:`save_predictions` wrote.
 
@@ -346,6 +374,8 @@ def load_predictions(path: Path) -> Predictions:
         KeyError,
         NotImplementedError,
         RuntimeError,
+        MemoryError,
+        lzma.LZMAError,
         zipfile.BadZipFile,
         zlib.error,
     ):
@@ -361,22 +391,26 @@ def load_predictions(path: Path) -> Predictions:
             " predictions.npz that ecg-predict wrote."
         )
     try:
-        return Predictions(
+        predictions = Predictions(
             ids=found["ids"],
             class_names=tuple(found["class_names"].tolist()),
             probabilities=found["probabilities"],
             members=found["members"],
             thresholds=found["thresholds"],
-            single_label=bool(found["single_label"]),
-            network=str(found["network"]),
-            task=str(found["task"]),
+            single_label=_one("single_label", found["single_label"], "b"),
+            network=_one("network", found["network"], "U"),
+            task=_one("task", found["task"], "U"),
             labels=found.get("labels"),
             first_labels=found.get("first_labels"),
             patients=found.get("patients"),
             seen=found.get("seen"),
-            dataset=str(found.get("dataset", "")),
+            dataset=_one("dataset", found.get("dataset", np.array("")), "U"),
             models=tuple(ModelFacts.from_json(str(text)) for text in found.get("models", ())),
         )
+        average = predictions.members.mean(axis=0)
+        if not np.allclose(average, predictions.probabilities, rtol=0, atol=1e-5):
+            raise PredictionsError("members do not average to probabilities; predict again.")
+        return predictions
     except PredictionsError as error:
         raise PredictionsError(f"{path}: {error}") from None
     except (ValueError, TypeError):

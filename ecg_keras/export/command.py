@@ -27,7 +27,7 @@ def main(
 
     Args:
         models: best.keras files or quoted patterns, such as 'runs/cpsc/fold_*/best.keras'.
-        out: folder for the files.
+        out: folder for the files, of their own; earlier exports in it are replaced as a whole.
         formats: which of them to write.
         records: recordings to compare on, a folder or one; by default generated ones.
     """

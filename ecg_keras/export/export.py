@@ -6,7 +6,6 @@ training, are left out.  What must be known to use a file is in it as JSON: see 
 """
 
 import json
-import shutil
 import statistics
 import time
 import warnings
@@ -20,12 +19,14 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import ModelFileError, OptionError
-from data_prep.records import Record, read_record
+from data_prep.files import written_as_one
+from data_prep.records import Record
 from data_prep.synthetic import MIN_SECONDS, synthetic_record
 from ecg_keras.model.backend import keras, tf
 from ecg_keras.model.contract import Contract, SignalContract
 from ecg_keras.model.model_files import ECGModel, prepare_record
 from ecg_keras.model.networks import part
+from ecg_keras.model.recordings import as_record
 from ecg_keras.prediction.ensemble import choose_records, open_models
 
 TOLERANCE = 1e-5  # of a probability, between Keras and an exported file
@@ -233,13 +234,13 @@ def export(
 
     Args:
         models: files or patterns.
-        out: a folder for the files.
+        out: a folder for the files; earlier exports in it are replaced as a whole.
         formats: some of ``onnx``, ``litert`` and ``saved_model``.
         records: recordings to compare on, or None for generated ones.
 
     Raises:
         ECGError: if the models cannot be exported, or a recording cannot be used.
-        ModelFileError: if a file answers otherwise than Keras; it is not kept.
+        ModelFileError: if a file answers otherwise than Keras; none is kept.
     """
     _require_packages(formats)
     ensemble = open_models(models)
@@ -248,13 +249,17 @@ def export(
     keras_answers = run_keras(ensemble)
     expected = keras_answers(signals)
     rows = [("Keras", "", _milliseconds(keras_answers, signals), "")]
-    with TemporaryDirectory(dir=_made(out), prefix=".export-") as folder:
-        saved_model = Path(folder) / "saved_model"
+    inputs = [Path(model.path) for model in ensemble] + ([records] if records else [])
+    with (
+        written_as_one(out, names=tuple(FILES.values()), inputs=inputs) as folder,
+        TemporaryDirectory() as other,
+    ):
+        saved_model = (folder if "saved_model" in formats else Path(other)) / "saved_model"
         if set(formats) & {"litert", "saved_model"}:
             write_saved_model(saved_model, network, facts)
         for name in sorted(set(formats), key=list(FILES).index):
             file = FILES[name]
-            part = Path(folder) / file
+            part = folder / file
             if name == "onnx":
                 write_onnx(part, network, facts)
                 answers = run_onnx(part)
@@ -272,9 +277,6 @@ def export(
             rows.append(
                 (file, _megabytes(part), _milliseconds(answers, signals), f"{difference:.0e}")
             )
-            if (out / file).is_dir():
-                shutil.rmtree(out / file)
-            part.replace(out / file)
     print(
         f"{out}: {facts['network']} for {facts['task']}, {len(ensemble)}"
         f" model{'s' if len(ensemble) > 1 else ''}, compared on {len(signals)} recordings."
@@ -327,7 +329,7 @@ def _signals_to_compare(contract: Contract, records: Path | None) -> np.ndarray:
     """Prepare recordings, or generate some that fill the input: ``(records, time, lead)``."""
     if records is not None:
         chosen = list(choose_records(csv_file=None, records=records).values())[:COMPARED]
-        found = [read_record(path) for path in chosen]
+        found = [as_record(path) for path in chosen]
     else:
         seconds = max(MIN_SECONDS, contract.input_length / contract.sampling_rate)
         made = [
@@ -353,8 +355,3 @@ def _milliseconds(run: Run, signals: np.ndarray) -> str:
 def _megabytes(path: Path) -> str:
     files = path.rglob("*") if path.is_dir() else [path]
     return f"{sum(file.stat().st_size for file in files) / 1e6:.2f} MB"
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

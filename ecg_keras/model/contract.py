@@ -4,16 +4,47 @@ Weights without their contract are how published ECG models come to be misused: 
 unit, lead order or class order raises no error, it only gives wrong answers.
 """
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass, field
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
 
 from data_prep.errors import OptionError
-from data_prep.labels import LEADS
+from data_prep.labels import CPSC_CLASSES, CPSC_TASK, LEADS, PTBXL_SUPERCLASSES
 from ecg_keras.evaluation.predictions import found_classes
 from ecg_keras.model.backend import keras
 from ecg_keras.model.origin import Origin
+
+_RANGES = {
+    "sampling_rate": (1.0, 10_000.0),  # Hz
+    "input_length": (1, 36_000_000),  # an hour at the highest rate
+    "mean": (-1000.0, 1000.0),  # mV
+    "std": (1e-4, 1000.0),
+}
+_MEANT = {
+    "network": "a text",
+    "task": "a text",
+    "class_names": "one or more texts, each once",
+    "leads": "one or more texts, each once",
+    "sampling_rate": "from 1 to 10,000 Hz",
+    "input_length": "a whole number of samples, from 1 to 36,000,000",
+    "mean": "from -1000 to 1000 mV",
+    "std": "above 0 mV, from 0.0001 to 1000",
+    "fit": "'pad' or 'stretch'",
+    "single_label": "true or false",
+    "thresholds": "from 0 to 1, one for each class",
+}
+_ORDERS = {CPSC_TASK: CPSC_CLASSES, "superdiagnostic": PTBXL_SUPERCLASSES}
+
+
+def _require(met: Any, contract: "Contract", name: str) -> None:
+    if not met:
+        raise OptionError(
+            f"{name} in a contract must be {_MEANT[name]}, not {getattr(contract, name)!r:.80}."
+        )
 
 
 @dataclass(frozen=True)
@@ -32,9 +63,13 @@ class Contract:
             False if each class has a probability of its own (sigmoid).
         leads: the input's leads, in order.
         mean: subtracted from the signal inside the network, in millivolts.
-        std: by which the signal is divided inside the network, in millivolts.
+        std: by which the signal is divided inside the network, in millivolts; above 0.
         thresholds: probability from which a class counts as present, one per class, fitted on
             validation records; 0.5 until they are.
+
+    Raises:
+        OptionError: if a field is of another type or out of its range, a class or lead comes
+            twice, or the classes of CPSC 2018 or PTB-XL's superclasses have another order.
     """
 
     network: str
@@ -50,16 +85,48 @@ class Contract:
     thresholds: tuple[float, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        """Fill in the thresholds and refuse what cannot be meant."""
-        if not self.thresholds:
+        """Fill in the thresholds and refuse what cannot be meant, whoever makes the contract."""
+        for name in ("network", "task"):
+            _require(isinstance(getattr(self, name), str) and getattr(self, name), self, name)
+        for name in ("class_names", "leads"):
+            values = getattr(self, name)
+            is_texts = isinstance(values, tuple) and all(isinstance(v, str) and v for v in values)
+            _require(is_texts and values and len(set(values)) == len(values), self, name)
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            kind = Integral if name == "input_length" else Real
+            _require(isinstance(value, kind) and not isinstance(value, bool), self, name)
+            _require(least <= value <= most, self, name)  # also refuses NaN
+        _require(self.fit in ("pad", "stretch"), self, "fit")
+        _require(isinstance(self.single_label, bool | np.bool_), self, "single_label")
+        if isinstance(self.thresholds, tuple) and not self.thresholds:
             object.__setattr__(self, "thresholds", (0.5,) * len(self.class_names))
-        if len(self.thresholds) != len(self.class_names):
+        _require(
+            isinstance(self.thresholds, tuple)
+            and len(self.thresholds) == len(self.class_names)
+            and all(isinstance(t, Real) and 0 <= t <= 1 for t in self.thresholds),
+            self,
+            "thresholds",
+        )
+        self._as_plain_types()
+        order = _ORDERS.get(self.task, ())
+        if set(order) & set(self.class_names) and self.class_names[: len(order)] != order:
             raise OptionError(
-                f"a contract needs one threshold for each of its {len(self.class_names)} classes,"
-                f" not {len(self.thresholds)}; give as many as there are class names."
+                f"the classes of {self.task} are {', '.join(order)}, in this order, and not"
+                f" {', '.join(self.class_names)}; give them so, or another task's name."
             )
-        if not self.std > 0:
-            raise OptionError(f"the standard deviation must be above 0 mV, not {self.std}.")
+
+    def _as_plain_types(self) -> None:
+        """Turn NumPy's numbers into Python's, which JSON knows."""
+        for name, kind in (
+            ("sampling_rate", float),
+            ("input_length", int),
+            ("mean", float),
+            ("std", float),
+            ("single_label", bool),
+        ):
+            object.__setattr__(self, name, kind(getattr(self, name)))
+        object.__setattr__(self, "thresholds", tuple(float(t) for t in self.thresholds))
 
     @property
     def input_form(self) -> tuple[float, int, str, tuple[str, ...]]:
@@ -128,22 +195,32 @@ class SignalContract(keras.layers.Layer):
         contract: a :class:`Contract`, or the dict of its fields.
         origin: which records trained and chose the model, or what ``Origin.to_config`` gave; None
             if nobody knows.
+        digest: of the contract, as :meth:`get_config` gives it; a contract that was changed since
+            is refused.  None in files of earlier releases.
 
     Call arguments:
         signal: ``(batch, time, lead)``, millivolts.
 
     Returns:
         ``(signal - mean) / std``, of the same shape.
+
+    Raises:
+        OptionError: if the contract cannot be meant, or is not that of the digest.
     """
 
     def __init__(
         self,
         contract: Contract | dict[str, Any],
         origin: Origin | dict[str, Any] | None = None,
+        digest: str | None = None,
         **kwargs: Any,
     ) -> None:
         # Millivolts lose a digit in half precision before they are standardised.
         super().__init__(**{"dtype": "float32", **kwargs})
+        if digest is not None and digest != _digest_of(contract):
+            raise OptionError(
+                "the contract was changed after the model was saved; copy the file again."
+            )
         if not isinstance(contract, Contract):
             fields: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value
@@ -166,4 +243,12 @@ class SignalContract(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, contract and origin as dicts."""
         origin = {} if self.origin is None else {"origin": self.origin.to_config()}
-        return {**super().get_config(), "contract": asdict(self.contract), **origin}
+        contract = asdict(self.contract)
+        digest = _digest_of(contract)
+        return {**super().get_config(), "contract": contract, **origin, "digest": digest}
+
+
+def _digest_of(contract: Contract | dict[str, Any]) -> str:
+    """SHA-256 of the fields as JSON, of those only that the file has."""
+    values = asdict(contract) if isinstance(contract, Contract) else contract
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,9 @@
 """A ``.keras`` file opened with its contract: enough to predict from any recording."""
 
+import hashlib
 import json
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -12,32 +15,31 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import ModelFileError, OptionError, RecordError
-from data_prep.plausibility import check
-from data_prep.records import Record, read_record, record_of_array
+from data_prep.records import Record
 from data_prep.signals import prepare
-from ecg_keras.evaluation.predictions import names_by_probability
-from ecg_keras.model.backend import keras
+from ecg_keras.evaluation.answers import Answer, Answers
+from ecg_keras.model.backend import keras, tf
 from ecg_keras.model.contract import Contract, SignalContract
 from ecg_keras.model.networks import announced
 from ecg_keras.model.origin import UNKNOWN, ModelFacts, Origin
 
-
-@dataclass(frozen=True)
-class Answer:
-    """What a network says of one recording.
-
-    Attributes:
-        record: the recording's name.
-        probabilities: of each class, by its name, in 0..1.
-        labels: the classes found, the most probable first; see :meth:`Contract.found`.
-        warnings: what is doubtful about the recording, a sentence each; see
-            :func:`data_prep.plausibility.check`.
-    """
-
-    record: str
-    probabilities: dict[str, float]
-    labels: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
+_DIGEST = "digest.txt"
+_MOST_CONFIG = 2**27  # bytes
+# How a file shows that it is something else, or damaged; RuntimeError if it is encrypted, packed by
+# an unknown method, or nested too deeply.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class ECGModel:
             Probabilities ``(records, classes)``, float32.
 
         Raises:
-            ModelFileError: if the shape is not the contract's.
+            ModelFileError: if the shape is not the contract's, or an answer is NaN.
         """
         expected = (self.contract.input_length, len(self.contract.leads))
         if np.ndim(signals) != 3 or np.shape(signals)[1:] != expected:
@@ -94,23 +96,46 @@ class ECGModel:
                 f" {self.contract.sampling_rate:g} Hz and that length with"
                 " data_prep.signals.prepare."
             )
-        answers = self.network.predict(signals, batch_size=batch_size, verbose=0)
-        return answers["diagnosis"]
+        answers = self.run(signals, batch_size=batch_size)["diagnosis"]
+        invalid = np.flatnonzero(~np.isfinite(answers).all(axis=1))
+        if len(invalid):
+            raise ModelFileError(
+                f"{self.path} answers signal {invalid[0]} with NaN; look for NaN in that signal, or"
+                " train the model again."
+            )
+        return answers
+
+    def run(self, signals: np.ndarray, *, batch_size: int = 64) -> dict[str, np.ndarray]:
+        """Let the network compute, layer by layer.
+
+        ``keras.Model.predict`` traces and optimises a graph for each model, and again for each
+        size of a batch, which takes a minute for MLBF-Net and pays only in training.
+
+        Args:
+            signals: as for :meth:`predict`; not checked.
+            batch_size: records at a time.
+
+        Returns:
+            What each head answers, ``(records, classes)`` float32, as it comes.
+        """
+        parts = [
+            self.network(tf.constant(signals[start : start + batch_size]), training=False)
+            for start in range(0, len(signals), batch_size)
+        ]
+        return {
+            head: np.concatenate([np.asarray(part[head], np.float32) for part in parts])
+            for head in self.network.output
+        }
 
     def predict_record(
-        self,
-        recording: Record | np.ndarray | str | Path,
-        *,
-        fs: float | None = None,
-        unit: str | None = None,
+        self, recording: Any, *, fs: float | None = None, unit: str | None = None
     ) -> Answer:
         """Predict from one recording of any rate, length and lead order.
 
         Args:
-            recording: a file; what :func:`data_prep.records.read_record` made of one; or an
-                array ``(time, 12)`` or ``(12, time)``, leads in the order of
-                :data:`data_prep.labels.LEADS`.
-            fs: sampling rate in hertz, for an array, or a file that states none.
+            recording: a file, record, array, list, ``wfdb.Record`` or DataFrame; see
+                :func:`ecg_keras.model.recordings.as_record`.
+            fs: sampling rate in hertz, for what states none.
             unit: ``"mV"``, ``"uV"``, ``"V"`` or ``"nV"``, likewise; without it, values are
                 taken for millivolts if they can be.
 
@@ -119,29 +144,24 @@ class ECGModel:
 
         Raises:
             RecordError: if the recording cannot be used.
-            OptionError: if an array comes without its rate.
+            OptionError: if an array, list or DataFrame comes without its rate.
         """
-        record = _record_of(recording, fs, unit)
-        probabilities = self.predict(prepare_record(record, self.contract)[None])[0]
-        names = self.contract.class_names
-        return Answer(
-            record=record.id,
-            probabilities={name: float(p) for name, p in zip(names, probabilities, strict=True)},
-            labels=names_by_probability(names, probabilities, self.contract.found(probabilities)),
-            warnings=tuple(doubt.text for doubt in check(record)),
-        )
+        return self._alone().predict_record(recording, fs=fs, unit=unit)
 
+    def predict_records(self, recordings: Any, **options: Any) -> Answers:
+        """Predict from several recordings.
 
-def _record_of(
-    recording: Record | np.ndarray | str | Path, fs: float | None, unit: str | None
-) -> Record:
-    if isinstance(recording, Record):
-        return recording
-    if not isinstance(recording, np.ndarray):
-        return read_record(recording, fs=fs, unit=unit)
-    if fs is None:
-        raise OptionError("an array does not know its sampling rate; give it in Hz with fs=….")
-    return record_of_array(recording, fs=fs, unit=unit)
+        Args:
+            recordings: a folder, a list of what :meth:`predict_record` takes, or a pandas
+                DataFrame with a column of paths.
+            **options: see :meth:`ecg_keras.prediction.ensemble.Ensemble.predict_records`.
+        """
+        return self._alone().predict_records(recordings, **options)
+
+    def _alone(self) -> Any:
+        from ecg_keras.prediction.ensemble import Ensemble  # which is made of models
+
+        return Ensemble([self])
 
 
 def prepare_record(record: Record, contract: Contract) -> np.ndarray:
@@ -213,6 +233,7 @@ def load_model(path: str | Path, *, networks: tuple[str, ...] | None = None) -> 
         raise ModelFileError(
             f"{path} is broken ({_first_line(error)}); copy it again or train again."
         ) from error
+    _require_sizes(path, model, contract)
     return ECGModel(model, contract, path, layer.origin)
 
 
@@ -238,14 +259,65 @@ def set_origin(model: Any, origin: Origin) -> None:
     model.get_layer("contract").origin = origin
 
 
+def save_model(model: Any, path: Path) -> None:
+    """Save a network with a digest over all that its file holds, which :func:`load_model` checks.
+
+    Args:
+        model: as for :func:`set_thresholds`.
+        path: the ``.keras`` file; replaced if it exists.
+    """
+    model.save(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(_DIGEST, _digest_of(archive))
+
+
+def _digest_of(archive: zipfile.ZipFile) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(set(archive.namelist()) - {_DIGEST}):
+        digest.update(name.encode())
+        with archive.open(name) as member:
+            while block := member.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _require_digest(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse a file that was changed after :func:`save_model`; others have no digest."""
+    if _DIGEST in archive.namelist() and archive.read(_DIGEST).decode() != _digest_of(archive):
+        raise ModelFileError(
+            f"{path} was changed after it was saved, or is damaged: its digest is another; copy it"
+            " again or train again."
+        )
+
+
+def _require_sizes(path: Path, model: Any, contract: Contract) -> None:
+    """Refuse a contract that is another network's."""
+    try:
+        found = (*model.input.shape[1:], model.output["diagnosis"].shape[-1])
+    except (AttributeError, LookupError, TypeError):
+        raise ModelFileError(
+            f"{path} holds no network from one signal to a diagnosis; name a best.keras that"
+            " mlbf-train or mrm-train wrote."
+        ) from None
+    promised = (contract.input_length, len(contract.leads), len(contract.class_names))
+    if found != promised:
+        raise ModelFileError(
+            f"{path} holds a network of {found[0]} samples, {found[1]} leads and {found[2]} classes"
+            f" under a contract of {promised[0]}, {promised[1]} and {promised[2]}; copy it again"
+            " or train again."
+        )
+
+
 def _read_contract(path: Path) -> SignalContract:
     """Read contract and origin without the network, to say what is wrong with a strange file."""
     try:
         with zipfile.ZipFile(path) as archive:
+            if archive.getinfo("config.json").file_size > _MOST_CONFIG:
+                raise ValueError("no network has so many layers")
             config = json.loads(archive.read("config.json"))
+            _require_digest(path, archive)
         layers = {layer["class_name"]: layer["config"] for layer in config["config"]["layers"]}
-    # A file that is something else shows itself in any of these.
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, LookupError, ValueError, TypeError):
+    except _DAMAGE:
         raise ModelFileError(
             f"{path} is not a Keras model file; name a best.keras that mlbf-train or mrm-train"
             " wrote, or copy it again."
@@ -262,11 +334,12 @@ def _read_contract(path: Path) -> SignalContract:
         )
     try:
         config = layers["SignalContract"]
-        return SignalContract(config["contract"], config.get("origin"))
-    except (TypeError, KeyError, ValueError, AttributeError, OptionError):
+        return SignalContract(config["contract"], config.get("origin"), config.get("digest"))
+    except (TypeError, KeyError, ValueError, AttributeError, RecursionError, OptionError) as error:
+        why = str(error).rstrip(".") if isinstance(error, OptionError) else "a field is damaged"
         raise ModelFileError(
-            f"{path} carries a contract that this release cannot read; open it with the release"
-            " that trained it, or train again."
+            f"{path} carries a contract that this release cannot read ({why}); copy the file again,"
+            " open it with the release that trained it, or train again."
         ) from None
 
 

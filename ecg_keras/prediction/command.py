@@ -18,10 +18,12 @@ def main(
     fs: float | None = None,
     unit: Literal["mV", "uV", "V", "nV"] | None = None,
     explain: bool = False,
+    format: Literal["names", "cpsc2018"] | None = None,
 ) -> None:
     """Answer for recordings with one network or the mean of several.
 
-    Writes OUT/predictions.npz, probabilities.csv, answers.csv, rejected.csv and warnings.csv.
+    Prints a table of the answers, and writes OUT/answers.csv, probabilities.csv, predictions.npz,
+    rejected.csv and warnings.csv, which replace an earlier run's as a whole.
     Recordings may have any rate, length and lead order: each model file says what it needs, so
     that different networks for the same classes can answer together.
     If a recording trained a model, or chose its epoch and thresholds, a warning says so.
@@ -29,7 +31,7 @@ def main(
 
     Args:
         models: best.keras files or quoted patterns, such as 'runs/cpsc/fold_*/best.keras'.
-        out: folder for the answers.
+        out: folder for the answers, of their own.
         records: folder of recordings, or one recording.
         csv: table with a column Recording that chooses recordings of the folder; by default all
             of the folder are answered.
@@ -43,6 +45,9 @@ def main(
         explain: also write OUT/explained/NAME.html for each recording: the ECG, what the networks
             looked at, and what made the answer probable. Takes some seconds a recording and
             model.
+        format: of answers.csv: names, with probabilities and thresholds; or cpsc2018, the
+            challenge's Recording,Result with one number, 1 to 9. By default names, but cpsc2018 if
+            --csv has the challenge's columns and the models its task.
     """
     from ecg_keras.prediction.ensemble import predict
 
@@ -57,6 +62,7 @@ def main(
         fs=fs,
         unit=unit,
         explain=explain,
+        form=format,
     )
 
 

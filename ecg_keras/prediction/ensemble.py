@@ -1,25 +1,28 @@
 """From models and recordings to answers: an ensemble of any networks for the same classes."""
 
+import csv
 import glob
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from data_prep.errors import ModelFileError, OptionError, RecordError, StoreError
-from data_prep.files import write_csv
+from data_prep.files import write_csv, written_as_one
 from data_prep.labels import CPSC_TASK, known_first_labels, read_recordings
 from data_prep.plausibility import Doubt, check
-from data_prep.records import Record, find_records, read_record
+from data_prep.records import Record, find_records
 from data_prep.signals import crop_or_pad
 from data_prep.store import Store
+from ecg_keras.evaluation.answers import Answer, Answers, Rejected, seconds_cut, table_lines
 from ecg_keras.evaluation.predictions import Predictions, averaged, save_predictions
 from ecg_keras.explanation.methods import Explanation
 from ecg_keras.explanation.pages import write_page
@@ -27,6 +30,7 @@ from ecg_keras.model.contract import Contract
 from ecg_keras.model.model_files import ECGModel, load_model, prepare_record
 from ecg_keras.model.networks import part
 from ecg_keras.model.origin import generated_notice, overlap
+from ecg_keras.model.recordings import as_record
 from ecg_keras.training.batches import StoreBatches
 
 
@@ -38,14 +42,27 @@ class Explainer(Protocol):
         ...
 
 
+Format = Literal["names", "cpsc2018"]
+
 _DOUBTS_SHOWN = 10
+_CHALLENGE_COLUMNS = {"Recording", "First_label", "Second_label", "Third_label"}
+
+FILES = (
+    "answers.csv",
+    "explained",
+    "predictions.npz",
+    "probabilities.csv",
+    "rejected.csv",
+    "warnings.csv",
+)
+"""What a prediction writes into its folder."""
 
 # So many batches of recordings are read at a time and sorted by length, since some networks take
 # as long for a batch as for its longest recording; which ones share a batch changes no answer.
 WINDOW = 16
 
 
-def open_models(pattern: Sequence[str]) -> list[ECGModel]:
+def open_models(pattern: Sequence[str]) -> "Ensemble":
     """Open the models of an ensemble.
 
     Args:
@@ -58,7 +75,7 @@ def open_models(pattern: Sequence[str]) -> list[ECGModel]:
         ModelFileError: if there is none, one is unusable, or two were trained for different
             classes.
     """
-    paths = [Path(p) for entry in pattern for p in sorted(glob.glob(str(entry))) or [entry]]
+    paths = _files(pattern)
     if not paths:
         raise ModelFileError("no model is named; give at least one .keras file after --models.")
     for path in paths:
@@ -75,10 +92,105 @@ def open_models(pattern: Sequence[str]) -> list[ECGModel]:
                     f" {what.replace('_', ' ')} differ ({theirs} and {ours}); name models that"
                     " were trained for the same task."
                 )
-    return models
+    return Ensemble(models)
 
 
-def choose_records(*, csv_file: Path | None, records: Path) -> dict[str, Path]:
+class Ensemble(tuple[ECGModel, ...]):
+    """Models that answer together, by the mean of their probabilities and thresholds."""
+
+    def predict_record(
+        self, recording: Any, *, fs: float | None = None, unit: str | None = None
+    ) -> Answer:
+        """Predict from one recording; see :meth:`ECGModel.predict_record`."""
+        answered = answer_records(
+            self, [(None, recording)], fs=fs, unit=unit, workers=1, quiet=True
+        )
+        return answered.answers[0]
+
+    def predict_records(
+        self,
+        recordings: Any,
+        *,
+        column: str | None = None,
+        fs: float | None = None,
+        unit: str | None = None,
+        batch_size: int = 64,
+    ) -> Answers:
+        """Predict from several recordings.
+
+        Args:
+            recordings: a folder, which is searched with all folders below it; a list of what
+                :meth:`predict_record` takes; or a pandas DataFrame with a column of paths.
+            column: its name; by default the only column of texts.
+            fs: sampling rate in hertz, of recordings that state none.
+            unit: of recordings that state none.
+            batch_size: recordings at a time.
+
+        Returns:
+            The answers in order, with the recordings that could not be used as ``rejected``.
+
+        Raises:
+            RecordError: if not one recording could be used.
+            OptionError: if the DataFrame has no such column.
+        """
+        items = _named(recordings, column)
+        answered = answer_records(self, items, batch_size=batch_size, fs=fs, unit=unit)
+        return Answers(tuple(answered.answers), tuple(answered.rejected))
+
+
+def _named(recordings: Any, column: str | None) -> list[tuple[str, Any]]:
+    """Give each recording a name of its own: the file's, its path if two share it, or a number."""
+    if isinstance(recordings, str | Path):
+        return list(choose_records(csv_file=None, records=Path(recordings)).items())
+    if hasattr(recordings, "columns"):
+        recordings = _paths_of(recordings, column)
+    if isinstance(recordings, np.ndarray) and recordings.ndim < 3:
+        raise OptionError(
+            "predict_records takes several recordings; give a single array to predict_record."
+        )
+    recordings = list(recordings)
+    if not recordings:
+        raise RecordError("there is no recording to predict from; give at least one.")
+    names = [_name_of(each) or str(number) for number, each in enumerate(recordings, start=1)]
+    times = Counter(names)
+    names = [
+        str(each) if times[name] > 1 and _is_path(each) else name
+        for name, each in zip(names, recordings, strict=True)
+    ]
+    times = Counter(names)
+    return [
+        (name if times[name] == 1 else f"{name} ({number})", each)
+        for number, (name, each) in enumerate(zip(names, recordings, strict=True), start=1)
+    ]
+
+
+def _is_path(recording: Any) -> bool:
+    return isinstance(recording, str | Path)
+
+
+def _name_of(recording: Any) -> str:
+    if _is_path(recording):
+        return Path(recording).stem
+    return str(getattr(recording, "id", None) or getattr(recording, "record_name", None) or "")
+
+
+def _paths_of(frame: Any, column: str | None) -> list[str | Path]:
+    texts = [
+        str(name)
+        for name in frame.columns
+        if len(frame) and all(_is_path(value) for value in frame[name])
+    ]
+    if column is None and len(texts) == 1:
+        column = texts[0]
+    if column not in texts:
+        raise OptionError(
+            f"the DataFrame has {'no' if not texts else 'several'} columns of paths"
+            f" ({', '.join(texts) or 'none has a text in every row'}); name one with column=…."
+        )
+    return list(frame[column])
+
+
+def choose_records(*, csv_file: Path | None, records: Path) -> dict[str, Path | None]:
     """Find the recordings to predict.
 
     Args:
@@ -86,10 +198,10 @@ def choose_records(*, csv_file: Path | None, records: Path) -> dict[str, Path]:
         records: a folder, or one recording.
 
     Returns:
-        The file of each recording by its name, in the table's order.
+        The file of each recording by its name, in the table's order; None if the folder lacks it.
 
     Raises:
-        RecordError: if a recording is not there.
+        RecordError: if there is no recording at all.
         LabelError: if the table cannot be used.
         OptionError: if a table comes with one recording only.
     """
@@ -104,50 +216,99 @@ def choose_records(*, csv_file: Path | None, records: Path) -> dict[str, Path]:
     if not found:
         raise RecordError(f"{records} holds no recording; give a folder with some.")
     if csv_file is None:
-        return found
+        return {**found}
     wanted = read_recordings(csv_file)
     absent = [name for name in wanted if name not in found]
-    if absent:
+    if len(absent) == len(wanted):
         raise RecordError(
             f"{csv_file} names {absent[0]}"
             + (f" and {len(absent) - 1} more recordings" if len(absent) > 1 else "")
             + f" not in {records}; give the right folder or correct the table."
         )
-    return {name: found[name] for name in wanted}
-
-
-@dataclass(frozen=True)
-class _Refused:
-    """A recording that cannot be used, and why."""
-
-    name: str
-    path: Path
-    reason: str
+    return {name: found.get(name) for name in wanted}
 
 
 @dataclass(frozen=True)
 class _Usable:
-    """A recording as each input form wants it, without the zeros behind it."""
+    """A recording as each input form wants it, without the zeros after it."""
 
     name: str
     inputs: list[np.ndarray]
     doubts: tuple[Doubt, ...] = ()
+    seconds: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What an ensemble makes of recordings.
+
+    Attributes:
+        predictions: the mean of the models, and each of them.
+        rejected: recordings that could not be used.
+        doubts: what is doubtful about the others, by their names.
+        seconds: how long each lasts, likewise.
+        used: seconds that the models use of a recording, at most.
+    """
+
+    predictions: Predictions
+    rejected: list[Rejected]
+    doubts: dict[str, tuple[Doubt, ...]]
+    seconds: dict[str, float]
+    used: float
+
+    @property
+    def answers(self) -> list[Answer]:
+        """An answer a recording."""
+        predictions, answers = self.predictions, []
+        classes = predictions.class_names
+        thresholds = dict(zip(classes, predictions.thresholds.tolist(), strict=True))
+        for name, row, labels in zip(
+            predictions.ids.tolist(),
+            predictions.probabilities.tolist(),
+            predictions.names_found,
+            strict=True,
+        ):
+            doubts, total = self.doubts.get(name, ()), self.seconds[name]
+            texts = [doubt.text for doubt in doubts]
+            notes: list[str] = [doubt.kind for doubt in doubts]
+            if seconds_cut(self.used, total):
+                part = f"first {self.used:g} s of {total:.4g} s"
+                texts.append(f"only the {part} were used.")
+                notes.append(part)
+            answers.append(
+                Answer(
+                    record=name,
+                    probabilities=dict(zip(classes, row, strict=True)),
+                    labels=labels,
+                    warnings=tuple(texts),
+                    thresholds=thresholds,
+                    seconds_used=min(total, self.used),
+                    notes=tuple(notes),
+                    single_label=predictions.single_label,
+                )
+            )
+        return answers
+
+
+def _input_seconds(models: Sequence[ECGModel]) -> float:
+    """How much of a recording every model uses, in seconds."""
+    return min(model.contract.input_length / model.contract.sampling_rate for model in models)
 
 
 def predict_records(
     models: Sequence[ECGModel],
-    records: dict[str, Path],
+    records: Mapping[str, Path | None],
     *,
     batch_size: int = 64,
     workers: int = 2,
     fs: float | None = None,
     unit: str | None = None,
-) -> tuple[Predictions, list[_Refused], dict[str, tuple[Doubt, ...]]]:
+) -> tuple[Predictions, list[Rejected], dict[str, tuple[Doubt, ...]]]:
     """Let an ensemble answer for recordings.
 
     Args:
         models: from :func:`open_models`; each prepares the recordings as its contract says.
-        records: their files by their names.
+        records: their files by their names; None for one that is missing.
         batch_size: recordings at a time; sixteen times as many are held in memory.
         workers: threads that read recordings.
         fs: sampling rate, hertz, of files that state none.
@@ -160,27 +321,53 @@ def predict_records(
     Raises:
         RecordError: if not one could be used.
     """
-    names: list[str] = []
+    answered = answer_records(
+        models, list(records.items()), batch_size=batch_size, workers=workers, fs=fs, unit=unit
+    )
+    return answered.predictions, answered.rejected, answered.doubts
+
+
+def answer_records(
+    models: Sequence[ECGModel],
+    items: Sequence[tuple[str | None, Any]],
+    *,
+    batch_size: int = 64,
+    workers: int = 2,
+    fs: float | None = None,
+    unit: str | None = None,
+    quiet: bool = False,
+) -> Answered:
+    """Do what :func:`predict_records` does, for recordings of any form, and keep all of it."""
+    usable: list[_Usable] = []
     answers: list[np.ndarray] = []
-    refused: list[_Refused] = []
-    doubts: dict[str, tuple[Doubt, ...]] = {}
+    rejected: list[Rejected] = []
     contracts = list(dict.fromkeys(m.contract.input_form for m in models))
     read = _read_in_blocks(
-        records,
+        items,
         partial(_read, contracts=[_first(models, form) for form in contracts], fs=fs, unit=unit),
         WINDOW * batch_size,
         workers,
     )
-    with tqdm(total=len(records), desc="recordings", unit="rec", disable=None) as bar:
+    hide = True if quiet else None
+    with tqdm(total=len(items), desc="recordings", unit="rec", disable=hide) as bar:
         for block in read:
-            refused += [entry for entry in block if isinstance(entry, _Refused)]
-            usable = [entry for entry in block if isinstance(entry, _Usable)]
-            bar.update(len(block) - len(usable))
-            names += [entry.name for entry in usable]
-            doubts |= {entry.name: entry.doubts for entry in usable if entry.doubts}
-            answers.append(_answer(models, contracts, usable, batch_size, bar))
-    if not names:
-        raise RecordError(refused[0].reason)
+            rejected += [entry for entry in block if isinstance(entry, Rejected)]
+            prepared = [entry for entry in block if isinstance(entry, _Usable)]
+            bar.update(len(block) - len(prepared))
+            of_block = _answer(models, contracts, prepared, batch_size, bar)
+            finite = np.isfinite(of_block).all(axis=2)
+            for entry, of_models in zip(prepared, finite.T, strict=True):
+                if not of_models.all():
+                    rejected.append(_not_finite(models[int(of_models.argmin())], entry.name))
+            answers.append(of_block[:, finite.all(axis=0)])
+            usable += [
+                replace(entry, inputs=[])
+                for entry, known in zip(prepared, finite.all(axis=0), strict=True)
+                if known
+            ]
+    if not usable:
+        raise RecordError(rejected[0].reason)
+    names = [entry.name for entry in usable]
     members = [
         Predictions(
             ids=np.array(names),
@@ -196,7 +383,19 @@ def predict_records(
         )
         for model, probabilities in zip(models, np.concatenate(answers, axis=1), strict=True)
     ]
-    return averaged(members), refused, doubts
+    return Answered(
+        averaged(members),
+        rejected,
+        {entry.name: entry.doubts for entry in usable if entry.doubts},
+        {entry.name: entry.seconds for entry in usable},
+        _input_seconds(models),
+    )
+
+
+def _not_finite(model: ECGModel, name: str) -> Rejected:
+    return Rejected(
+        name, "", f"{model.path} answers {name} with NaN; copy the model again or train it again."
+    )
 
 
 def _first(models: Sequence[ECGModel], form: tuple[object, ...]) -> Contract:
@@ -225,36 +424,49 @@ def _answer(
             inputs = [usable[row].inputs[i] for row in chosen]
             signals[form] = np.stack([crop_or_pad(signal, length) for signal in inputs])
         for number, model in enumerate(models):
-            answers[number, chosen] = model.predict(
-                signals[model.contract.input_form], batch_size=batch_size
-            )
+            signal = signals[model.contract.input_form]
+            answers[number, chosen] = model.run(signal, batch_size=batch_size)["diagnosis"]
         bar.update(len(chosen))
     return answers
 
 
 def _read_in_blocks(
-    records: dict[str, Path], read: Callable[..., _Usable | _Refused], size: int, workers: int
-) -> Iterator[list[_Usable | _Refused]]:
+    items: Sequence[tuple[str | None, Any]],
+    read: Callable[..., _Usable | Rejected],
+    size: int,
+    workers: int,
+) -> Iterator[list[_Usable | Rejected]]:
     """Read and prepare recordings, a block at a time."""
-    items = list(records.items())
     with Parallel(n_jobs=workers, prefer="threads") as parallel:
         for start in range(0, len(items), size):
-            yield parallel(delayed(read)(name, path) for name, path in items[start : start + size])
+            yield parallel(delayed(read)(name, each) for name, each in items[start : start + size])
 
 
 def _read(
-    name: str, path: Path, contracts: Sequence[Contract], fs: float | None, unit: str | None
-) -> _Usable | _Refused:
+    name: str | None,
+    recording: Any,
+    contracts: Sequence[Contract],
+    fs: float | None,
+    unit: str | None,
+) -> _Usable | Rejected:
+    file = str(recording) if _is_path(recording) else ""
+    if recording is None:
+        return Rejected(str(name), "", f"{name} is not in the folder; correct the table.")
     try:
-        record = read_record(path, fs=fs, unit=unit)
+        record = as_record(recording, fs=fs, unit=unit)
         prepared = [prepare_record(record, contract) for contract in contracts]
     except RecordError as error:
-        return _Refused(name, path, str(error))
-    return _Usable(name, [_without_padding(signal) for signal in prepared], check(record))
+        return Rejected(name or _name_of(recording), file, str(error))
+    return _Usable(
+        name or record.id,
+        [_without_padding(signal) for signal in prepared],
+        check(record),
+        len(record.signal) / record.fs,
+    )
 
 
 def _without_padding(signal: np.ndarray) -> np.ndarray:
-    """Cut the zeros behind a recording off: most of a CPSC recording of 60 s is those."""
+    """Cut off the zeros after a recording: most of a CPSC recording of 60 s is those."""
     recorded = np.flatnonzero(signal.any(axis=1))
     return signal[: recorded[-1] + 1].copy() if len(recorded) else signal[:1]
 
@@ -276,6 +488,7 @@ def predict_store(
 
     Raises:
         StoreError: if the store's rate or classes are not the model's, or labels are missing.
+        ModelFileError: if an answer is NaN, naming the record.
     """
     contract = model.contract
     if store.class_names(contract.task) != contract.class_names:
@@ -288,14 +501,19 @@ def predict_store(
     batches = StoreBatches(
         store, records[order], contract=contract, heads=heads, batch_size=batch_size
     )
-    answers = model.network.predict(batches, verbose=0)
+    parts = [model.run(batches[i][0], batch_size=batch_size) for i in range(len(batches))]
     back = np.argsort(order)
+    answers = {head: np.concatenate([part[head] for part in parts])[back] for head in heads}
+    for head in heads:
+        invalid = np.flatnonzero(~np.isfinite(answers[head]).all(axis=1))
+        if len(invalid):
+            raise ModelFileError(_not_finite(model, store.ids[records[invalid[0]]]).reason)
     labels = store.labels(contract.task)[records]
     diagnosis = Predictions(
         ids=store.ids[records],
         class_names=contract.class_names,
-        probabilities=answers["diagnosis"][back],
-        members=answers["diagnosis"][back][None],
+        probabilities=answers["diagnosis"],
+        members=answers["diagnosis"][None],
         thresholds=np.array(contract.thresholds),
         single_label=contract.single_label,
         network=contract.network,
@@ -308,9 +526,7 @@ def predict_store(
         models=(model.facts,),
     )
     return {
-        head: replace(
-            diagnosis, probabilities=answers[head][back], members=answers[head][back][None]
-        )
+        head: replace(diagnosis, probabilities=answers[head], members=answers[head][None])
         for head in heads
     }
 
@@ -357,58 +573,70 @@ def record_of_store(store: Store, index: int) -> Record:
     )
 
 
-def write_answers(
-    out: Path,
-    predictions: Predictions,
-    refused: Sequence[_Refused],
-    doubts: Mapping[str, Sequence[Doubt]],
-) -> None:
+def write_answers(out: Path, answered: Answered, answers: Sequence[Answer], form: Format) -> None:
     """Write what a prediction found.
 
     ``predictions.npz`` holds everything; ``probabilities.csv`` has a column a class;
-    ``answers.csv`` (``Recording,Result``) names the classes found, the most probable first, with
-    spaces between them.  For CPSC 2018, whose challenge wants one number from 1 to 9, and for
-    networks of one answer it has the number of the first of them.  ``rejected.csv`` lists the
-    recordings that could not be used, and ``warnings.csv`` what is doubtful about the others, a
-    line each.
+    ``rejected.csv`` lists the recordings that could not be used, and ``warnings.csv`` what is
+    doubtful about the others, a line each.  ``answers.csv`` names the classes found, the most
+    probable first, beside all probabilities and thresholds; in the form of CPSC 2018's challenge
+    it has one number for each recording, that of the first class found.
 
     Args:
-        out: a folder; it is created, and files of these names in it are replaced.
-        predictions: from :func:`predict_records`.
-        refused: from it, too.
-        doubts: likewise.
+        out: a folder.
+        answered: by an ensemble.
+        answers: the same as objects.
+        form: of ``answers.csv``.
     """
+    predictions = answered.predictions
     save_predictions(out / "predictions.npz", predictions)
     rows = zip(predictions.ids, predictions.probabilities, strict=True)
-    _write_csv(
+    write_csv(
         out / "probabilities.csv",
         ["Recording", *predictions.class_names],
         [[name, *(f"{p:.6f}" for p in row)] for name, row in rows],
     )
-    between = ";" if any(" " in name for name in predictions.class_names) else " "
-    results = [between.join(names) for names in predictions.names_found]
-    if predictions.task == CPSC_TASK:
+    if form == "cpsc2018":
         number = {name: str(c) for c, name in enumerate(predictions.class_names, start=1)}
-        results = [number[names[0]] for names in predictions.names_found]
-    _write_csv(
-        out / "answers.csv",
-        ["Recording", "Result"],
-        [list(row) for row in zip(predictions.ids, results, strict=True)],
-    )
-    _write_csv(
+        columns = ["Recording", "Result"]
+        table = [[answer.record, number[answer.labels[0]]] for answer in answers]
+    else:
+        whole = Answers(tuple(answers))
+        columns, table = whole.columns, [_as_text(row) for row in whole.rows]
+    write_csv(out / "answers.csv", columns, table)
+    write_csv(
         out / "rejected.csv",
         ["record", "file", "reason"],
-        [[entry.name, str(entry.path), entry.reason] for entry in refused],
+        [[entry.name, entry.file, entry.reason] for entry in answered.rejected],
     )
-    _write_csv(
+    write_csv(
         out / "warnings.csv",
         ["Recording", "kind", "warning"],
-        [[name, doubt.kind, doubt.text] for name, found in doubts.items() for doubt in found],
+        [
+            [name, doubt.kind, doubt.text]
+            for name, found in answered.doubts.items()
+            for doubt in found
+        ],
     )
 
 
-def _write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
-    write_csv(path, header, rows)
+def _as_text(row: Sequence[Any]) -> list[str]:
+    numbers = [f"{value:.6f}" if isinstance(value, float) else value for value in row[:-1]]
+    return [*numbers, f"{row[-1]:.6g}"]
+
+
+def _form_of(form: Format | None, csv_file: Path | None, task: str) -> Format:
+    """Choose the form of ``answers.csv``: the challenge's if its task and its table are given."""
+    if form == "cpsc2018" and task != CPSC_TASK:
+        raise OptionError(
+            f"--format cpsc2018 numbers the classes of CPSC 2018, and these models answer {task};"
+            " leave it out."
+        )
+    if form is None and csv_file is not None and task == CPSC_TASK:
+        with open(csv_file, newline="", encoding="utf-8-sig") as file:
+            columns = {column.strip() for column in next(csv.reader(file), ())}
+        return "cpsc2018" if columns <= _CHALLENGE_COLUMNS else "names"
+    return form or "names"
 
 
 def predict(
@@ -423,12 +651,13 @@ def predict(
     fs: float | None = None,
     unit: str | None = None,
     explain: bool = False,
+    form: Format | None = None,
 ) -> None:
     """Do what ``ecg-predict`` does.
 
     Args:
         models: files or patterns.
-        out: a folder for the answers.
+        out: a folder for the answers; answers that it holds are replaced as a whole.
         batch_size: recordings at a time.
         records: a folder, or one recording.
         csv_file: a table with a column ``Recording`` that chooses among them, or None.
@@ -437,65 +666,94 @@ def predict(
         fs: sampling rate, hertz, of recordings that state none.
         unit: of recordings that state none.
         explain: whether to write ``explained/NAME.html`` for each recording.
+        form: of ``answers.csv``; None for the challenge's if ``csv_file`` has its columns and the
+            models its task, else names.
 
     Raises:
         ECGError: if nothing could be predicted; also, after all else was predicted and
-            written, where some recordings could not be used.
+            written, if some recordings could not be used.
     """
     if batch_size < 1:
         raise OptionError(f"--batch-size must be above 0, not {batch_size}.")
     _require_one_source(records, store, fold, {"csv": csv_file, "fs": fs, "unit": unit})
-    with ExitStack() as stack:
+    inputs = [path for path in (records, csv_file, store, *_files(models)) if path is not None]
+    with written_as_one(out, names=FILES, inputs=inputs) as folder, ExitStack() as stack:
         read: Callable[[str], Record]
-        refused: list[_Refused] = []
         if store is not None:
             assert fold is not None
             opened = stack.enter_context(Store(store))
             ensemble = open_models(models)
             explainer = explainer_of(ensemble) if explain else None
+            form = _form_of(form, None, ensemble[0].contract.task)
             rows = fold_of_store(opened, contract=ensemble[0].contract, fold=fold)
             index = {str(opened.ids[row]): int(row) for row in rows}
-            predictions = averaged(
-                [
-                    predict_store(model, opened, rows, batch_size=batch_size)["diagnosis"]
-                    for model in ensemble
-                ]
-            )
 
             def read(name: str) -> Record:
                 return record_of_store(opened, index[name])
 
-            found = {name: check(read(name)) for name in index}
-            doubts = {name: doubt for name, doubt in found.items() if doubt}
+            answered = _predict_fold(ensemble, opened, rows, read, batch_size)
         else:
             assert records is not None
             chosen = choose_records(csv_file=csv_file, records=records)
             ensemble = open_models(models)
             explainer = explainer_of(ensemble) if explain else None
-            predictions, refused, doubts = predict_records(
-                ensemble, chosen, batch_size=batch_size, fs=fs, unit=unit
+            form = _form_of(form, csv_file, ensemble[0].contract.task)
+            answered = answer_records(
+                ensemble, list(chosen.items()), batch_size=batch_size, fs=fs, unit=unit
             )
 
             def read(name: str) -> Record:
-                return read_record(chosen[name], fs=fs, unit=unit)
+                return as_record(chosen[name], fs=fs, unit=unit)
 
-        write_answers(out, predictions, refused, doubts)
+        predictions, doubts = answered.predictions, answered.doubts
+        answers = answered.answers
+        write_answers(folder, answered, answers, form)
         if explainer is not None:
-            _write_pages(out / "explained", explainer, predictions, read, doubts)
-    answered = len(predictions.ids)
+            _write_pages(folder / "explained", explainer, predictions, read, doubts)
+    count = len(answers)
+    for line in table_lines(answers):
+        print(line)
     print(
-        f"{out}: {answered} recording{'s' if answered > 1 else ''} answered by {len(ensemble)}"
+        f"{out}: {count} recording{'s' if count > 1 else ''} answered by {len(ensemble)}"
         f" model{'s' if len(ensemble) > 1 else ''} of {predictions.network}."
     )
     for notice in notices_of(predictions):
         print(f"warning: {notice}", file=sys.stderr)
     _print_doubts(doubts, out / "warnings.csv")
-    if refused:
+    if answered.rejected:
+        rejected = answered.rejected
         raise RecordError(
-            f"{len(refused)} of {answered + len(refused)} recordings could not be used, the first"
-            f" because: {refused[0].reason.rstrip('.')}; the others are answered, and"
+            f"{len(rejected)} of {count + len(rejected)} recordings could not be used, the first"
+            f" because: {rejected[0].reason.rstrip('.')}; the others are answered, and"
             f" {out / 'rejected.csv'} lists all reasons."
         )
+
+
+def _predict_fold(
+    models: Sequence[ECGModel],
+    store: Store,
+    rows: np.ndarray,
+    read: Callable[[str], Record],
+    batch_size: int,
+) -> Answered:
+    """Let an ensemble answer for records of a store."""
+    predictions = averaged(
+        [predict_store(model, store, rows, batch_size=batch_size)["diagnosis"] for model in models]
+    )
+    names = predictions.ids.tolist()
+    found = {name: check(read(name)) for name in names}
+    seconds = (store.lengths[rows] / store.fs).tolist()
+    return Answered(
+        predictions,
+        [],
+        {name: doubts for name, doubts in found.items() if doubts},
+        dict(zip(names, seconds, strict=True)),
+        _input_seconds(models),
+    )
+
+
+def _files(pattern: Sequence[str]) -> list[Path]:
+    return [Path(p) for entry in pattern for p in sorted(glob.glob(str(entry))) or [entry]]
 
 
 def explainer_of(models: Sequence[ECGModel]) -> Explainer:

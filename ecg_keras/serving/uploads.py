@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from data_prep.errors import ECGError, OptionError, RecordError
-from data_prep.plausibility import Doubt, check
+from data_prep.plausibility import check
 from data_prep.records import Record, find_records, read_record
-from ecg_keras.evaluation.predictions import Predictions
+from ecg_keras.evaluation.answers import found_text
 from ecg_keras.explanation.pages import page_of
 from ecg_keras.model.model_files import ECGModel
 from ecg_keras.prediction.ensemble import (
     Explainer,
+    answer_records,
     explainer_of,
     notices_of,
-    predict_records,
     write_answers,
 )
 
@@ -222,15 +222,18 @@ class Worker:
         if not records:
             return
         models, explainer = self._open(upload.model)
-        predictions, refused, doubts = predict_records(models, records)
-        upload.notices = notices_of(predictions)
-        upload.rejected += [(each.name, _in_their_words(each.reason, upload)) for each in refused]
-        upload.rows = _rows(predictions, doubts)
+        answered = answer_records(models, list(records.items()))
+        upload.notices = notices_of(answered.predictions)
+        for each in answered.rejected:
+            upload.rejected.append((each.name, _in_their_words(each.reason, upload)))
+        upload.rows = [
+            (each.record, found_text(each), " ".join(each.warnings)) for each in answered.answers
+        ]
         with tempfile.TemporaryDirectory(prefix="ecg-serve-") as out:
-            write_answers(Path(out), predictions, refused, doubts)
+            write_answers(Path(out), answered, answered.answers, "names")
             upload.table = (Path(out) / "answers.csv").read_bytes()
         if explainer is not None:
-            upload.to_explain = [read_record(records[str(name)]) for name in predictions.ids]
+            upload.to_explain = [read_record(records[name]) for name, *_ in upload.rows]
 
     def _explain_one(self, upload: Upload) -> None:
         _, explainer = self._open(upload.model)
@@ -260,24 +263,6 @@ def _reason(path: Path, upload: Upload) -> str:
     except RecordError as error:
         return _in_their_words(str(error), upload)
     return "it belongs to no recording of this upload."
-
-
-def _rows(
-    predictions: Predictions, doubts: Mapping[str, Sequence[Doubt]]
-) -> list[tuple[str, str, str]]:
-    rows = []
-    answers = zip(predictions.ids, predictions.names_found, predictions.probabilities, strict=True)
-    for name, found, probabilities in answers:
-        of = dict(zip(predictions.class_names, probabilities, strict=True))
-        words = ", ".join(f"{each} ({of[each]:.2f})" for each in found)
-        rows.append(
-            (
-                str(name),
-                words or "none above its threshold",
-                " ".join(doubt.text for doubt in doubts.get(name, ())),
-            )
-        )
-    return rows
 
 
 def _ending(name: str) -> str:

@@ -17,7 +17,7 @@ from data_prep.store import Store
 from ecg_keras.evaluation.predictions import Predictions, save_predictions
 from ecg_keras.evaluation.scores import best_thresholds, macro_auc, macro_f1, single_label_macro_f1
 from ecg_keras.model.backend import keras
-from ecg_keras.model.model_files import set_origin, set_thresholds
+from ecg_keras.model.model_files import save_model, set_origin, set_thresholds
 from ecg_keras.model.origin import Origin
 from ecg_keras.training.batches import StoreBatches
 from ecg_keras.training.devices import average_statistics
@@ -142,7 +142,7 @@ class KeepBest(keras.callbacks.Callback):
         set_thresholds(self.model, thresholds)
         set_origin(self.model, origin)
         with written_whole(self.folder / "best.keras") as part:
-            self.model.save(part)
+            save_model(self.model, part)
         contract = self.validation.contract
         save_predictions(
             self.folder / "validation.npz",

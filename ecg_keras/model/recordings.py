@@ -1,0 +1,69 @@
+"""One recording in any form that Python programs hold it: file, array, list, table, WFDB record."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.errors import OptionError, RecordError
+from data_prep.readers.record import Tracing, record_of
+from data_prep.records import Record, read_record, record_of_array
+
+
+def as_record(recording: Any, *, fs: float | None = None, unit: str | None = None) -> Record:
+    """Make a record of whatever holds one.
+
+    Args:
+        recording: a file; what :func:`data_prep.records.read_record` made of one; an array or
+            nested list, ``(time, 12)`` or ``(12, time)``, leads in the order of
+            :data:`data_prep.labels.LEADS`; a ``wfdb.Record``; or a pandas DataFrame with a column
+            for each lead.
+        fs: sampling rate in hertz, for an array, list or DataFrame, or a file that states none.
+        unit: ``"mV"``, ``"uV"``, ``"V"`` or ``"nV"``, likewise; without it, values are taken for
+            millivolts if they can be.
+
+    Raises:
+        RecordError: if the recording cannot be used.
+        OptionError: if an array, list or DataFrame comes without its rate.
+    """
+    if isinstance(recording, Record):
+        return recording
+    if isinstance(recording, str | Path):
+        return read_record(recording, fs=fs, unit=unit)
+    if hasattr(recording, "sig_name") and hasattr(recording, "p_signal"):
+        return _of_wfdb(recording, fs, unit)
+    if hasattr(recording, "columns") and hasattr(recording, "to_numpy"):
+        return _of_frame(recording, fs, unit)
+    try:
+        signal = np.asarray(recording, None if isinstance(recording, np.ndarray) else np.float64)
+    except (ValueError, TypeError):
+        raise RecordError(
+            f"{type(recording).__name__} is not a recording; give a file, a (time, 12) array or"
+            " list of numbers, a wfdb.Record, or a DataFrame with a column for each lead."
+        ) from None
+    if fs is None:
+        raise OptionError("an array does not know its sampling rate; give it in Hz with fs=….")
+    return record_of_array(signal, fs=fs, unit=unit)
+
+
+def _of_wfdb(recording: Any, fs: float | None, unit: str | None) -> Record:
+    name = str(recording.record_name or "wfdb.Record")
+    values = recording.p_signal
+    if values is None and recording.d_signal is not None:
+        values = recording.dac()
+    if values is None:
+        raise RecordError(f"{name} has no p_signal; read it with wfdb.rdrecord.")
+    names = tuple(str(lead) for lead in recording.sig_name)
+    units = tuple(str(each or "") for each in recording.units or ("",) * len(names))
+    tracing = Tracing(names, np.asarray(values, np.float64), units, float(recording.fs))
+    return record_of(tracing, Path(name), fs=fs, unit=unit)
+
+
+def _of_frame(recording: Any, fs: float | None, unit: str | None) -> Record:
+    if fs is None:
+        raise OptionError("a DataFrame does not know its sampling rate; give it in Hz with fs=….")
+    numbers = recording.select_dtypes("number")
+    names = tuple(str(column) for column in numbers.columns)
+    values = numbers.to_numpy(np.float64, na_value=np.nan)
+    tracing = Tracing(names, values, ("",) * len(names), float("nan"))
+    return record_of(tracing, Path("DataFrame"), fs=fs, unit=unit)
