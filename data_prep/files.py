@@ -158,7 +158,7 @@ def locked(path: Path, *, doing: str) -> Iterator[None]:
 
     Args:
         path: what is being made; its folder is created.
-        doing: what the other process is told is being done, such as ``"trained"``.
+        doing: what is being done, for the error in the other process, such as ``"trained"``.
 
     Raises:
         OptionError: if another process holds the lock.

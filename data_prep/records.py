@@ -57,7 +57,7 @@ def read_record(path: str | Path, *, fs: float | None = None, unit: str | None =
     Args:
         path: of the file; of a WFDB record, the header, the signal file, or the two without
             their ending.
-        fs: sampling rate in hertz, needed where the file states none (arrays, and tables without
+        fs: sampling rate in hertz, needed if the file states none (arrays, and tables without
             a column of times).
         unit: ``"mV"``, ``"uV"``, ``"V"`` or ``"nV"``, for a file that states none; without it,
             values are taken for millivolts if they can be.
@@ -66,7 +66,7 @@ def read_record(path: str | Path, *, fs: float | None = None, unit: str | None =
         The recording, its leads put in order by their names.
 
     Raises:
-        RecordError: naming the file, where it is missing, cannot be understood, is cut short,
+        RecordError: naming the file, if it is missing, cannot be understood, is cut short,
             lacks a lead, holds no plausible ECG, or states another rate or unit than is given;
             or if a library that it needs is not installed.
     """

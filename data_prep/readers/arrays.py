@@ -22,7 +22,7 @@ def read_array(path: Path) -> Tracing:
 
     The array is ``(time, 12)`` or ``(12, time)``, leads in the order of
     :data:`data_prep.labels.LEADS`.  An ``.npz`` file may also hold ``fs``, ``unit`` and
-    ``leads`` (the names, where they are others or in another order).
+    ``leads`` (the names, if they are others or in another order).
 
     Args:
         path: of the file.

@@ -1,7 +1,7 @@
 """MATLAB 5 files, as far as one struct of numbers and texts needs.
 
 After MathWorks' "MAT-File Format", chapter 1.  ``scipy.io.loadmat`` reads far more, but some
-damaged files end the whole process there, where they ought to cost one record.
+damaged files crash the whole process there, and should cost one record only.
 """
 
 import math
@@ -88,7 +88,7 @@ def read_struct(path: Path, name: str) -> dict[str, np.ndarray]:
     order = {b"IM": "<", b"MI": ">"}.get(bytes(data[126:128]), "")
     if data[:10] != b"MATLAB 5.0" or not order:
         raise ValueError("it is no MATLAB 5 file")
-    # The file is split to its end before a part of it counts: where bytes were lost or doubled,
+    # The file is split to its end before a part of it counts: if bytes were lost or doubled,
     # the sizes do not come out even, and the leads that follow would be others.
     elements = list(_elements(data[_HEADER_BYTES:], order))
     rest = _MOST_BYTES

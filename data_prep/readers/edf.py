@@ -76,7 +76,7 @@ def _require_calibrated(signal: Any) -> None:
 
 
 def _edf_field(of: Any, name: str) -> Any:
-    # A header of plain EDF has free text where EDF+ has fields.
+    # A header of plain EDF has free text instead of the fields of EDF+.
     try:
         return getattr(of, name)
     except Exception:

@@ -23,7 +23,7 @@ MILLIVOLTS = {
 _BY_NAME = {lead.casefold(): lead for lead in LEADS}
 # Spanish, French and Portuguese devices count the limb leads as derivations.
 _BY_NAME |= {"di": "I", "dii": "II", "diii": "III", "d1": "I", "d2": "II", "d3": "III"}
-# The chest electrodes of IEC 60601-2-25, where the AHA has V1 to V6; German devices name leads so.
+# The names of IEC 60601-2-25 for the AHA's V1 to V6, which German devices use.
 _BY_IEC = {f"c{n}": f"V{n}" for n in range(1, 7)}
 _BY_NAME |= _BY_IEC
 MOST_LETTERS = 100

@@ -22,7 +22,7 @@ _SECONDS = (1.0, 3600.0)
 # a thousand falls out at either end, and so does a recording of nothing.
 _SPREADS = (0.001, 50.0)
 _MOST_OFFSET = 2.0**13  # mV; beyond it, neighbouring float32 numbers are 0.001 mV apart
-# If the unit is only supposed, what lies further off is not taken for millivolts.
+# If the unit is only supposed, values outside this range are not taken for millivolts.
 _SUPPOSED_SPREADS = (0.01, 5.0)
 
 
@@ -228,9 +228,9 @@ def require_ecg(record: Record) -> None:
 
 
 def _spread(record: Record) -> float:
-    """The median of the leads' standard deviations, or the largest where no lead varies so, mV.
+    """The median of the leads' standard deviations, or the largest if no lead can vary so, mV.
 
-    A single lead may hold next to nothing, where an electrode was lost; one that varies by more
+    A single lead may hold next to nothing, if an electrode was lost; one that varies by more
     than any ECG is in another unit than it states.
     """
     valid = [lead[~np.isnan(lead)].astype(np.float64) for lead in record.signal.T]
@@ -255,7 +255,7 @@ def sex_of(text: str) -> str:
 
 
 def years_between(birth: date | None, day: date | None) -> float:
-    """Compute an age in whole years; NaN where a date is unknown.
+    """Compute an age in whole years; NaN if a date is unknown.
 
     Args:
         birth: day of birth.

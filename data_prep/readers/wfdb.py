@@ -255,7 +255,7 @@ def _require_readable(lead: _Lead, path: Path) -> None:
         trouble = f"has a gain of {lead.gain:g}, so that it is not calibrated"
     elif lead.unit.casefold() not in MILLIVOLTS:
         trouble = f"is in {lead.unit!r}, which is none of mV, uV, V, nV"
-    # A header must not make us read what lies elsewhere.
+    # A header must not make us read files of other folders.
     elif Path(lead.file).name != lead.file or lead.file == ".." or not lead.file.isprintable():
         trouble = f"is in {lead.file!r}, which is not a file beside the header"
     else:
@@ -385,7 +385,7 @@ def _copy_samples(source: Path, target: Path, leads: list[_Lead], num_samples: i
     form, offset = here[0].format, here[0].byte_offset
     frames = num_samples + max(lead.skew for lead in here)
     samples = frames * sum(lead.samples_per_frame for lead in here)
-    if form in _FLAC_FORMATS:  # where the offset counts samples, and none takes so much
+    if form in _FLAC_FORMATS:  # the offset counts samples, each of at most 8 bytes
         most = 8 * (samples + offset * len(here)) + 2**16
     else:  # packed in whole blocks of up to four bytes
         most = offset + math.ceil(samples * _SAMPLE_BYTES[form]) + 4
