@@ -3,11 +3,11 @@ PYTHON ?= python3
 BIN = .venv/bin
 DEMO = runs/demo
 
-.PHONY: help demo test test-quick test-lowest lint bench docs clean
+.PHONY: help demo test test-all test-lowest lint bench docs clean
 
 help:
 	@echo "make demo    train both networks on generated records and score them"
-	@echo "make test    ruff, mypy and all tests"
+	@echo "make test    ruff, mypy and the tests, some minutes; make test-all runs the slow ones too"
 	@echo "make docs    build the documentation, build/site/index.html"
 	@echo "make bench   measure the speed of both networks and of the data path"
 
@@ -42,12 +42,13 @@ lint: .venv/done
 	$(BIN)/mypy
 	$(BIN)/codespell
 
-# A file at a time on each core.
+# What a change needs; a test of its own kind that takes minutes is marked slow.
 test: lint
-	$(BIN)/pytest --numprocesses auto --dist loadfile
+	$(BIN)/pytest --numprocesses auto --dist worksteal -m "not slow"
 
-test-quick: lint
-	$(BIN)/pytest --numprocesses auto --dist loadfile -m "not slow"
+# Every test: also whole notebooks, browsers, kills by the dozen, thousands of damaged files.
+test-all: lint
+	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 # With the oldest versions that setup.cfg admits, which warn of what newer ones have mended.
 test-lowest:
