@@ -1,7 +1,7 @@
-"""What surrounds any network: train, predict, explain, export, evaluate, reproduce.
+"""Everything around a network: train, predict, explain, export, evaluate, reproduce.
 
-The public face of ECG-Keras: ``load_model`` opens the model file of any installed network,
-``open_models`` several that answer together, ``read_record`` a recording of any format, and
+The public interface of ECG-Keras: ``load_model`` opens the model file of any installed network,
+``open_models`` opens an ensemble, ``read_record`` reads a recording in any supported format, and
 ``ecg_figure`` draws it on ECG paper.  Once this package is imported,
 ``keras.models.load_model`` opens the same model files.
 """
@@ -25,7 +25,7 @@ register_with_keras()
 
 
 def __getattr__(name: str) -> Any:
-    """Import TensorFlow only when a model is asked for, so that ``--help`` answers at once."""
+    """Import TensorFlow only when it is needed, so that ``--help`` is fast."""
     if name in _MODULES:
         return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

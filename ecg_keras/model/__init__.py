@@ -1,1 +1,1 @@
-"""A network as a file: Keras itself, the contract of input and output, opening and saving."""
+"""Model files: the Keras backend, the input and output contract, opening and saving."""

@@ -14,11 +14,11 @@ def _import_silently() -> None:
 
     The lines come from C++ before any log level is read, so only the file descriptor stops them.
     """
-    # Errors that matter come as exceptions; what TensorFlow logs as errors is that there is no GPU,
-    # or that oneDNN leaves an operation to it.
+    # Real errors are raised as exceptions; TensorFlow logs as errors only that there is no GPU, or
+    # that oneDNN does not handle an operation.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # TensorFlow computes with oneDNN on newer processors only; with it a training step of these
-    # networks takes two thirds of the time on older ones, too.
+    # TensorFlow enables oneDNN by default on newer processors only; on older ones, too, it cuts the
+    # time of a training step of these networks by a third.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     sys.stderr.flush()
     kept = os.dup(2)
@@ -44,7 +44,7 @@ def _require_tensorflow(backend: str) -> None:
         )
 
 
-# Asked before the import, which fails where the other backend is not installed.
+# Checked before the import, which fails if another backend is set but not installed.
 _require_tensorflow(os.environ.setdefault("KERAS_BACKEND", "tensorflow"))
 if "tensorflow" not in sys.modules:
     _import_silently()
@@ -54,5 +54,5 @@ import tensorflow as tf  # noqa: E402
 
 _require_tensorflow(keras.backend.backend())
 
-# Each model of an ensemble is traced once; TensorFlow takes that for a mistake and warns of it.
+# Each model of an ensemble is traced once; TensorFlow warns as if this were needless retracing.
 tf.get_logger().setLevel("ERROR")

@@ -1,7 +1,7 @@
-"""What a model file promises about its input and output, carried inside the file itself.
+"""The contract of a network: what its input and output are, stored in the model file.
 
-Weights without their contract are how published ECG models come to be misused: a wrong rate,
-unit, lead order or class order raises no error, it only gives wrong answers.
+Published ECG models are easily misused because their weights come without this: a wrong sampling
+rate, unit, lead order or class order raises no error and silently gives wrong answers.
 """
 
 import hashlib
@@ -49,27 +49,27 @@ def _require(met: Any, contract: "Contract", name: str) -> None:
 
 @dataclass(frozen=True)
 class Contract:
-    """All that must be known to feed a network and to read its answer.
+    """Everything needed to feed a network and to interpret its output.
 
     Attributes:
-        network: the network's name, ``"MLBF-Net"`` or ``"MRM-Net"``.
+        network: name of the network, such as ``"MLBF-Net"`` or ``"MRM-Net"``.
         task: the task its classes belong to, such as ``"cpsc2018"`` or ``"superdiagnostic"``.
         class_names: the classes, in the order of the probabilities.
-        sampling_rate: of the input, in hertz.
-        input_length: of the input, in samples.
-        fit: what is done to a recording of another length: ``"pad"`` crops it or pads it with
-            zeros at its end, ``"stretch"`` crops it or resamples it up to the input's length.
-        single_label: True if the answer is the class of the largest probability (softmax),
-            False if each class has a probability of its own (sigmoid).
-        leads: the input's leads, in order.
+        sampling_rate: sampling rate of the input, in hertz.
+        input_length: length of the input, in samples.
+        fit: how a recording is brought to the input length: ``"pad"`` crops it or pads it with
+            zeros at the end, ``"stretch"`` crops it or resamples it to that length.
+        single_label: True if the answer is the most probable class (softmax), False if each class
+            is decided independently (sigmoid).
+        leads: leads of the input, in order.
         mean: subtracted from the signal inside the network, in millivolts.
-        std: by which the signal is divided inside the network, in millivolts; above 0.
-        thresholds: probability from which a class counts as present, one per class, fitted on
-            validation records; 0.5 until they are.
+        std: the signal is divided by this inside the network, in millivolts; above 0.
+        thresholds: one per class; a class counts as present if its probability reaches its
+            threshold.  Fitted on the validation records; 0.5 before that.
 
     Raises:
-        OptionError: if a field is of another type or out of its range, a class or lead comes
-            twice, or the classes of CPSC 2018 or PTB-XL's superclasses have another order.
+        OptionError: if a field has the wrong type or is out of range, a class or lead is repeated,
+            or the classes of CPSC 2018 or PTB-XL's superclasses are in another order.
     """
 
     network: str
@@ -85,7 +85,7 @@ class Contract:
     thresholds: tuple[float, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        """Fill in the thresholds and refuse what cannot be meant, whoever makes the contract."""
+        """Fill in the default thresholds and check all fields."""
         for name in ("network", "task"):
             _require(isinstance(getattr(self, name), str) and getattr(self, name), self, name)
         for name in ("class_names", "leads"):
@@ -117,7 +117,7 @@ class Contract:
             )
 
     def _as_plain_types(self) -> None:
-        """Turn NumPy's numbers into Python's, which JSON knows."""
+        """Convert NumPy scalars to Python's types, which JSON can hold."""
         for name, kind in (
             ("sampling_rate", float),
             ("input_length", int),
@@ -130,11 +130,13 @@ class Contract:
 
     @property
     def input_form(self) -> tuple[float, int, str, tuple[str, ...]]:
-        """All that decides how a recording is prepared: rate, length, fit and leads."""
+        """What determines how a recording is prepared: rate, length, fit and leads."""
         return self.sampling_rate, self.input_length, self.fit, self.leads
 
     def found(self, probabilities: np.ndarray) -> np.ndarray:
-        """Decide which classes are found; see :func:`found_classes` of the predictions.
+        """Decide which classes are found.
+
+        See :func:`ecg_keras.evaluation.predictions.found_classes`.
 
         Args:
             probabilities: ``(..., C)``, in the order of the class names.
@@ -147,10 +149,10 @@ class Contract:
         )
 
     def require_sizes(self, *, num_classes: int, input_length: int, num_leads: int) -> None:
-        """Make sure that a network is built as its contract promises.
+        """Check that a network is built with the sizes of its contract.
 
         Raises:
-            OptionError: if the contract says otherwise.
+            OptionError: if the sizes differ.
         """
         asked = (num_classes, input_length, num_leads)
         promised = (len(self.class_names), self.input_length, len(self.leads))
@@ -162,16 +164,16 @@ class Contract:
             )
 
     def in_lead_order(self, signal: np.ndarray) -> np.ndarray:
-        """Choose and order the leads of a recording.
+        """Select the leads of the input, in their order.
 
         Args:
             signal: ``(time, 12)``, leads in the standard order.
 
         Returns:
-            ``(time, lead)``, leads as the network takes them.
+            ``(time, lead)``, leads in the contract's order.
 
         Raises:
-            OptionError: if the network takes a lead that is none of the twelve.
+            OptionError: if the contract has a lead that is not one of the twelve.
         """
         if self.leads == LEADS:
             return signal
@@ -188,15 +190,15 @@ class Contract:
 class SignalContract(keras.layers.Layer):
     """The first layer of a network: standardises the signal and carries the contract.
 
-    The contract is part of the layer's configuration, so that every way of saving a model
-    (``model.save``, a checkpoint, a clone) keeps it; so is what the model comes from.
+    The contract and the model's origin are part of the layer's configuration, so every way of
+    saving a model (``model.save``, a checkpoint, a clone) keeps them.
 
     Args:
-        contract: a :class:`Contract`, or the dict of its fields.
-        origin: which records trained and chose the model, or what ``Origin.to_config`` gave; None
-            if nobody knows.
-        digest: of the contract, as :meth:`get_config` gives it; a contract that was changed since
-            is refused.  None in files of earlier releases.
+        contract: a :class:`Contract`, or a dict of its fields.
+        origin: which records trained and selected the model, or the dict from
+            ``Origin.to_config``; None if unknown.
+        digest: digest of the contract from :meth:`get_config`; a contract that was changed
+            afterwards is refused.  None in files from earlier releases.
 
     Call arguments:
         signal: ``(batch, time, lead)``, millivolts.
@@ -205,7 +207,7 @@ class SignalContract(keras.layers.Layer):
         ``(signal - mean) / std``, of the same shape.
 
     Raises:
-        OptionError: if the contract cannot be meant, or is not that of the digest.
+        OptionError: if the contract is invalid, or does not match the digest.
     """
 
     def __init__(
@@ -215,7 +217,7 @@ class SignalContract(keras.layers.Layer):
         digest: str | None = None,
         **kwargs: Any,
     ) -> None:
-        # Millivolts lose a digit in half precision before they are standardised.
+        # In half precision, millivolts would lose digits before they are standardised.
         super().__init__(**{"dtype": "float32", **kwargs})
         if digest is not None and digest != _digest_of(contract):
             raise OptionError(
@@ -237,7 +239,7 @@ class SignalContract(keras.layers.Layer):
         return (signal - self.contract.mean) / self.contract.std
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The shape stays as it is."""
+        """Return ``input_shape``."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
@@ -249,6 +251,6 @@ class SignalContract(keras.layers.Layer):
 
 
 def _digest_of(contract: Contract | dict[str, Any]) -> str:
-    """SHA-256 of the fields as JSON, of those only that the file has."""
+    """SHA-256 of the fields as JSON; of a dict, only of the fields it has."""
     values = asdict(contract) if isinstance(contract, Contract) else contract
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A ``.keras`` file opened with its contract: enough to predict from any recording."""
+"""Opens and saves ``.keras`` files with their contract: all that predicting needs."""
 
 import hashlib
 import json
@@ -25,8 +25,8 @@ from ecg_keras.model.origin import UNKNOWN, ModelFacts, Origin
 
 _DIGEST = "digest.txt"
 _MOST_CONFIG = 2**27  # bytes
-# How a file shows that it is something else, or damaged; RuntimeError if it is encrypted, packed by
-# an unknown method, or nested too deeply.
+# What reading a damaged file, or one of another kind, can raise; RuntimeError if it is encrypted,
+# compressed by an unknown method, or nested too deeply.
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -44,13 +44,13 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class ECGModel:
-    """A trained network and what must be known to use it.
+    """A trained network with its contract.
 
     Attributes:
         network: the Keras model, from ``signal`` to a dict of probabilities.
         contract: rate, length, leads, classes, standardisation and thresholds.
-        path: the file it came from.
-        origin: the records that trained and chose it; None for files of earlier releases.
+        path: the file it was loaded from.
+        origin: the records that trained and selected it; None for files from earlier releases.
     """
 
     network: Any
@@ -65,28 +65,28 @@ class ECGModel:
         return ModelFacts(file) if self.origin is None else self.origin.facts(file)
 
     def seen(self, names: Sequence[str], dataset: str = "") -> np.ndarray:
-        """Say which records this model has seen; see :meth:`ecg_keras.model.origin.Origin.seen`.
+        """Find which records this model has seen; see :meth:`ecg_keras.model.origin.Origin.seen`.
 
         Returns:
-            int8 ``(N,)``, -1 for all if its file does not say.
+            int8 ``(N,)``; all -1 if the model file does not record its origin.
         """
         if self.origin is None:
             return np.full(len(names), UNKNOWN, np.int8)
         return self.origin.seen(names, dataset)
 
     def predict(self, signals: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
-        """Predict from arrays that are as the contract says.
+        """Predict from arrays that are already in the form of the contract.
 
         Args:
             signals: ``(records, input_length, lead)``, millivolts, at the contract's rate, leads
                 in the contract's order; see :func:`data_prep.signals.prepare`.
-            batch_size: records at a time.
+            batch_size: records per batch.
 
         Returns:
             Probabilities ``(records, classes)``, float32.
 
         Raises:
-            ModelFileError: if the shape is not the contract's, or an answer is NaN.
+            ModelFileError: if the shape is not the contract's, or a probability is NaN.
         """
         expected = (self.contract.input_length, len(self.contract.leads))
         if np.ndim(signals) != 3 or np.shape(signals)[1:] != expected:
@@ -106,17 +106,17 @@ class ECGModel:
         return answers
 
     def run(self, signals: np.ndarray, *, batch_size: int = 64) -> dict[str, np.ndarray]:
-        """Let the network compute, layer by layer.
+        """Run the network eagerly.
 
-        ``keras.Model.predict`` traces and optimises a graph for each model, and again for each
-        size of a batch, which takes a minute for MLBF-Net and pays only in training.
+        ``keras.Model.predict`` traces and optimises a graph for each model and again for each
+        batch size, which takes a minute for MLBF-Net and pays off only in training.
 
         Args:
             signals: as for :meth:`predict`; not checked.
-            batch_size: records at a time.
+            batch_size: records per batch.
 
         Returns:
-            What each head answers, ``(records, classes)`` float32, as it comes.
+            Output of each head, ``(records, classes)`` float32, not checked for NaN.
         """
         parts = [
             self.network(tf.constant(signals[start : start + batch_size]), training=False)
@@ -135,16 +135,16 @@ class ECGModel:
         Args:
             recording: a file, record, array, list, ``wfdb.Record`` or DataFrame; see
                 :func:`ecg_keras.model.recordings.as_record`.
-            fs: sampling rate in hertz, for what states none.
-            unit: ``"mV"``, ``"uV"``, ``"V"`` or ``"nV"``, likewise; without it, values are
-                taken for millivolts if they can be.
+            fs: sampling rate in hertz, if the recording does not state it.
+            unit: ``"mV"``, ``"uV"``, ``"V"`` or ``"nV"``, if the recording does not state it; by
+                default values are taken as millivolts if that is plausible.
 
         Returns:
-            Probabilities and labels by class name, and what is doubtful about the recording.
+            Probabilities by class name, the classes found, and warnings about the recording.
 
         Raises:
             RecordError: if the recording cannot be used.
-            OptionError: if an array, list or DataFrame comes without its rate.
+            OptionError: if an array, list or DataFrame is given without ``fs``.
         """
         return self._alone().predict_record(recording, fs=fs, unit=unit)
 
@@ -152,31 +152,31 @@ class ECGModel:
         """Predict from several recordings.
 
         Args:
-            recordings: a folder, a list of what :meth:`predict_record` takes, or a pandas
+            recordings: a folder, a list of recordings as for :meth:`predict_record`, or a pandas
                 DataFrame with a column of paths.
             **options: see :meth:`ecg_keras.prediction.ensemble.Ensemble.predict_records`.
         """
         return self._alone().predict_records(recordings, **options)
 
     def _alone(self) -> Any:
-        from ecg_keras.prediction.ensemble import Ensemble  # which is made of models
+        from ecg_keras.prediction.ensemble import Ensemble  # which imports this module
 
         return Ensemble([self])
 
 
 def prepare_record(record: Record, contract: Contract) -> np.ndarray:
-    """Bring a recording to what a network expects.
+    """Bring a recording into the form that a network expects.
 
     Args:
         record: from :func:`data_prep.records.read_record`.
-        contract: of the network.
+        contract: the network's contract.
 
     Returns:
         ``(input_length, lead)`` float32, millivolts.
 
     Raises:
         RecordError: naming the file, if too much of it is invalid.
-        OptionError: if the network takes a lead that recordings do not have.
+        OptionError: if the contract has a lead that is not one of the twelve.
     """
     try:
         signal = prepare(
@@ -194,20 +194,19 @@ def prepare_record(record: Record, contract: Contract) -> np.ndarray:
 def load_model(path: str | Path, *, networks: tuple[str, ...] | None = None) -> ECGModel:
     """Open a model file.
 
-    Its layers come from the package that announces the network, see
-    :mod:`ecg_keras.model.networks`; those of a network that none announces must have been
-    imported.
+    The layers come from the package that announces the network, see
+    :mod:`ecg_keras.model.networks`; if no package announces it, import its layers first.
 
     Args:
         path: a ``.keras`` file.
-        networks: those it may hold, such as ``("MLBF-Net", "BranchNet")``; None for any.
+        networks: networks to accept, such as ``("MLBF-Net", "BranchNet")``; None for any.
 
     Returns:
         The network with its contract.
 
     Raises:
-        ModelFileError: if the file is missing or corrupt, carries no contract, or holds another
-            network, or one with layers that no installed package provides.
+        ModelFileError: if the file is missing or corrupt, has no contract, or holds another
+            network or layers that no installed package provides.
     """
     path = Path(path)
     if not path.is_file():
@@ -224,7 +223,7 @@ def load_model(path: str | Path, *, networks: tuple[str, ...] | None = None) -> 
         import_module(module)
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises many kinds, by where it meets the damage.
+    except Exception as error:  # Keras raises many types, depending on the damage.
         if module is None and "Could not locate class" in str(error):
             raise ModelFileError(
                 f"{path} holds the network {contract.network}, whose layers no installed package"
@@ -238,10 +237,10 @@ def load_model(path: str | Path, *, networks: tuple[str, ...] | None = None) -> 
 
 
 def set_thresholds(model: Any, thresholds: np.ndarray) -> None:
-    """Put decision thresholds into a network's contract.
+    """Set the decision thresholds in a network's contract.
 
     Args:
-        model: a Keras model that :func:`load_model` could open once saved.
+        model: a Keras model with a :class:`SignalContract` layer named ``contract``.
         thresholds: ``(classes,)``, in 0..1.
     """
     layer = model.get_layer("contract")
@@ -250,21 +249,21 @@ def set_thresholds(model: Any, thresholds: np.ndarray) -> None:
 
 
 def set_origin(model: Any, origin: Origin) -> None:
-    """Put into a network's file which records trained and chose it.
+    """Set the origin that is saved with a network.
 
     Args:
         model: as for :func:`set_thresholds`.
-        origin: of the weights it has now.
+        origin: origin of the current weights.
     """
     model.get_layer("contract").origin = origin
 
 
 def save_model(model: Any, path: Path) -> None:
-    """Save a network with a digest over all that its file holds, which :func:`load_model` checks.
+    """Save a network with a digest of the file's content, which :func:`load_model` checks.
 
     Args:
         model: as for :func:`set_thresholds`.
-        path: the ``.keras`` file; replaced if it exists.
+        path: the ``.keras`` file; overwritten if it exists.
     """
     model.save(path)
     with zipfile.ZipFile(path, "a") as archive:
@@ -282,7 +281,7 @@ def _digest_of(archive: zipfile.ZipFile) -> str:
 
 
 def _require_digest(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuse a file that was changed after :func:`save_model`; others have no digest."""
+    """Refuse a file that was changed after :func:`save_model`; accept files without a digest."""
     if _DIGEST in archive.namelist() and archive.read(_DIGEST).decode() != _digest_of(archive):
         raise ModelFileError(
             f"{path} was changed after it was saved, or is damaged: its digest is another; copy it"
@@ -291,7 +290,7 @@ def _require_digest(path: Path, archive: zipfile.ZipFile) -> None:
 
 
 def _require_sizes(path: Path, model: Any, contract: Contract) -> None:
-    """Refuse a contract that is another network's."""
+    """Refuse a file whose contract does not fit its network."""
     try:
         found = (*model.input.shape[1:], model.output["diagnosis"].shape[-1])
     except (AttributeError, LookupError, TypeError):
@@ -309,7 +308,7 @@ def _require_sizes(path: Path, model: Any, contract: Contract) -> None:
 
 
 def _read_contract(path: Path) -> SignalContract:
-    """Read contract and origin without the network, to say what is wrong with a strange file."""
+    """Read contract and origin without building the network, for clear errors on bad files."""
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.getinfo("config.json").file_size > _MOST_CONFIG:

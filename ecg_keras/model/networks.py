@@ -1,8 +1,8 @@
-"""Which installed package provides a network, by its name in the contract.
+"""Finds the installed package that provides a network, by the network's name in the contract.
 
 A package announces its networks in the entry-point group ``ecg_keras.networks``, one line each,
-such as ``MRM-Net = mrm_keras.model``: the module that registers the network's layers once it is
-imported.  Beside it, the package may have
+such as ``MRM-Net = mrm_keras.model``: the module that registers the network's layers when it is
+imported.  The package may also have
 
 - ``PACKAGE.plain`` with ``PLAIN``, for export,
 - ``PACKAGE.explain`` with ``Explainer``, for explanations.
@@ -22,20 +22,21 @@ def announced() -> dict[str, str]:
 
 
 def part(network: str, name: str) -> ModuleType | None:
-    """Import a part of the package that provides a network.
+    """Import an optional module of the package that provides a network.
 
     Args:
-        network: its name in the contract.
-        name: of the part, such as ``"plain"`` or ``"explain"``.
+        network: name of the network in its contract.
+        name: name of the module, ``"plain"`` or ``"explain"``.
 
     Returns:
-        The module; None if no installed package announces the network, or it has no such part.
+        The module; None if no installed package announces the network, or the package has no such
+        module.
     """
     module = announced().get(network)
     if module is None:
         return None
     package = module.partition(".")[0]
-    if not hasattr(import_module(package), "__path__"):  # a single file has no parts
+    if not hasattr(import_module(package), "__path__"):  # a single-file module
         return None
     dotted = f"{package}.{name}"
     return import_module(dotted) if find_spec(dotted) else None

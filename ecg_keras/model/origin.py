@@ -1,6 +1,6 @@
-"""Where a model comes from: the records that trained and chose it, when, and with what code.
+"""Where a model comes from: the records that trained and selected it, when, and with what code.
 
-Never imports Keras, so that reports can use it.
+Does not import Keras, so that reports can use it.
 """
 
 import base64
@@ -15,7 +15,7 @@ import numpy as np
 from data_prep.labels import OWN_DATASET
 
 UNKNOWN, UNSEEN, CHOSE, TRAINED = -1, 0, 1, 2
-"""What a model had to do with a record, as :meth:`Origin.seen` gives it."""
+"""How a model has used a record, as returned by :meth:`Origin.seen`."""
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,19 @@ class ModelFacts:
     """What pages and reports say about a model file.
 
     Attributes:
-        file: its path; empty if it has none.
-        version: of this package, when the model was trained; empty, like all that follows, if
-            the file was written before model files carried their origin.
-        commit: of the code.
-        date: of the best epoch, ISO 8601, UTC.
-        dataset: of the store, such as ``"ptb-xl"``.
+        file: path of the file; empty if there is none.
+        version: version of this package that trained the model; like all following fields, empty
+            if the file was written before model files recorded their origin.
+        commit: commit of the code.
+        date: date of the best epoch, ISO 8601, UTC.
+        dataset: data set of the store, such as ``"ptb-xl"``.
         sources: the folders that the store was built from.
         generated: ``"all"`` or ``"some"`` if the store held generated records.
-        trained: how many records trained the model.
-        chose: how many chose its epoch and thresholds.
-        epoch: the best one, counted from 1; 0 if unknown.
-        monitor: the validation score that chose it.
-        score: its value; NaN if unknown.
+        trained: number of training records.
+        chose: number of records that selected the epoch and the thresholds.
+        epoch: the best epoch, counted from 1; 0 if unknown.
+        monitor: the validation score that selected the epoch.
+        score: value of that score; NaN if unknown.
     """
 
     file: str = ""
@@ -52,16 +52,16 @@ class ModelFacts:
     score: float = float("nan")
 
     def to_json(self) -> str:
-        """Write all of it as one line of JSON."""
+        """Return all fields as one line of JSON."""
         values = {**asdict(self), "score": self.score if np.isfinite(self.score) else None}
         return json.dumps(values)
 
     @classmethod
     def from_json(cls, text: str) -> "ModelFacts":
-        """Read what :meth:`to_json` wrote, and leave out what a later release added.
+        """Read the output of :meth:`to_json`, ignoring fields that a later release added.
 
         Raises:
-            ValueError: if it is something else.
+            ValueError: if it is not such output.
         """
         values = json.loads(text)
         if not isinstance(values, dict):
@@ -72,20 +72,20 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Origin:
-    """How a model came to be; its file carries this beside the contract.
+    """How a model was trained; stored in the model file next to the contract.
 
     Attributes:
-        dataset: of the store, such as ``"ptb-xl"``.
-        trained: names of the records that trained it.
-        chose: names of the records that chose its epoch and thresholds.
-        store: the store's own provenance.
-        version: of this package.
-        commit: of the code; with a plus sign if it was changed since.
-        date: of the epoch, ISO 8601, UTC.
-        epoch: counted from 1.
-        monitor: the validation score that chose it.
-        score: its value.
-        before: of the model whose weights the training started with, if it started with any.
+        dataset: data set of the store, such as ``"ptb-xl"``.
+        trained: names of the training records.
+        chose: names of the records that selected the epoch and the thresholds.
+        store: provenance of the store.
+        version: version of this package.
+        commit: commit of the code; with a plus sign if there were uncommitted changes.
+        date: date of the epoch, ISO 8601, UTC.
+        epoch: the best epoch, counted from 1.
+        monitor: the validation score that selected it.
+        score: value of that score.
+        before: origin of the model whose weights the training started from, if any.
     """
 
     dataset: str
@@ -101,17 +101,17 @@ class Origin:
     before: "Origin | None" = None
 
     def seen(self, names: Sequence[str], dataset: str = "") -> np.ndarray:
-        """Say which records this model has seen.
+        """Find which records this model has seen.
 
         Args:
-            names: of N records.
-            dataset: theirs; empty if unknown, as for files in a folder: then names alone decide,
-                as they do if either is a data set of the user's own, of which nobody knows what
-                it shares with others.
+            names: names of N records.
+            dataset: their data set; empty if unknown, as for files in a folder.  Records of
+                another data set count as unseen; but if the data set is unknown, or either is the
+                user's own (which may share records with others), only the names are compared.
 
         Returns:
-            int8 ``(N,)``: :data:`TRAINED` or :data:`CHOSE`, else :data:`UNSEEN`, by this model or
-            by the one that it started from.
+            int8 ``(N,)``: :data:`TRAINED` or :data:`CHOSE`, else :data:`UNSEEN`; records used by
+            the model that this one started from count too.
         """
         codes = dict.fromkeys(self.chose, CHOSE) | dict.fromkeys(self.trained, TRAINED)
         if dataset and dataset != self.dataset and OWN_DATASET not in (dataset, self.dataset):
@@ -120,7 +120,7 @@ class Origin:
         return seen if self.before is None else np.maximum(seen, self.before.seen(names, dataset))
 
     def facts(self, file: str = "") -> ModelFacts:
-        """Sum up for pages and reports.
+        """Summarise the origin for pages and reports.
 
         Args:
             file: path of the model file.
@@ -152,7 +152,7 @@ class Origin:
         )
 
     def to_config(self) -> dict[str, Any]:
-        """Return a dict for JSON; the names compressed, some 3 bytes each."""
+        """Return a dict for JSON, with the names compressed to about 3 bytes each."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         before = {} if self.before is None else {"before": self.before.to_config()}
         del values["before"]
@@ -166,11 +166,11 @@ class Origin:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Origin":
-        """Read what :meth:`to_config` gave.
+        """Read the output of :meth:`to_config`.
 
         Raises:
             ValueError: if the names are damaged.
-            TypeError: if it is something else.
+            TypeError: if it is not such output.
         """
         names = {part: _unpacked(config[part]) for part in ("trained", "chose")}
         before = config.get("before")
@@ -178,14 +178,14 @@ class Origin:
 
 
 def seen_by_any(codes: Sequence[np.ndarray]) -> np.ndarray:
-    """Join what the members of an ensemble have seen.
+    """Combine what the members of an ensemble have seen.
 
     Args:
-        codes: for each member ``(N,)`` of :data:`UNKNOWN` to :data:`TRAINED`.
+        codes: for each member, ``(N,)`` with values from :data:`UNKNOWN` to :data:`TRAINED`.
 
     Returns:
-        int8 ``(N,)``: the most that any member had to do with a record; :data:`UNKNOWN` if none
-        is known to have seen it and one may have.
+        int8 ``(N,)``: the largest code of any member; but :data:`UNKNOWN` if no member is known to
+        have seen the record and at least one is unknown.
     """
     stacked = np.stack(codes)
     most = stacked.max(axis=0)
@@ -199,20 +199,20 @@ def overlap(
     """Say how many records the models have seen before.
 
     Args:
-        seen: ``(N,)``, or None if nothing is known.
-        dataset: of the records; empty if they were compared by their names only.
-        members: number of models that answer together.
-        verb: what is done with the records here.
+        seen: ``(N,)`` codes of :meth:`Origin.seen`, or None if nothing is known.
+        dataset: data set of the records; empty if they were compared by name only.
+        members: number of models in the ensemble.
+        verb: what is done with the records here, ``"scored"`` or ``"answered"``.
 
     Returns:
-        A sentence for each kind of overlap; none if every record is known to be unseen.
+        One sentence for each kind of overlap; empty if no record is known to have been seen.
     """
     if seen is None:
         return ()
     total = f"{len(seen):,}"
     model = "this model" if members == 1 else "a member of this ensemble"
     by = "" if dataset else " (compared by name: files do not say which data set they are from)"
-    told = []
+    sentences = []
     if len(seen) == 1:
         did = {TRAINED: f"trained {model}", CHOSE: f"chose epoch and thresholds of {model}"}
         if int(seen[0]) not in did:
@@ -221,21 +221,21 @@ def overlap(
             f"This recording {did[int(seen[0])]}{by}: the answer here says nothing about others.",
         )
     if count := int((seen == TRAINED).sum()):
-        told.append(
+        sentences.append(
             f"{count:,} of {total} records {verb} here trained {model}{by}: its scores on them say"
             " nothing about other recordings."
         )
     if count := int((seen == CHOSE).sum()):
         whose = "its" if members == 1 else "the"
-        told.append(
+        sentences.append(
             f"{count:,} of {total} records {verb} here chose {whose} epoch and thresholds"
             f"{'' if members == 1 else ' of ' + model}{by}: scores on them flatter."
         )
-    return tuple(told)
+    return tuple(sentences)
 
 
 def generated_notice(models: Sequence[ModelFacts]) -> tuple[str, ...]:
-    """Say in one sentence that generated records trained these models, if any did."""
+    """Say in one sentence that these models were trained on generated records, if any was."""
     kinds = {model.generated for model in models if model.generated}
     if not kinds:
         return ()
@@ -254,10 +254,10 @@ def generated_notice(models: Sequence[ModelFacts]) -> tuple[str, ...]:
 
 
 def facts_rows(models: Sequence[ModelFacts]) -> tuple[tuple[str, str], ...]:
-    """Describe the models that answer together, for a page or a report.
+    """Describe the models of an ensemble, for a page or a report.
 
     Returns:
-        Pairs of a name and what it holds; none without models.
+        Pairs of a name and a value; empty if there are no models.
     """
     if not models:
         return ()
@@ -305,9 +305,9 @@ def _span(in_order: Sequence[str]) -> str:
 
 
 def _sources(store: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
-    """The folders a store was built from, and whether its records were generated."""
+    """Return the folders a store was built from, and whether its records were generated."""
     parts = store.get("stores")
-    if parts:  # of several stores
+    if parts:  # several stores merged into one
         of_parts = [_sources(part) for part in parts]
         kinds = {generated for _, generated in of_parts}
         mixed = "some" if kinds - {""} else ""

@@ -1,4 +1,4 @@
-"""One recording in any form that Python programs hold it: file, array, list, table, WFDB record."""
+"""Makes a record of a recording in any common form: file, array, list, table, WFDB record."""
 
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,21 @@ from data_prep.records import Record, read_record, record_of_array
 
 
 def as_record(recording: Any, *, fs: float | None = None, unit: str | None = None) -> Record:
-    """Make a record of whatever holds one.
+    """Convert a recording of any supported type to a record.
 
     Args:
-        recording: a file; what :func:`data_prep.records.read_record` made of one; an array or
-            nested list, ``(time, 12)`` or ``(12, time)``, leads in the order of
+        recording: a file; a record from :func:`data_prep.records.read_record`; an array or nested
+            list, ``(time, 12)`` or ``(12, time)``, leads in the order of
             :data:`data_prep.labels.LEADS`; a ``wfdb.Record``; or a pandas DataFrame with a column
             for each lead.
-        fs: sampling rate in hertz, for an array, list or DataFrame, or a file that states none.
-        unit: ``"mV"``, ``"uV"``, ``"V"`` or ``"nV"``, likewise; without it, values are taken for
-            millivolts if they can be.
+        fs: sampling rate in hertz, of an array, list or DataFrame, or of a file that does not
+            state it.
+        unit: ``"mV"``, ``"uV"``, ``"V"`` or ``"nV"``, if the recording does not state it; by
+            default values are taken as millivolts if that is plausible.
 
     Raises:
         RecordError: if the recording cannot be used.
-        OptionError: if an array, list or DataFrame comes without its rate.
+        OptionError: if an array, list or DataFrame is given without ``fs``.
     """
     if isinstance(recording, Record):
         return recording

@@ -1,4 +1,4 @@
-"""Registers the layers of all networks with Keras, so that Keras itself opens their files."""
+"""Registers the layers of all networks with Keras, so that Keras itself can open their files."""
 
 import sys
 import warnings
@@ -12,11 +12,11 @@ from ecg_keras.model.networks import announced
 
 
 def register_networks() -> None:
-    """Import the layers of every announced network; warn of a package that fails to import."""
+    """Import the layers of every announced network; warn if a package fails to import."""
     for module in sorted(set(announced().values())):
         try:
             import_module(module)
-        except Exception as error:  # A third party's import can fail in any way.
+        except Exception as error:  # A third-party package can fail in any way.
             warnings.warn(
                 f"the networks of {module} cannot be opened, because importing it failed:"
                 f" {error}; update or uninstall the package.",
@@ -25,19 +25,19 @@ def register_networks() -> None:
 
 
 def register_with_keras() -> None:
-    """Register the networks now if Keras is imported, otherwise right after it will be."""
+    """Register the networks now if Keras is already imported, otherwise as soon as it is."""
     if "keras" in sys.modules:
         _register_unless_importing()
     else:
-        # Before the finder that would find Keras, after those somebody put first.
+        # Just before the finder that would find Keras, after any that others put first.
         sys.meta_path.insert(sys.meta_path.index(PathFinder), _AfterKeras())
 
 
 def _register_unless_importing() -> None:
-    """Register, unless Keras or a module of ours is being imported: that would be circular.
+    """Register, unless Keras or our backend is still being imported: that would be circular.
 
-    A model's module that imports Keras registers its own layers; ``ecg_keras.load_model``
-    registers the rest.
+    A model module that imports Keras registers its own layers; ``ecg_keras.load_model`` registers
+    the others.
     """
     if not any(_importing(sys.modules.get(name)) for name in ("keras", "ecg_keras.model.backend")):
         register_networks()
@@ -48,7 +48,7 @@ def _importing(module: ModuleType | None) -> bool:
 
 
 class _AfterKeras(MetaPathFinder):
-    """Finds ``keras`` once, and registers the networks after it has been executed."""
+    """Finds ``keras`` once, and registers the networks after its module has run."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
