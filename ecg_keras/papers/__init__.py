@@ -1,1 +1,1 @@
-"""The tables and figures of a paper: many trainings, each done once, and what they show."""
+"""The tables and figures of a paper, and the trainings they need, each run once."""

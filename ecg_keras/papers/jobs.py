@@ -1,11 +1,11 @@
-"""A large computation split into jobs: each runs once and is kept, on one machine or on many.
+"""A large computation split into jobs, each run once, on one machine or on several.
 
 A job is one fold, seed or setting.  It runs in ``NAME.part``, which is renamed to ``NAME`` when the
-job is complete, so a folder without that suffix is always whole and an interrupted command resumes
-where it stopped.  On several machines Dask (https://dask.org) distributes the jobs: store and
-results travel through its scheduler, so no shared disk is needed.
+job is complete, so a folder without that suffix is always complete and an interrupted command
+resumes where it stopped.  On several machines Dask (https://dask.org) distributes the jobs: store
+and results are sent through its scheduler, so no shared disk is needed.
 
-The files keep the names they had when a job was called a unit: ``OUT/units/NAME/unit.json``.
+The file names date from when a job was called a unit: ``OUT/units/NAME/unit.json``.
 """
 
 import asyncio
@@ -47,14 +47,15 @@ _one_job_at_a_time = threading.Lock()
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of work, such as one training.
+    """One unit of work, such as one training.
 
     Attributes:
-        name: of its folder; letters, digits and any of ``._=-``.
+        name: name of its folder; letters, digits and any of ``._=-``.
         work: ``"module:function"``, called as ``function(store, folder, **options)`` with the
-            store's path and the folder to write to.  The folder is empty, or holds what a failed
-            attempt at this job (on this machine also an interrupted one) left, to resume from.
-        options: JSON values, the seed among them.
+            store's path and the folder to write to.  The folder is empty, or holds the files of a
+            failed attempt at this job (on this machine also of an interrupted one), from which to
+            resume.
+        options: JSON values, including the seed.
     """
 
     name: str
@@ -67,16 +68,16 @@ def run_jobs(
 ) -> list[Path]:
     """Run all jobs that are not done yet, and return the folders of all.
 
-    Prints first how many are already done and how many remain.  A job that fails is retried once
-    from the checkpoint it left, while the others continue; a second failure removes the
-    checkpoint as well.  Each finished job's folder holds ``unit.json``: the job's function and
-    options, the store's checksum, the time of completion, the seconds it took, the versions and
+    First prints how many are already done and how many remain.  A job that fails is retried once
+    from its checkpoint, while the others continue; after a second failure the checkpoint is
+    removed.  Each finished job's folder holds ``unit.json``: the job's function and options, the
+    store's checksum, the time of completion, the duration in seconds, the software versions and
     the machine.
 
     Args:
         jobs: any number, with distinct names.
-        store: path of the store that all of them use.
-        out: folder of the command; the jobs' folders are ``OUT/units/NAME``.
+        store: path of the store that all jobs use.
+        out: output folder; the jobs' folders are ``OUT/units/NAME``.
         scheduler: address of a Dask scheduler, such as ``tcp://host:8786``; each of its workers
             (only those that announce a resource ``GPU``, if any does) runs one job at a time.
             None for this machine: one process per GPU, or the current process if there are
@@ -89,7 +90,7 @@ def run_jobs(
         OptionError: if two jobs share a name, a folder holds a job with other options or from
             another store, another command is using the folder, or Dask is missing.
         StoreError: if the store does not exist.
-        JobError: if jobs failed, once all others are done.
+        JobError: if any job failed, after all others are done.
     """
     names = Counter(job.name for job in jobs)
     for name, times in names.items():
@@ -146,7 +147,7 @@ def _run_missing(todo: list[Job], run: "_Run", scheduler: str | None) -> None:
 
 
 def local_gpus() -> list[str]:
-    """Return the indices of this machine's NVIDIA GPUs, as in ``CUDA_VISIBLE_DEVICES``."""
+    """Return this machine's NVIDIA GPUs, named as in ``CUDA_VISIBLE_DEVICES``."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [gpu.strip() for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
@@ -172,8 +173,8 @@ class _Run:
     Args:
         folder: parent of the jobs' folders.
         store: path of the store.
-        checksum: of the store.
-        count: number of jobs to do.
+        checksum: checksum of the store.
+        count: number of jobs to run.
     """
 
     def __init__(self, folder: Path, store: Path, checksum: str, count: int) -> None:
@@ -294,7 +295,7 @@ def _run_on_this_machine(todo: list[Job], run: _Run) -> None:
 
 
 def _is_begun(job: Job, part: Path, checksum: str) -> bool:
-    """Whether the folder holds what an interrupted command left of this job."""
+    """Return whether the folder holds an interrupted attempt at this job."""
     try:
         return json.loads((part / "unit.json").read_text(encoding="utf-8")) == {
             "work": job.work,
@@ -315,7 +316,7 @@ def _empty(folder: Path) -> Path:
 
 
 def _local_cluster(gpus: list[str]) -> Any:
-    """Start one worker process per GPU, each of which sees only its own."""
+    """Start one worker process per GPU; each sees only its own GPU."""
     from distributed import Nanny, Scheduler, SpecCluster
 
     return SpecCluster(
@@ -339,11 +340,11 @@ def _local_cluster(gpus: list[str]) -> Any:
 def _run_on_cluster(todo: list[Job], run: _Run, client: Any) -> None:
     """Distribute the jobs, one per worker, and collect their folders.
 
-    Dask's own mechanisms were tried (2026.8).  ``retries=`` passes no checkpoint to the second
-    attempt.  If Dask reassigns the jobs of a worker that died, it counts a loss for each job that
-    was waiting there, and it never starts jobs that wait for a resource which a running worker
-    announces later, such as the store.  ``scatter`` and ``upload_file`` hold the whole store in
-    memory.
+    Dask's own mechanisms were tried (2026.8) and do not suffice: ``retries=`` passes no checkpoint
+    to the second attempt; if Dask reassigns the jobs of a dead worker, it counts a loss for each
+    job that was waiting there; it never starts jobs that wait for a resource, such as the store,
+    that a running worker announces later; and ``scatter`` and ``upload_file`` hold the whole store
+    in memory.
     """
     waiting = deque(todo)
     running: dict[Any, tuple[Job, str]] = {}
@@ -426,7 +427,7 @@ def _outcome(future: Any) -> tuple[str, bytes] | None:
         return None
     except asyncio.TimeoutError:
         raise
-    except Exception as error:  # of the task itself, for example if the package is missing there
+    except Exception as error:  # of the task, for example if the package is missing there
         return f"{type(error).__name__}: {error}", b""
 
 
@@ -445,7 +446,7 @@ def _unpack_or_retry(job: Job, outcome: tuple[str, bytes], run: _Run) -> bool:
 
 
 def _send_store(client: Any, worker: str, run: _Run) -> str:
-    """Send the store to a worker unless it has it; return why that failed, if it did."""
+    """Send the store to a worker that lacks it; return why that failed, or an empty string."""
     try:
         if client.run(_has_store, run.checksum, workers=[worker])[worker]:
             return ""
@@ -486,12 +487,12 @@ def _complete(checksum: str, dask_worker: Any) -> None:
 
 
 def _compute_packed(job: Job, checksum: str, begun: bytes | None) -> tuple[str, bytes]:
-    """Run a job on a worker; return its traceback, if it failed, and its folder as a tar file.
+    """Run a job on a worker; return its traceback (empty if it succeeded) and its folder as tar.
 
     Args:
-        job: to run.
-        checksum: of the store.
-        begun: tar file of the folder of a failed attempt.
+        job: the job.
+        checksum: checksum of the store.
+        begun: tar file with the folder of a failed attempt, or None.
     """
     from distributed import get_worker
 

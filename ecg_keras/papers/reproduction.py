@@ -1,4 +1,4 @@
-"""What the commands that reproduce a paper's tables and figures have in common."""
+"""Shared parts of the commands that reproduce a paper's tables and figures."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """The trainings that a paper's tables need; each network's subclass makes the tables.
+    """Runs the trainings for a paper's tables; a subclass for each network makes the tables.
 
     Attributes:
         store: path of the store that all trainings use.
-        out: folder of the results.
-        bootstrap: number of resamples for the intervals.
+        out: folder for the results.
+        bootstrap: number of bootstrap resamples for the intervals.
         scheduler: address of a Dask scheduler; None for this machine.
     """
 
@@ -32,7 +32,7 @@ class Reproduction:
     scheduler: str | None
 
     def run(self, jobs: Iterable[Job]) -> dict[str, Path]:
-        """Run the jobs that are not done yet; return the folder of each by the job's name."""
+        """Run the jobs that are not done yet; return the folders of all by job name."""
         by_name = {job.name: job for job in jobs}
         folders = run_jobs(
             [*by_name.values()], store=self.store, out=self.out, scheduler=self.scheduler
@@ -40,10 +40,10 @@ class Reproduction:
         return dict(zip(by_name, folders, strict=True))
 
     def published_heading(self, num_records: Mapping[str, Collection[int]]) -> str:
-        """Return the heading of published figures, marked unless they are on the same data.
+        """Return the heading of published scores, marked unless they are on the same data.
 
         Args:
-            num_records: how many records the paper's data sets have, by the data set's name.
+            num_records: the possible numbers of records of each data set of the paper, by name.
         """
         from ecg_keras.papers.tables import published
 
@@ -55,13 +55,13 @@ class Reproduction:
 def choose_table(
     table: str | None, tables: Mapping[str, str], *, list_only: bool, bootstrap: int
 ) -> str | None:
-    """Print what can be reproduced, or check what was asked for.
+    """Print what can be reproduced, or check the options.
 
     Args:
-        table: name of a table or figure.
-        tables: a description of each, by its name.
+        table: name of a table or figure, or None.
+        tables: descriptions of all tables and figures, by name.
         list_only: print ``tables``.
-        bootstrap: number of resamples.
+        bootstrap: number of bootstrap resamples.
 
     Returns:
         ``table``; None if the list was printed.
@@ -92,7 +92,7 @@ def require_store(store: Path | None, table: str) -> Path:
 
 
 def given(value: int | None, default: int) -> int:
-    """Return an option's value, or a default if the option was not given."""
+    """Return ``value``, or ``default`` if the option was not given."""
     return default if value is None else value
 
 
@@ -100,9 +100,9 @@ def write_result(out: Path, name: str, table: "ResultTable", *, smoke: bool = Fa
     """Write ``OUT/NAME.md`` and ``OUT/NAME.csv``, and print the table.
 
     Args:
-        out: folder of the results.
+        out: folder for the results.
         name: such as ``"table4"``.
-        table: to write.
+        table: the table.
         smoke: add a note that the figures mean nothing.
     """
     from ecg_keras.papers.tables import as_markdown, write_table
@@ -124,16 +124,16 @@ def write_trial_store(
     folds: int,
     first_seed: int = 0,
 ) -> Path:
-    """Write a store of generated 6 s records, with the nine CPSC 2018 classes in equal number.
+    """Write a store of generated 6 s records, with the nine CPSC 2018 classes in turn.
 
     Args:
-        path: of the store.
-        dataset: whose store it takes the place of.
+        path: path of the store.
+        dataset: name of the data set that the store stands in for.
         fs: sampling rate in Hz.
-        tasks: which all have the same labels.
-        records: their number.
-        folds: number of folds; nine records in turn go to each.
-        first_seed: of the first record; each following one adds 1.
+        tasks: names of the tasks; all get the same labels.
+        records: number of records.
+        folds: number of folds, filled in turn with nine records at a time.
+        first_seed: seed of the first record; increases by 1 for each further record.
 
     Returns:
         ``path``.

@@ -1,7 +1,7 @@
 """Tables of results as data, written as Markdown and CSV.
 
-A table says in its caption where its figures were scored and what chose the models, and marks
-published figures that were obtained on other data, so that no number travels without that.
+The caption says on which records the scores were computed and whether the models were selected on
+test; published scores that were obtained on other data are marked.
 """
 
 import math
@@ -17,22 +17,22 @@ from ecg_keras.evaluation.scores import Spread
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# A name, a count, a figure, a mean with its SD, a score with its interval; None is empty.
+# A name, a count, a score, a mean with its SD, a score with its interval; None is empty.
 Cell = str | int | float | Spread | Estimate | None
 
 
 @dataclass(frozen=True)
 class ResultTable:
-    """A table of figures, ours and published ones.
+    """A table of scores, ours and published ones.
 
     Attributes:
-        title: what it shows, such as "Table IV. BranchNet against MLBF-Net".
+        title: such as "Table IV. BranchNet against MLBF-Net".
         columns: headings; the first column names the row.
-        rows: as many cells each as there are columns.
-        scored: where the figures were scored, such as "out-of-fold on 210 records".
-        selected_on_test: True if epochs were chosen by the records that are scored.
-        notes: remarks below it.
-        digits: decimal places of figures.
+        rows: each with one cell per column.
+        scored: how the scores were computed, such as "out-of-fold on 210 records".
+        selected_on_test: True if epochs were selected on the scored records.
+        notes: notes below the table.
+        digits: decimal places of scores.
     """
 
     title: str
@@ -44,14 +44,14 @@ class ResultTable:
     digits: int = 3
 
     def __post_init__(self) -> None:
-        """Refuse rows that do not fit the columns."""
+        """Check that each row has one cell per column."""
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(f"{len(row)} cells do not fit {len(self.columns)} columns")
 
     @property
     def caption(self) -> str:
-        """The title, where the figures were scored and what chose the models."""
+        """Title, how the scores were computed, and whether models were selected on test."""
         parts = [self.title.rstrip(".")]
         if self.scored:
             parts.append(f"Scored {self.scored}")
@@ -61,12 +61,12 @@ class ResultTable:
 
 
 def published(*, same_data: bool) -> str:
-    """Return the heading of published figures, marked where they were obtained on other data."""
+    """Return the heading of published scores, marked if they were obtained on other data."""
     return "published" if same_data else "published (other data)"
 
 
 def as_markdown(table: ResultTable) -> str:
-    """Lay a table out as Markdown: caption, rows, notes."""
+    """Format a table as Markdown: caption, rows, notes."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
@@ -79,11 +79,11 @@ def as_markdown(table: ResultTable) -> str:
 
 
 def as_text(cell: Cell, *, digits: int = 3) -> str:
-    """Write a cell out: ``0.852 ± 0.021``, ``0.852 [0.840, 0.861]``, ``+0.024 [...]``, ``1,098``.
+    """Format a cell: ``0.852 ± 0.021``, ``0.852 [0.840, 0.861]``, ``+0.024 [...]``, ``1,098``.
 
     Args:
-        cell: of a table; NaN becomes a dash, None nothing.
-        digits: decimal places of figures.
+        cell: a cell; NaN becomes a dash, None an empty string.
+        digits: decimal places of scores.
     """
     if cell is None:
         return ""
@@ -107,10 +107,10 @@ def _figure(value: float, digits: int, sign: str = "") -> str:
 
 
 def as_csv(table: ResultTable) -> str:
-    """Lay a table out as CSV, all digits kept.
+    """Format a table as CSV with full precision.
 
-    A column with means and SDs becomes two (the second named with "SD"), one with intervals
-    three ("low" and "high").  Caption and notes stand in the Markdown alone.
+    A column of means and SDs becomes two columns (the second with "SD" in its name), a column of
+    intervals three ("low" and "high").  Caption and notes are in the Markdown only.
     """
     parts = [_parts([row[column] for row in table.rows]) for column in range(len(table.columns))]
     return csv_text(
@@ -155,12 +155,12 @@ def write_table(out: Path, name: str, table: ResultTable) -> Path:
     """Write ``OUT/NAME.md`` and ``OUT/NAME.csv``.
 
     Args:
-        out: a folder; it is created, and files of these names in it are replaced.
+        out: the folder; created if needed.  Existing files are overwritten.
         name: such as "table4".
-        table: to be written.
+        table: the table.
 
     Returns:
-        The path of the Markdown.
+        The path of the Markdown file.
     """
     for ending, text in ((".csv", as_csv(table)), (".md", as_markdown(table))):
         with written_whole(out / f"{name}{ending}") as part:
@@ -169,11 +169,11 @@ def write_table(out: Path, name: str, table: ResultTable) -> Path:
 
 
 def write_figure(path: Path, figure: "Figure") -> Path:
-    """Write a figure as PNG, whole or not at all.
+    """Write a figure as PNG, atomically.
 
     Args:
-        path: of the file.
-        figure: of Matplotlib.
+        path: path of the file.
+        figure: a Matplotlib figure.
 
     Returns:
         ``path``.
