@@ -1,1 +1,1 @@
-"""Networks as files that run without Keras."""
+"""Export of networks to files that run without Keras."""

@@ -1,4 +1,4 @@
-"""Command: from trained networks to one file that runs without Keras."""
+"""Command ``ecg-export``: export trained networks to files that run without Keras."""
 
 from pathlib import Path
 from typing import Literal
@@ -21,15 +21,16 @@ def main(
 ) -> None:
     """Export one network, or the mean of several, to run without Keras.
 
-    Writes OUT/model.onnx, model.tflite and saved_model/, each from signals in millivolts to the
-    probabilities "diagnosis", with rate, leads, classes and thresholds inside.  Each is run and
-    compared with Keras; size, time a recording and largest difference are printed.
+    Writes OUT/model.onnx, model.tflite and saved_model/.  Each maps signals in millivolts to the
+    probabilities "diagnosis" and also holds rate, leads, classes and thresholds.  Each is run and
+    compared with Keras; size, time per recording and largest difference are printed.
 
     Args:
         models: best.keras files or quoted patterns, such as 'runs/cpsc/fold_*/best.keras'.
-        out: folder for the files, of their own; earlier exports in it are replaced as a whole.
-        formats: which of them to write.
-        records: recordings to compare on, a folder or one; by default generated ones.
+        out: folder for the exported files only; an earlier export in it is overwritten.
+        formats: which formats to write.
+        records: folder of recordings, or one recording, to compare on; by default, generated
+            recordings are used.
     """
     from ecg_keras.export.export import export
 

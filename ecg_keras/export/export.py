@@ -1,8 +1,8 @@
-"""From trained networks to files that need no Keras: ONNX, LiteRT and SavedModel.
+"""Exports trained networks to files that run without Keras: ONNX, LiteRT and SavedModel.
 
-Each file takes ``signal``, float32 ``(batch, time, lead)`` in millivolts, and gives ``diagnosis``,
-float32 ``(batch, class)``; the standardisation is inside.  The auxiliary heads, which serve
-training, are left out.  What must be known to use a file is in it as JSON: see :func:`facts_of`.
+Each file maps ``signal``, float32 ``(batch, time, lead)`` in millivolts, to ``diagnosis``, float32
+``(batch, class)``; it includes the standardisation, but not the auxiliary heads, which only serve
+training.  Everything needed to use a file is stored in it as JSON: see :func:`facts_of`.
 """
 
 import json
@@ -29,8 +29,8 @@ from ecg_keras.model.networks import part
 from ecg_keras.model.recordings import as_record
 from ecg_keras.prediction.ensemble import choose_records, open_models
 
-TOLERANCE = 1e-5  # of a probability, between Keras and an exported file
-COMPARED = 8  # recordings, at most
+TOLERANCE = 1e-5  # largest difference in probability between Keras and an exported file
+COMPARED = 8  # recordings to compare on, at most
 FILES = {"onnx": "model.onnx", "litert": "model.tflite", "saved_model": "saved_model"}
 
 Plain = Callable[..., Any]
@@ -41,12 +41,12 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 
 def float32_copy(layer: Any, kind: Any = None, *, name: str | None = None) -> Any:
-    """Copy a layer with its weights, to compute in float32 whatever it was trained in.
+    """Copy a layer with its weights, to compute in float32 regardless of its training precision.
 
     Args:
         layer: a built layer.
         kind: class of the copy, with the same constructor and weights; by default the layer's.
-        name: of the copy; by default Keras gives it one.
+        name: name of the copy; by default chosen by Keras.
     """
     config = {**layer.get_config(), "dtype": "float32"}
     del config["name"]
@@ -58,19 +58,19 @@ def float32_copy(layer: Any, kind: Any = None, *, name: str | None = None) -> An
 
 
 def inference_model(models: Sequence[ECGModel], plain: Mapping[type, Plain]) -> Any:
-    """Make one network of an ensemble, in a form that only answers.
+    """Merge an ensemble into one network for inference only.
 
     Args:
-        models: that take signals of the same form and know the same classes.
-        plain: for each kind of layer that is not Keras' own, the function that does the same: it
-            is called with the layer and its inputs, and gives the outputs.
+        models: models with the same form of input and the same classes.
+        plain: for each custom layer class, an equivalent function of plain Keras operations; it is
+            called with the layer and its inputs and returns the outputs.
 
     Returns:
         A model from ``signal`` ``(batch, time, lead)`` in millivolts to ``{"diagnosis": (batch,
         classes)}``, the mean of the models' probabilities, in float32.
 
     Raises:
-        ModelFileError: if the models take signals of different form.
+        ModelFileError: if the models differ in the form of input.
     """
     first = models[0]
     for model in models[1:]:
@@ -112,15 +112,15 @@ def _standardised(contract: Contract, signal: Any) -> Any:
 
 
 def facts_of(models: Sequence[ECGModel]) -> dict[str, Any]:
-    """Say what must be known to use an exported file.
+    """Collect everything needed to use an exported file.
 
     Args:
-        models: that it is made of.
+        models: the models in the file.
 
     Returns:
-        All of the contract but the standardisation, which the network does itself: ``network``,
+        The contract without the standardisation, which is part of the network: ``network``,
         ``task``, ``class_names``, ``sampling_rate`` in Hz, ``input_length`` in samples, ``fit``,
-        ``single_label``, ``leads`` in order and ``thresholds``, the mean of the models'; further
+        ``single_label``, ``leads`` in order, and ``thresholds``, averaged over the models; also
         ``unit`` and ``members``, the number of models.
     """
     contracts = [model.contract for model in models]
@@ -139,15 +139,15 @@ def facts_of(models: Sequence[ECGModel]) -> dict[str, Any]:
 
 
 def write_onnx(path: Path, network: Any, facts: dict[str, Any]) -> None:
-    """Write ONNX by Keras' own export; the facts become its metadata, one property each, in JSON.
+    """Write ONNX by Keras' own export; each fact becomes a metadata property, as JSON.
 
     Raises:
-        ModelFileError: if the network has an operation that ONNX lacks.
+        ModelFileError: if the network has an operation that ONNX does not support.
     """
     import onnx
 
     signal = tf.TensorSpec([None, *network.input.shape[1:]], tf.float32, name="signal")
-    with warnings.catch_warnings():  # tf2onnx asks NumPy for a name that it dropped
+    with warnings.catch_warnings():  # tf2onnx uses a deprecated NumPy name
         warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)
         network.export(path, format="onnx", verbose=False, input_signature=[signal])
     model = onnx.load(path)
@@ -182,10 +182,10 @@ def write_saved_model(path: Path, network: Any, facts: dict[str, Any]) -> None:
 
 
 def write_litert(path: Path, saved_model: Path, facts: dict[str, Any]) -> None:
-    """Write LiteRT from a SavedModel, where variables have become constants.
+    """Convert a SavedModel to LiteRT; variables become constants.
 
-    The facts become ``contract.json`` in the ZIP archive after the network: a ``.tflite`` file
-    may end with one of files that belong to it.
+    The facts become ``contract.json`` in a ZIP archive appended to the network: a ``.tflite`` file
+    may end with an archive of associated files.
     """
     path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(saved_model)).convert())
     with zipfile.ZipFile(path, "a") as archive:
@@ -205,7 +205,7 @@ def run_saved_model(path: Path) -> Run:
     model = tf.saved_model.load(str(path))
 
     def run(signals: np.ndarray) -> np.ndarray:
-        # Through the model, which owns the variables that its function only refers to.
+        # Refer to ``model`` here to keep it alive: it owns the variables of its function.
         answer = model.signatures["serving_default"]
         return answer(signal=tf.constant(signals))["diagnosis"].numpy()
 
@@ -230,17 +230,17 @@ def export(
     formats: Sequence[str],
     records: Path | None,
 ) -> None:
-    """Do what ``ecg-export`` does.
+    """Do the work of ``ecg-export``.
 
     Args:
         models: files or patterns.
-        out: a folder for the files; earlier exports in it are replaced as a whole.
-        formats: some of ``onnx``, ``litert`` and ``saved_model``.
-        records: recordings to compare on, or None for generated ones.
+        out: folder for the files; an earlier export in it is overwritten.
+        formats: any of ``onnx``, ``litert`` and ``saved_model``.
+        records: recordings to compare on; None for generated ones.
 
     Raises:
         ECGError: if the models cannot be exported, or a recording cannot be used.
-        ModelFileError: if a file answers otherwise than Keras; none is kept.
+        ModelFileError: if a file's probabilities differ from those of Keras; no file is kept.
     """
     _require_packages(formats)
     ensemble = open_models(models)
@@ -287,7 +287,7 @@ def export(
 
 
 def _plain_forms(models: Sequence[ECGModel]) -> dict[type, Plain]:
-    """Collect the plain forms of the layers of these models' packages; Keras' own need none."""
+    """Collect the plain forms of custom layers from the packages of these models."""
     plain: dict[type, Plain] = {}
     for network in {model.contract.network for model in models}:
         forms = part(network, "plain")
@@ -312,12 +312,12 @@ def _require_packages(formats: Sequence[str]) -> None:
 
 
 def run_keras(models: Sequence[ECGModel]) -> Run:
-    """Let the trained networks answer, in float32."""
+    """Return the mean prediction of the trained networks, computed in float32."""
 
     def copy(layer: Any) -> Any:
         if isinstance(layer, keras.layers.Layer):
             return float32_copy(layer, name=layer.name)
-        return layer  # an operation, which has no weights
+        return layer  # an operation without weights
 
     networks = [keras.models.clone_model(model.network, clone_function=copy) for model in models]
     return lambda signals: np.mean(
@@ -326,7 +326,7 @@ def run_keras(models: Sequence[ECGModel]) -> Run:
 
 
 def _signals_to_compare(contract: Contract, records: Path | None) -> np.ndarray:
-    """Prepare recordings, or generate some that fill the input: ``(records, time, lead)``."""
+    """Prepare the recordings, or generate some that fill the input: ``(records, time, lead)``."""
     if records is not None:
         chosen = list(choose_records(csv_file=None, records=records).values())[:COMPARED]
         found = [as_record(path) for path in chosen]
@@ -342,7 +342,7 @@ def _signals_to_compare(contract: Contract, records: Path | None) -> np.ndarray:
 
 
 def _milliseconds(run: Run, signals: np.ndarray) -> str:
-    """The median time for one recording by itself."""
+    """Return the median time for a batch of one recording."""
     run(signals[:1])
     durations: list[float] = []
     while len(durations) < 5 or (sum(durations) < 0.5 and len(durations) < 50):
