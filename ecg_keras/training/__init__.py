@@ -1,1 +1,1 @@
-"""Training any network on a store; an interrupted training loses nothing."""
+"""Training any network on a store, with exact resumption after an interruption."""

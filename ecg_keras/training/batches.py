@@ -1,4 +1,4 @@
-"""From a store to the batches a network is trained on."""
+"""Makes the batches that a network is trained on from a store."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from data_prep.store import Store
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract
 
-# A container's memory limit, use and statistics, in bytes: versions 2 and 1 of Linux's cgroups.
+# A container's memory limit, usage and statistics, in bytes: Linux cgroups, versions 2 and 1.
 _CGROUPS = (
     ("memory.max", "memory.current", "memory.stat"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
@@ -20,19 +20,19 @@ _CGROUPS = (
 
 
 def targets(store: Store, records: np.ndarray, *, task: str, single_label: bool) -> np.ndarray:
-    """Return the targets of a network.
+    """Return the training targets of records.
 
     Args:
         store: an open store.
         records: indices of the records.
         task: name of the task.
-        single_label: True for the first class of a record alone, False for all its classes.
+        single_label: True for only the first label of each record, False for all its labels.
 
     Returns:
         ``(len(records), classes)`` float32 of 0 and 1.
 
     Raises:
-        StoreError: if the first of several labels is needed but not known.
+        StoreError: if ``single_label``, and the first of several labels is unknown.
     """
     labels = store.labels(task)[records]
     if not single_label:
@@ -49,23 +49,23 @@ def targets(store: Store, records: np.ndarray, *, task: str, single_label: bool)
 class StoreBatches(keras.utils.PyDataset):
     """Batches of ``signal, {head: label}`` from a store.
 
-    Signals are prepared for the network (:func:`data_prep.signals.prepare`), except that zeros
-    are appended batch by batch.  All signals are held in memory if they take less than half of
-    what is available; otherwise each is read when it is needed.
+    Signals are prepared for the network (:func:`data_prep.signals.prepare`), except that zero
+    padding is added when a batch is made.  All signals are held in memory if they take less than
+    half of the available memory; otherwise each is read when needed.
 
-    Training batches are random, as in both papers: batch norm takes its statistics from the
-    batch, so records must not be grouped for the sake of speed.
+    Training batches are random, as in both papers.  Records must not be grouped by length for
+    speed, because batch norm takes its statistics from the batch.
 
     Args:
         store: an open store; it must stay open.
         records: indices of the records to use.
-        contract: what the network expects.
-        heads: names of the network's outputs; each is given the same label.
+        contract: the network's contract.
+        heads: names of the network's outputs; all get the same labels.
         batch_size: records per batch; the last may have fewer.
-        shuffle: draw a new random order each epoch; otherwise keep the order given.
-        seed: for shuffling; seed and epoch determine the order.
+        shuffle: draw a new random order each epoch; otherwise keep the given order.
+        seed: seed for shuffling; seed and epoch determine the order.
         devices: number of devices that share each batch; the last batch is filled up with the
-            epoch's first records so that all get equally many.
+            first records of the epoch so that the devices get equal shares.
 
     Raises:
         StoreError: if the store's rate is not the network's, or first labels are missing.
@@ -135,7 +135,7 @@ class StoreBatches(keras.utils.PyDataset):
         return signals, dict.fromkeys(self.heads, self.labels[chosen])
 
     def records_of_batch(self, index: int) -> np.ndarray:
-        """Return which records of the store a batch of this epoch holds.
+        """Return the records in a batch of this epoch.
 
         Args:
             index: from 0 to the number of batches - 1.
@@ -172,12 +172,12 @@ class StoreBatches(keras.utils.PyDataset):
 
 
 def _available_memory(root: Path = Path("/")) -> int:
-    """Bytes of main memory available without swapping; zero if the system does not say.
+    """Return the bytes of main memory available without swapping; 0 if unknown.
 
-    The page cache counts as available.  A container gets no more than its limit leaves.
+    The page cache counts as available.  In a container, its memory limit is respected.
 
     Args:
-        root: of the file system with ``proc`` and ``sys``.
+        root: root of the file system with ``proc`` and ``sys``.
     """
     try:
         available = _entry(root / "proc/meminfo", "MemAvailable:") * 1024
@@ -195,11 +195,11 @@ def _available_memory(root: Path = Path("/")) -> int:
 
 
 def _entry(file: Path, name: str) -> int:
-    """Read the number after a name, in a file with one name and number per line."""
+    """Read the number after a name, in a file with one name and one number per line."""
     return int(dict(line.split()[:2] for line in file.read_text().splitlines())[name])
 
 
 def describe(batches: StoreBatches) -> str:
-    """Say how many records there are and where they are held."""
+    """Describe the number of records and where they are held."""
     place = "held in memory" if batches.in_memory else "read from disk, too large for memory"
     return f"{len(batches.records):,} records, {batches.num_bytes / 1e6:,.0f} MB, {place}"

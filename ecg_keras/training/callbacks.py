@@ -1,4 +1,4 @@
-"""Callbacks of a training: scoring, keeping the best epoch, stopping, progress."""
+"""Training callbacks: scoring, keeping the best epoch, stopping, progress."""
 
 import time
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ from ecg_keras.training.settings import Monitor, log_name
 
 
 class RequireNumbers(keras.callbacks.Callback):
-    """Ends a training when its loss becomes NaN or infinite, and names the batch's records.
+    """Stops a training if its loss becomes NaN or infinite, and names the records of the batch.
 
     Args:
-        store: the store trained on.
+        store: the store of the training records.
         batches: the training batches.
-        fold: its number, for the message.
+        fold: number of the fold, for the message.
     """
 
     def __init__(self, store: Store, batches: StoreBatches, *, fold: int) -> None:
@@ -48,7 +48,7 @@ class RequireNumbers(keras.callbacks.Callback):
         """Check the loss.
 
         Raises:
-            StoreError: naming the batch's records, if the loss is NaN or infinite.
+            StoreError: naming the records of the batch, if the loss is NaN or infinite.
         """
         assert logs is not None
         if np.isfinite(logs["loss"]):
@@ -65,22 +65,22 @@ class KeepBest(keras.callbacks.Callback):
     """Scores the validation records after each epoch and keeps the best model.
 
     Adds ``val_loss``, ``val_macro_f1`` and ``val_macro_auc`` to the epoch's logs.  Each new best
-    model is written at once, with thresholds found on the validation records and the names of the
-    records that trained and chose it; its predictions for the validation records are written
-    beside it.  The validation loss is that of the heads alone, without losses added by layers.
+    model is saved immediately, with thresholds fitted on the validation records and the names of
+    the records that trained and selected it, along with its predictions for the validation
+    records.  The validation loss is that of the heads, without losses added by layers.
 
     Args:
-        store: the store trained on.
+        store: the store of the records.
         validation: batches of the validation records, not shuffled.
         trained: indices of the training records.
-        folder: where ``best.keras`` and ``validation.npz`` go.
+        folder: folder for ``best.keras`` and ``validation.npz``.
         monitor: the score to maximise.
-        before: where the model comes from whose weights the training starts with.
+        before: origin of the model whose weights the training starts from, if any.
 
     Attributes:
-        key: name of that score in the logs.
-        score: the best so far.
-        epoch: in which it was reached, counted from 0; None before.
+        key: name of the monitored score in the logs.
+        score: best score so far.
+        epoch: epoch of the best score, counted from 0; None before the first.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class KeepBest(keras.callbacks.Callback):
         assert logs is not None
         average_statistics(self.model)
         truth = self.validation.labels
-        # The rest belongs to records that only fill up the last batch.
+        # Further rows are records that only fill up the last batch.
         answers = {
             head: answer[: len(truth)]
             for head, answer in self.model.predict(self.validation, verbose=0).items()
@@ -175,16 +175,16 @@ class KeepBest(keras.callbacks.Callback):
 
 
 class ChooseEpochs(keras.callbacks.Callback):
-    """Lets each validation part choose its epoch, and ends training when all have chosen.
+    """Applies early stopping to each validation part, and ends training when all have stopped.
 
-    A part has chosen when its patience ends.  It is not scored any more, so it keeps the epoch
-    that a training validated by this part alone would keep; its scores are NaN in the logs from
-    then on.  In the logs, scores of parts after the first have the part's name as a prefix:
+    Once the patience of a part has run out, it is no longer scored, so it keeps the same epoch as
+    in a training validated on this part alone; its scores are NaN in the logs from then on.  In
+    the logs, scores of parts after the first have the part's name as a prefix:
     ``second_val_loss``.
 
     Args:
         bests: the callback that keeps each part's best epoch, by the part's name.
-        patience: epochs without a better score after which a part has chosen.
+        patience: epochs without a better score after which a part stops.
 
     Attributes:
         counters: the parts' callbacks whose counters :class:`Checkpoint` saves.
@@ -203,7 +203,7 @@ class ChooseEpochs(keras.callbacks.Callback):
             self.counters |= {f"{prefix}best": best, f"{prefix}stopping": self.stoppings[name]}
 
     def set_model(self, model: Any) -> None:
-        """Pass the model on."""
+        """Set the model of all callbacks."""
         super().set_model(model)
         for callback in self.counters.values():
             callback.set_model(model)
@@ -214,7 +214,7 @@ class ChooseEpochs(keras.callbacks.Callback):
             callback.on_train_begin(logs)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Score each part that has not chosen yet."""
+        """Score each part that has not stopped yet."""
         assert logs is not None
         for name, best in self.bests.items():
             of_part = dict.fromkeys(("val_loss", "val_macro_f1", "val_macro_auc"), np.nan)
@@ -227,15 +227,16 @@ class ChooseEpochs(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.Callback):
-    """Advances a bar over all steps, and leaves a line for each epoch on the screen and in a file.
+    """Advances a progress bar, and writes a line per epoch to the screen and to a file.
 
-    A line has the losses, the validation scores, the epoch's seconds and the best score so far.
-    It is written once the epoch's checkpoint is, so this callback comes after that.
+    The line gives the losses, the validation scores, the epoch's duration in seconds and the best
+    score so far.  It is written after the epoch's checkpoint, so this callback must come after
+    :class:`Checkpoint`.
 
     Args:
         bar: a tqdm bar; the caller closes it, even if training fails.
         best: the callback that keeps the best epoch.
-        file: gets the lines, after those already there.
+        file: file to which the lines are appended.
     """
 
     def __init__(self, bar: Any, *, best: KeepBest, file: Path) -> None:

@@ -1,12 +1,12 @@
 """A checkpoint after each epoch, from which an interrupted training resumes exactly.
 
-Keras' own ``BackupAndRestore`` forgets the best score and the remaining patience, and its files
-may be an epoch apart.  Here a single file, ``checkpoint.npz``, holds the whole state: the
-variables of the network, its dropout and its optimiser, the counters of the callbacks, the
+Keras' own ``BackupAndRestore`` does not save the best score and the remaining patience, and its
+files may be from different epochs.  Here a single file, ``checkpoint.npz``, holds the whole state:
+the variables of the network, its dropout and its optimiser, the counters of the callbacks, the
 history, and the states of Python's and NumPy's random generators.  It is replaced atomically at
-the end of each epoch.  The model of a new best epoch waits in the folder ``of_this_epoch`` until
-then and is moved into place afterwards; a resumed training first brings the folder to the state
-of the checkpoint.
+the end of each epoch.  The model of a new best epoch is first written to the folder
+``of_this_epoch`` and moved into place after the checkpoint; a resumed training first brings the
+folder to the state of the checkpoint.
 """
 
 import csv
@@ -31,22 +31,22 @@ from ecg_keras.model.backend import keras
 
 CHECKPOINT = "checkpoint.npz"
 LAST = "last_epoch.npz"
-"""The checkpoint of a training that ended because its epochs were over, not its patience."""
+"""The last checkpoint of a training that completed all its epochs without stopping early."""
 NEW_BEST = "of_this_epoch"
 
-# What earlier releases did that had no such option, where that is not None.
+# What earlier releases without these options did, if that does not correspond to None.
 _BEFORE_OPTIONS = {"single_label": True}
 
-# These may differ in a resumed training: they do not affect the results.  Whether the store holds
-# the same records is checked by a digest of the records.
+# These may differ in a resumed training, since they do not affect the results.  That the store
+# holds the same records is checked by a digest of the records.
 _FREE_OPTIONS = ("resume", "out", "folder", "store", "folds")
 
 
 def state_of(folder: Path) -> Literal["new", "half", "finished"]:
-    """Say how far the training in a folder has come.
+    """Return the state of the training in a folder.
 
     Args:
-        folder: of one fold.
+        folder: the folder of one fold.
     """
     if not folder.exists() or not any(folder.iterdir()):
         return "new"
@@ -58,11 +58,11 @@ def require_startable(folder: Path, *, resume: bool) -> None:
     """Refuse a folder that a training would overwrite.
 
     Args:
-        folder: of one fold.
-        resume: whether a half-finished training is to be continued.
+        folder: the folder of one fold.
+        resume: whether to continue an unfinished training.
 
     Raises:
-        OptionError: saying what to do.
+        OptionError: if the folder holds a run that cannot be continued, saying what to do.
     """
     state, fold = state_of(folder), folder.name.removeprefix("fold_")
     if state == "finished" and not resume:
@@ -83,14 +83,15 @@ def require_startable(folder: Path, *, resume: bool) -> None:
 
 
 def reopen(folder: Path, *, epochs: int) -> bool:
-    """Turn a finished training into a half-finished one if more epochs are wanted.
+    """Make a finished training resumable if more epochs are requested.
 
     Args:
-        folder: of the training.
-        epochs: as many as are wanted now.
+        folder: the folder of the training.
+        epochs: number of epochs now requested.
 
     Returns:
-        False if it had as many, ended because its patience did, or did not keep its last epoch.
+        True if it can be continued; False if no more epochs are requested, or if the training
+        stopped early or did not keep its last checkpoint.
     """
     try:
         settings = json.loads((folder / "args.json").read_text(encoding="utf-8"))["settings"]
@@ -104,12 +105,12 @@ def reopen(folder: Path, *, epochs: int) -> bool:
 
 
 def require_same_run(written: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to continue a training with other options or other records; epochs may be added.
+    """Refuse to continue a training with other options or records; epochs may be added.
 
     Args:
-        written: ``options``, ``settings`` and ``records`` of ``args.json``.
-        asked: the same of this command.
-        folder: of the training.
+        written: ``options``, ``settings`` and ``records`` from ``args.json``.
+        asked: the same for this command.
+        folder: the folder of the training.
 
     Raises:
         OptionError: naming the first option that differs.
@@ -117,7 +118,7 @@ def require_same_run(written: Mapping[str, Any], asked: Mapping[str, Any], folde
     asked = json.loads(json.dumps(asked, default=str))
     for part in ("options", "settings"):
         before, now = written.get(part, {}), asked[part]
-        # Earlier releases wrote fewer of the settings; the others were among the options.
+        # Earlier releases wrote fewer settings; the others were among the options.
         names = {*before} if part == "settings" else {*before, *now} - {*_FREE_OPTIONS}
         for name in sorted(names):
             if name == "epochs" and before.get(name, 0) <= now[name]:
@@ -138,12 +139,12 @@ def require_same_run(written: Mapping[str, Any], asked: Mapping[str, Any], folde
 
 
 def digest_of_records(store: Store, *parts: np.ndarray, task: str) -> str:
-    """Return a digest of the records, their labels and their parts.
+    """Return a digest of the records, their labels and the split.
 
     Args:
         store: an open store.
         parts: indices of the records of each part.
-        task: whose labels.
+        task: task of the labels.
     """
     digest = hashlib.sha256(repr(store.fs).encode())
     labels = [store.labels(task), store.first_labels(task)]
@@ -155,21 +156,21 @@ def digest_of_records(store: Store, *parts: np.ndarray, task: str) -> str:
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Writes the checkpoint and the history; comes after all callbacks that have a state.
+    """Writes the checkpoint and the history; must come after all callbacks that have a state.
 
-    Creating it brings a half-finished folder to its last complete epoch; when ``fit`` begins it
-    restores the state at the end of that epoch.  (Layers draw their random numbers from Keras'
-    seed generators, which are among the network's variables; the state of TensorFlow's own
-    generators, which no layer here uses, cannot be read.)
+    Creating it brings the folder of an unfinished training to its last complete epoch; when
+    ``fit`` begins, it restores the state at the end of that epoch.  (Layers draw random numbers
+    from Keras' seed generators, which are among the network's variables; the state of TensorFlow's
+    own generators, which no layer here uses, cannot be read.)
 
     Args:
-        folder: of the training.
-        counters: callbacks whose numeric attributes are saved, each by a name.
-        epochs: that the training is to have.
+        folder: the folder of the training.
+        counters: callbacks whose numeric attributes are saved, by name.
+        epochs: number of epochs requested.
 
     Attributes:
         epoch: number of complete epochs.
-        complete: True if training has ended, by its last epoch or by early stopping.
+        complete: True if training has ended, after all epochs or by early stopping.
 
     Raises:
         ModelFileError: if the checkpoint is corrupt.
@@ -194,22 +195,22 @@ class Checkpoint(keras.callbacks.Callback):
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 self._saved = {name: arrays[name] for name in arrays.files}
-            told = json.loads(self._saved.pop("told").tobytes())
-            self.epoch = int(told["epoch"])
-            # Earlier releases did not say why a training had ended.
-            over = told["stopped"] if "stopped" in told else told["complete"]
+            state = json.loads(self._saved.pop("told").tobytes())
+            self.epoch = int(state["epoch"])
+            # Earlier releases did not record why a training had ended.
+            over = state["stopped"] if "stopped" in state else state["complete"]
             self.complete = bool(over) or self.epoch >= self.epochs
-            self._history = str(told["history"])
-            self._counts = dict(told["counters"])
-            self._random = {name: told["random"][name] for name in ("python", "numpy")}
+            self._history = str(state["history"])
+            self._counts = dict(state["counters"])
+            self._random = {name: state["random"][name] for name in ("python", "numpy")}
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
             raise ModelFileError(
                 f"{path} is corrupt, so the training cannot be resumed; remove {self.folder} and"
                 " train that fold again."
             ) from None
         self._set_counters()
-        # Epochs count from 0.  A new best model of the last complete epoch still has to be moved;
-        # one of a later epoch is discarded, since that epoch will be trained again.
+        # Epochs are counted from 0.  A new best model of the last complete epoch still has to be
+        # moved; one of a later epoch is discarded, since that epoch will be trained again.
         if (self.folder / NEW_BEST / _made_in(self.epoch - 1)).exists():
             self._move_new_best()
         shutil.rmtree(self.folder / NEW_BEST, ignore_errors=True)
@@ -248,7 +249,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.complete = stopped or self.epoch >= self.epochs
         self._add_to_history({"epoch": epoch, **dict(sorted((logs or {}).items()))})
         kind, words, *rest = np.random.get_state()
-        told = {
+        state = {
             "epoch": self.epoch,
             "complete": self.complete,
             "stopped": stopped,
@@ -260,7 +261,7 @@ class Checkpoint(keras.callbacks.Callback):
             },
         }
         arrays = {
-            "told": np.frombuffer(json.dumps(told).encode(), np.uint8),
+            "told": np.frombuffer(json.dumps(state).encode(), np.uint8),
             **{key: keras.ops.convert_to_numpy(v) for key, v in self._variables().items()},
         }
         new_best = self.folder / NEW_BEST
@@ -274,17 +275,17 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _move_new_best(self) -> None:
         for name in ("best.keras", "validation.npz"):
-            for new in (self.folder / NEW_BEST).rglob(name):  # unless a killed process moved it
+            for new in (self.folder / NEW_BEST).rglob(name):  # may already have been moved
                 kept = self.folder / new.relative_to(self.folder / NEW_BEST)
                 kept.parent.mkdir(exist_ok=True)
                 os.replace(new, kept)
         shutil.rmtree(self.folder / NEW_BEST)
 
     def finish(self, *, keep: bool) -> None:
-        """Put the checkpoint away once all files of the training are complete.
+        """Remove the checkpoint, or keep it as ``last_epoch.npz``; the training is complete.
 
         Args:
-            keep: keep it, unless patience ended the training, so that epochs can be added.
+            keep: keep it so that epochs can be added, unless training stopped early.
         """
         if keep and self.epoch >= self.epochs:
             os.replace(self.folder / CHECKPOINT, self.folder / LAST)
@@ -312,7 +313,7 @@ def _made_in(epoch: int) -> str:
 
 
 def _numbers(callback: Any) -> dict[str, float | int | None]:
-    """The numeric attributes of a callback, including those that are still None."""
+    """Return the numeric attributes of a callback, including those that are still None."""
     return {
         name: value.item() if isinstance(value, np.generic) else value
         for name, value in vars(callback).items()

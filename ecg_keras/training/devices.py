@@ -8,26 +8,26 @@ from ecg_keras.model.backend import tf
 
 
 def gpus() -> list[str]:
-    """Return the names of this machine's GPUs that TensorFlow can use."""
+    """Return the names of the GPUs of this machine that TensorFlow can use."""
     return [device.name for device in tf.config.list_logical_devices("GPU")]
 
 
 def devices_strategy(devices: Sequence[str], *, batch_size: int) -> Any:
     """Choose how devices share the training steps.
 
-    Each of several devices holds a copy of the network and takes an equal share of every batch;
-    gradients are averaged.  A step then equals that on the whole batch, except that batch norm
+    With several devices, each holds a copy of the network and takes an equal share of every batch;
+    gradients are averaged.  A step then equals a step on the whole batch, except that batch norm
     normalises each share separately; its moving statistics are averaged after each epoch.
 
     Args:
-        devices: names of devices; with fewer than two, nothing is shared.
+        devices: names of devices; with fewer than two, TensorFlow's default strategy is used.
         batch_size: records per step, over all devices.
 
     Returns:
         A ``tf.distribute.Strategy``; build the network in its scope.
 
     Raises:
-        OptionError: if the devices cannot take equal shares.
+        OptionError: if the batch size is not a multiple of the number of devices.
     """
     if len(devices) < 2:
         return tf.distribute.get_strategy()
@@ -40,15 +40,15 @@ def devices_strategy(devices: Sequence[str], *, batch_size: int) -> Any:
 
 
 def average_statistics(model: Any) -> None:
-    """Set the batch norms' moving statistics of every device to their mean over devices.
+    """Average the moving statistics of batch norms over all devices.
 
-    Each device keeps its own moving statistics, and the first device's would be saved.  They are
-    linear in the batches' statistics, so averaging them after an epoch gives the same as after
-    each step.  (Averaging at each step would synchronise the devices within the step, and there
-    Keras counts the losses added by layers several times.)
+    Each device keeps its own moving statistics, and only the first device's would be saved.  They
+    are linear in the batch statistics, so averaging after each epoch gives the same result as
+    averaging after each step.  (Averaging at each step would synchronise the devices within the
+    step, and Keras then counts the losses added by layers several times.)
 
     Args:
-        model: built in the scope of its strategy.
+        model: a model built in the scope of its strategy.
     """
     if model.distribute_strategy.num_replicas_in_sync == 1:
         return

@@ -1,4 +1,4 @@
-"""The training loop that every network shares."""
+"""The training loop shared by all networks."""
 
 import json
 import sys
@@ -46,7 +46,7 @@ from ecg_keras.training.start import freeze_features, model_to_start_from, start
 
 
 class Network(Protocol):
-    """A network to be trained: a frozen dataclass whose fields are its options."""
+    """A network to train: a frozen dataclass whose fields are its options."""
 
     def contract(self, store: Store, task: str, train: np.ndarray) -> Contract:
         """Return the contract.
@@ -54,7 +54,7 @@ class Network(Protocol):
         Args:
             store: an open store.
             task: the labels to learn.
-            train: indices of the training records, the only ones it may be fitted on.
+            train: indices of the training records, the only ones it may depend on.
         """
 
     def compiled_model(self, contract: Contract, settings: Settings) -> Any:
@@ -64,19 +64,20 @@ class Network(Protocol):
 def train_folds(run: Run, validation: Validation, network: Network, settings: Settings) -> None:
     """Train one model per validation fold, each in its own folder, on all available GPUs.
 
-    A folder ``OUT/fold_k`` gets ``best.keras`` (the best epoch, with its thresholds),
+    Each folder ``OUT/fold_k`` gets ``best.keras`` (the best epoch, with its thresholds),
     ``validation.npz`` (its predictions for the validation records), ``history.csv``,
-    ``learning_curves.png``, ``training.log`` (a line an epoch) and ``args.json`` (all settings);
-    until training is complete also ``checkpoint.npz``, which becomes ``last_epoch.npz`` unless
-    patience ended it.  With ``run.resume``, half-finished folds continue after their last complete
-    epoch, finished ones too if more epochs are wanted than they had, and the others start.
+    ``learning_curves.png``, ``training.log`` (one line per epoch) and ``args.json`` (all
+    settings).  Until training is complete it also holds ``checkpoint.npz``, which becomes
+    ``last_epoch.npz`` unless training was stopped early.  With ``run.resume``, unfinished folds
+    continue after their last complete epoch, finished ones too if more epochs are requested, and
+    folds without a run start from scratch.
 
     With several folds, the mean and SD of their best validation scores are printed at the end,
-    including folds that were finished before.
+    including folds that were already finished.
 
     Args:
-        run: what is read and where the results go.
-        validation: which folds validate.
+        run: the store and the output folder.
+        validation: the validation folds.
         network: the network and its options.
         settings: how to train; fold k is seeded with ``settings.seed + k``.
 
@@ -84,7 +85,7 @@ def train_folds(run: Run, validation: Validation, network: Network, settings: Se
         OptionError: if a setting is out of range, the GPUs cannot share a batch equally, or a
             fold's folder is in use by another process, holds a run and ``run.resume`` is not
             set, or holds a run with other settings.
-        StoreError: if the store lacks the task, a fold or the records to train with.
+        StoreError: if the store lacks the task, a fold or records for training.
     """
     options = options_of(run, validation, network, settings)
     with Store(run.store) as store:
@@ -137,19 +138,19 @@ def train_fold(
 
     Args:
         store: an open store.
-        folder: gets the files listed in :func:`train_folds`.
-        fold: its number, for messages and ``args.json``.
+        folder: folder for the files listed in :func:`train_folds`.
+        fold: number of the fold, for messages and ``args.json``.
         task: the labels to learn.
-        parts: which records train and which validate.  The model that ``parts.second`` chooses
-            goes to the subfolder ``second``; it equals that of a training which ``parts.second``
-            validates alone.
+        parts: the training and validation records.  The model selected on ``parts.second`` goes to
+            the subfolder ``second``; it equals that of a training validated on ``parts.second``
+            alone.
         network: the network and its options.
         settings: how to train, with this fold's own seed.
         options: all settings, for ``args.json``; a resumed training must have the same.
         callbacks: further Keras callbacks, called before the checkpoint is written.
-        resume: continue a half-finished training, and a finished one that kept its last epoch if
-            more epochs are wanted.
-        keep_last: keep what continuing a finished training takes.
+        resume: continue an unfinished training, or a finished one that kept its last epoch if more
+            epochs are requested.
+        keep_last: keep the last checkpoint, so that a finished training can be continued.
 
     Raises:
         OptionError: if the GPUs cannot share a batch equally, the model of ``settings.init`` does
@@ -173,7 +174,7 @@ def train_fold(
             keras.utils.set_random_seed(settings.seed)
             contract = network.contract(store, task, parts.train)
             if source is not None:
-                # What the layers have learned, they have learned of signals scaled in this way.
+                # The pretrained layers expect signals that are scaled in the same way.
                 contract = replace(contract, mean=source.contract.mean, std=source.contract.std)
             if contract.single_label:
                 all_parts, parts = parts, with_main_labels(store, parts, task=task)
@@ -204,7 +205,7 @@ def train_fold(
 
 
 def _start(model: Any, source: ECGModel, *, fold: int, freeze: bool) -> None:
-    """Give a network the weights of another, and say which layers have them."""
+    """Copy the weights of another model into a network, and print which layers were copied."""
     start = start_from(model, source)
     if freeze:
         freeze_features(model, start)
@@ -233,7 +234,7 @@ def _fit(
     validating = {"": parts.validation}
     if parts.second is not None:
         validating[SECOND] = parts.second
-    # Validation records of similar length share a batch: it changes the time, not the predictions.
+    # Batching validation records by length saves time and does not change the predictions.
     by_length = [r[np.argsort(store.lengths[r], kind="stable")] for r in validating.values()]
     train, *validations = (
         StoreBatches(
@@ -280,7 +281,7 @@ def _fit(
     with tqdm(total=steps, initial=done, desc=f"fold {fold}", unit="step", file=sys.stderr) as bar:
         in_turn += [checkpoint, Progress(bar, best=best, file=folder / "training.log")]
         if not checkpoint.complete:
-            # The batches shuffle the records themselves; Keras would shuffle once more.
+            # The batches already shuffle the records; Keras would shuffle the batches as well.
             model.fit(
                 train,
                 epochs=settings.epochs,
@@ -307,7 +308,7 @@ def _fit(
 
 
 def _write_args(folder: Path, run: dict[str, Any]) -> None:
-    """Write the settings of a run to ``args.json``, or check that they are those already there."""
+    """Write the settings of a run to ``args.json``, or check them against those already there."""
     path = folder / "args.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Which records train a model and which validate it."""
+"""Splits records into training and validation parts."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ import numpy as np
 from data_prep.errors import OptionError, StoreError
 from data_prep.store import Store
 
-# Subfolder for the model chosen by the second validation part, see :class:`Parts`.
+# Subfolder for the model selected on the second validation part, see :class:`Parts`.
 SECOND = "second"
 
 _CALLED = {"train": "training", "validation": "validation", "second": "second validation"}
@@ -15,13 +15,14 @@ _CALLED = {"train": "training", "validation": "validation", "second": "second va
 
 @dataclass(frozen=True)
 class Parts:
-    """Which records of a store train, and which choose the epoch and the thresholds.
+    """The records of a store that train, and those that select the epoch and the thresholds.
 
     Attributes:
         train: indices of the training records.
         validation: indices of the validation records.
-        second: indices of a second validation part, which chooses its own epoch and thresholds
-            in the same training; training ends when both have chosen.  None for no such part.
+        second: indices of a second validation part, or None.  It selects its own epoch and
+            thresholds in the same training, which ends when the patience of both parts has run
+            out.
     """
 
     train: np.ndarray
@@ -30,23 +31,23 @@ class Parts:
 
     @property
     def num_records(self) -> int:
-        """How many records all parts have together."""
+        """Total number of records in all parts."""
         return sum(len(part) for part in vars(self).values() if part is not None)
 
 
 def choose_folds(store: Store, folds: tuple[str, ...], test_fold: int | None) -> tuple[int, ...]:
-    """Turn the ``--folds`` of a command into numbers.
+    """Parse the ``--folds`` option of a command.
 
     Args:
         store: an open store.
-        folds: numbers, or the one word ``all``.
+        folds: numbers, or the single word ``all``.
         test_fold: the fold left out of training and of ``all``; None for none.
 
     Returns:
-        The folds, each of which validates one model.
+        The validation folds, one per model.
 
     Raises:
-        OptionError: if no fold is named, a word is not a number, or the test fold is among them.
+        OptionError: if no fold is given, a word is not a number, or the test fold is among them.
         StoreError: if the store has no record in a fold.
     """
     present = [int(f) for f in np.unique(store.folds)]
@@ -75,18 +76,18 @@ def choose_folds(store: Store, folds: tuple[str, ...], test_fold: int | None) ->
 
 
 def with_main_labels(store: Store, parts: Parts, *, task: str) -> Parts:
-    """Leave out the records from which a network with one answer a record cannot learn.
+    """Leave out the records that a single-label network cannot learn from.
 
     Args:
         store: an open store.
-        parts: which records train and which validate.
+        parts: the training and validation records.
         task: the labels to learn.
 
     Returns:
-        The parts without the records of several labels in no known order.
+        The parts without records that have several labels in unknown order.
 
     Raises:
-        StoreError: if that leaves a part empty.
+        StoreError: if a part becomes empty.
     """
     usable = store.records_of(task, single_label=True)
     kept = {
@@ -103,13 +104,13 @@ def with_main_labels(store: Store, parts: Parts, *, task: str) -> Parts:
 
 
 def split(store: Store, *, task: str, fold: int, test_fold: int | None) -> Parts:
-    """Divide the records of a task into training and validation records.
+    """Split the records of a task into training and validation records.
 
     Args:
         store: an open store.
         task: records without a label of this task are left out.
-        fold: the fold that validates.
-        test_fold: left out too; None for none.  All other folds train.
+        fold: the validation fold.
+        test_fold: fold to leave out, or None.  All other folds train.
 
     Returns:
         The parts.

@@ -1,7 +1,7 @@
-"""The settings that all training commands share, and the values they may take.
+"""The settings shared by all training commands, and their allowed values.
 
 Each command takes a :class:`Run`, a :class:`Validation`, the settings of its own network and
-these :class:`Settings`; every field is one option.
+:class:`Settings`; every field is a command-line option.
 """
 
 from collections.abc import Mapping
@@ -22,11 +22,12 @@ class Run:
     """What a training reads, and where it writes.
 
     Attributes:
-        store: made by ecg-build, at the network's sampling rate.
-        out: folder of the run, such as runs/cpsc.
-        task: the labels to learn, such as superdiagnostic; by default the only task of the store.
-        resume: continue an interrupted run; the results are those of an uninterrupted one, and
-            finished folds stay as they are.
+        store: store made by ecg-build, at the network's sampling rate.
+        out: output folder of the run, such as runs/cpsc.
+        task: the labels to learn, such as superdiagnostic; may be left out if the store has only
+            one task.
+        resume: continue an interrupted run, with the same results as an uninterrupted one.
+            Finished folds are left unchanged unless more epochs are requested.
     """
 
     store: Path
@@ -37,12 +38,12 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Which folds validate, and which is left out.
+    """The validation folds, and the test fold that is left out.
 
     Attributes:
-        folds: each validates one model, trained on the others; numbers, or all for an ensemble
-            with one model per fold.
-        test_fold: used for neither training nor validation; None leaves no fold out.
+        folds: validation folds; for each, one model is trained on the other folds. Numbers, or all
+            for an ensemble with one model per fold.
+        test_fold: fold used for neither training nor validation; None leaves no fold out.
     """
 
     folds: tuple[str, ...]
@@ -55,19 +56,19 @@ class Settings:
 
     Attributes:
         epochs: maximum number of passes over the training records.
-        batch_size: records per step.
-        learning_rate: Adam's, constant.
-        patience: epochs without a better validation score after which training stops.
-        monitor: the validation score that decides which epoch is kept; macro-auc is less noisy
-            with many rare classes.
-        seed: for weights, dropout and the order of records; fold k uses seed + k.
-        deterministic: make two runs on one machine give the same numbers, at some cost in time.
-        precision: of the computation; weights and probabilities are always float32.
-        jit_compile: compile the step with XLA; slower on a CPU.
+        batch_size: records per training step.
+        learning_rate: constant learning rate of Adam.
+        patience: stop training after this many epochs without a better validation score.
+        monitor: validation score that selects the best epoch; macro-auc is less noisy with many
+            rare classes.
+        seed: seed for weights, dropout and the order of records; fold k uses seed + k.
+        deterministic: make runs on one machine exactly reproducible, at some cost in time.
+        precision: precision of the computation; weights and probabilities are always float32.
+        jit_compile: compile the training step with XLA; slower on a CPU.
         tensorboard: also write logs for TensorBoard (which must be installed).
-        init: start from the weights of this model file, which holds the same network; its heads
-            are kept if it has the same classes, its standardisation always.
-        freeze: features trains the heads alone and leaves all other layers as --init has them.
+        init: start from the weights of this model file, which must hold the same network. Its
+            standardisation is always kept, its heads only if it has the same classes.
+        freeze: with features, train only the heads and keep all other layers as in --init.
     """
 
     epochs: int
@@ -85,16 +86,16 @@ class Settings:
 
 
 def options_of(*settings: Any) -> dict[str, Any]:
-    """Return the fields of dataclasses by name, as the command line and ``args.json`` have them."""
+    """Return the fields of dataclasses by name, as on the command line and in ``args.json``."""
     return {field.name: getattr(each, field.name) for each in settings for field in fields(each)}
 
 
 def picked(kind: type[T], options: Mapping[str, Any]) -> T:
-    """Make settings from those of the options that are fields of theirs.
+    """Make a settings dataclass from those options that are its fields.
 
     Args:
-        kind: a dataclass.
-        options: by name; fields that are missing keep their defaults.
+        kind: the dataclass.
+        options: options by name; fields without an option keep their defaults.
     """
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     return kind(**{name: options[name] for name in names if name in options})
@@ -108,13 +109,13 @@ _NOT_BELOW_0 = ("patience", "seed", "loss_weight", "alpha", "beta", "gamma")
 
 
 def require_sensible(options: Mapping[str, Any]) -> None:
-    """Refuse options with which no network can be trained.
+    """Check that options are in their allowed ranges.
 
     Args:
-        options: by name.
+        options: options by name.
 
     Raises:
-        OptionError: naming the option and the values it takes.
+        OptionError: naming the option and its allowed values.
     """
     for name, value in options.items():
         option = "--" + name.replace("_", "-")

@@ -22,11 +22,11 @@ def model_to_start_from(name: str) -> ECGModel:
 
 @dataclass(frozen=True)
 class Start:
-    """Which layers of a network have the weights of another model.
+    """Which layers of a network start from the weights of another model.
 
     Attributes:
-        taken: names of the layers that were given its weights.
-        new: names of the layers that begin anew.
+        taken: names of the layers whose weights were copied.
+        new: names of the layers that keep their random initial weights.
     """
 
     taken: tuple[str, ...]
@@ -34,12 +34,15 @@ class Start:
 
 
 def head_layers(network: Any) -> tuple[str, ...]:
-    """Name the layers that give the classes: on the way to each answer, the last with weights.
+    """Find the heads: the last layers with weights on the path to each output.
 
-    All others are the network's features.
+    All other layers are the network's features.
 
     Args:
         network: a functional Keras model.
+
+    Returns:
+        The names of the heads.
     """
     heads: dict[str, None] = {}
     pending = list(network.outputs)
@@ -53,18 +56,19 @@ def head_layers(network: Any) -> tuple[str, ...]:
 
 
 def start_from(network: Any, source: ECGModel) -> Start:
-    """Give a network the weights of another model of the same kind, layer by layer.
+    """Copy the weights of another model of the same network, layer by layer.
 
-    A layer is taken if the source has one of its name with weights of the same shapes.  Heads
-    are taken only if both have the same classes in the same order, and the same kind of answer.
-    The length of the input may differ: no layer's weights depend on it.
+    A layer is copied if the source has a layer of the same name with weights of the same shapes.
+    Heads are copied only if both models have the same classes in the same order, and both are
+    single-label or both multi-label.  The input lengths may differ, since no layer's weights
+    depend on them.
 
     Args:
-        network: a Keras model with a contract; its weights change.
-        source: from which the weights are taken.
+        network: a Keras model with a contract; modified in place.
+        source: the model to copy from.
 
     Returns:
-        Which layers were taken.
+        Which layers were copied.
 
     Raises:
         OptionError: if the source holds another network, or none of its layers fits.
@@ -102,16 +106,16 @@ def _same_answers(one: Contract, other: Contract) -> bool:
 
 
 def freeze_features(network: Any, start: Start) -> None:
-    """Let training change nothing but the heads.
+    """Freeze all layers except the heads.
 
-    The statistics of frozen batch norms stay as they are too.
+    The moving statistics of frozen batch norms do not change either.
 
     Args:
-        network: that :func:`start_from` was applied to.
-        start: what it returned.
+        network: the network that was passed to :func:`start_from`.
+        start: the result of that call.
 
     Raises:
-        OptionError: if a layer that would be frozen has begun anew.
+        OptionError: if a layer to be frozen still has random weights.
     """
     heads = head_layers(network)
     if untrained := [name for name in start.new if name not in heads]:
