@@ -1,1 +1,1 @@
-"""From model files and recordings to answers."""
+"""Predicting from recordings with one network or an ensemble."""

@@ -1,4 +1,4 @@
-"""Command: from trained networks and recordings to answers."""
+"""Command ``ecg-predict``: predict from recordings with trained networks."""
 
 from pathlib import Path
 from typing import Literal
@@ -20,34 +20,35 @@ def main(
     explain: bool = False,
     format: Literal["names", "cpsc2018"] | None = None,
 ) -> None:
-    """Answer for recordings with one network or the mean of several.
+    """Predict from recordings with one network or the mean of several.
 
     Prints a table of the answers, and writes OUT/answers.csv, probabilities.csv, predictions.npz,
-    rejected.csv and warnings.csv, which replace an earlier run's as a whole.
-    Recordings may have any rate, length and lead order: each model file says what it needs, so
-    that different networks for the same classes can answer together.
-    If a recording trained a model, or chose its epoch and thresholds, a warning says so.
-    Read are WFDB, CPSC 2018's structs, CSV, NumPy, EDF, DICOM, SCP-ECG, GE MUSE and HL7 aECG.
+    rejected.csv and warnings.csv; those of an earlier run are overwritten.
+    Recordings may have any rate, length and lead order: each is converted to what the model file
+    specifies, so that different networks for the same classes can form an ensemble.
+    A warning is printed if a recording trained a model or selected its epoch and thresholds.
+    Formats: WFDB, CPSC 2018's MATLAB structs, CSV, NumPy, EDF, DICOM, SCP-ECG, GE MUSE, HL7 aECG.
 
     Args:
         models: best.keras files or quoted patterns, such as 'runs/cpsc/fold_*/best.keras'.
-        out: folder for the answers, of their own.
+        out: folder for the answers only.
         records: folder of recordings, or one recording.
-        csv: table with a column Recording that chooses recordings of the folder; by default all
-            of the folder are answered.
-        store: store made by ecg-build, instead of --records; its rate must be the models'.
-        fold: fold of the store whose records are answered, such as PTB-XL's test fold, 10; their
-            labels go into predictions.npz, so that ecg-evaluate needs no other source.
-        batch_size: recordings at a time.
-        fs: sampling rate in Hz of recordings that state none, such as arrays.
-        unit: of recordings that state none, such as tables; by default they are taken for mV if
-            their values can be.
+        csv: table with a column Recording that selects recordings of the folder; by default all
+            are used.
+        store: store made by ecg-build, instead of --records; its rate must be that of the models.
+        fold: fold of the store to predict, such as 10, the test fold of PTB-XL; the labels are
+            included in predictions.npz, so that ecg-evaluate needs no other source.
+        batch_size: recordings per batch.
+        fs: sampling rate in Hz of recordings that do not state it, such as arrays.
+        unit: unit of recordings that do not state it, such as tables; by default mV if the values
+            are plausible in mV.
         explain: also write OUT/explained/NAME.html for each recording: the ECG, what the networks
-            looked at, and what made the answer probable. Takes some seconds a recording and
-            model.
-        format: of answers.csv: names, with probabilities and thresholds; or cpsc2018, the
-            challenge's Recording,Result with one number, 1 to 9. By default names, but cpsc2018 if
-            --csv has the challenge's columns and the models its task.
+            attended to, and which parts made each class probable. Takes some seconds per recording
+            and model.
+        format: format of answers.csv: names gives class names, probabilities and thresholds;
+            cpsc2018 gives the challenge's Recording,Result with one class number, 1 to 9. The
+            default is names, or cpsc2018 if --csv has the challenge's columns and the models its
+            task.
     """
     from ecg_keras.prediction.ensemble import predict
 

@@ -1,4 +1,4 @@
-"""From models and recordings to answers: an ensemble of any networks for the same classes."""
+"""Predicts with an ensemble of any networks for the same classes."""
 
 import csv
 import glob
@@ -35,7 +35,7 @@ from ecg_keras.training.batches import StoreBatches
 
 
 class Explainer(Protocol):
-    """What ``explain.py`` of both packages offers."""
+    """The interface of ``Explainer`` in a network package's module ``explain``."""
 
     def explain(self, record: Record) -> Explanation:
         """Explain the answer to one recording."""
@@ -55,10 +55,10 @@ FILES = (
     "rejected.csv",
     "warnings.csv",
 )
-"""What a prediction writes into its folder."""
+"""The files that ``ecg-predict`` writes."""
 
-# So many batches of recordings are read at a time and sorted by length, since some networks take
-# as long for a batch as for its longest recording; which ones share a batch changes no answer.
+# This many batches of recordings are read at a time and sorted by length, because for some networks
+# the longest recording of a batch determines its time.  The batching does not change the answers.
 WINDOW = 16
 
 
@@ -69,10 +69,10 @@ def open_models(pattern: Sequence[str]) -> "Ensemble":
         pattern: files, or patterns such as ``runs/x/fold_*/best.keras``.
 
     Returns:
-        The models, in the order of their names.
+        The models; those of a pattern in the order of their names.
 
     Raises:
-        ModelFileError: if there is none, one is unusable, or two were trained for different
+        ModelFileError: if there is no model, one is unusable, or two were trained for different
             classes.
     """
     paths = _files(pattern)
@@ -96,7 +96,7 @@ def open_models(pattern: Sequence[str]) -> "Ensemble":
 
 
 class Ensemble(tuple[ECGModel, ...]):
-    """Models that answer together, by the mean of their probabilities and thresholds."""
+    """Models that predict together: their probabilities and thresholds are averaged."""
 
     def predict_record(
         self, recording: Any, *, fs: float | None = None, unit: str | None = None
@@ -119,18 +119,18 @@ class Ensemble(tuple[ECGModel, ...]):
         """Predict from several recordings.
 
         Args:
-            recordings: a folder, which is searched with all folders below it; a list of what
-                :meth:`predict_record` takes; or a pandas DataFrame with a column of paths.
-            column: its name; by default the only column of texts.
-            fs: sampling rate in hertz, of recordings that state none.
-            unit: of recordings that state none.
-            batch_size: recordings at a time.
+            recordings: a folder, searched with its subfolders; a list of recordings as for
+                :meth:`predict_record`; or a pandas DataFrame with a column of paths.
+            column: name of that column; by default the only column of paths.
+            fs: sampling rate in hertz, of recordings that do not state it.
+            unit: unit of recordings that do not state it.
+            batch_size: recordings per batch.
 
         Returns:
-            The answers in order, with the recordings that could not be used as ``rejected``.
+            The answers in order; recordings that could not be used are in ``rejected``.
 
         Raises:
-            RecordError: if not one recording could be used.
+            RecordError: if no recording could be used.
             OptionError: if the DataFrame has no such column.
         """
         items = _named(recordings, column)
@@ -139,7 +139,7 @@ class Ensemble(tuple[ECGModel, ...]):
 
 
 def _named(recordings: Any, column: str | None) -> list[tuple[str, Any]]:
-    """Give each recording a name of its own: the file's, its path if two share it, or a number."""
+    """Give each recording a unique name: the file name, the full path, or a number."""
     if isinstance(recordings, str | Path):
         return list(choose_records(csv_file=None, records=Path(recordings)).items())
     if hasattr(recordings, "columns"):
@@ -194,16 +194,16 @@ def choose_records(*, csv_file: Path | None, records: Path) -> dict[str, Path | 
     """Find the recordings to predict.
 
     Args:
-        csv_file: a table with a column ``Recording``; None for all of a folder.
+        csv_file: a table with a column ``Recording``; None for the whole folder.
         records: a folder, or one recording.
 
     Returns:
-        The file of each recording by its name, in the table's order; None if the folder lacks it.
+        The file of each recording by name, in the table's order; None if it is not in the folder.
 
     Raises:
-        RecordError: if there is no recording at all.
+        RecordError: if there is no recording.
         LabelError: if the table cannot be used.
-        OptionError: if a table comes with one recording only.
+        OptionError: if a table is given, but ``records`` is not a folder.
     """
     if not records.is_dir():
         if csv_file is not None:
@@ -230,7 +230,7 @@ def choose_records(*, csv_file: Path | None, records: Path) -> dict[str, Path | 
 
 @dataclass(frozen=True)
 class _Usable:
-    """A recording as each input form wants it, without the zeros after it."""
+    """A recording prepared for each form of input, without the zero padding."""
 
     name: str
     inputs: list[np.ndarray]
@@ -240,14 +240,14 @@ class _Usable:
 
 @dataclass(frozen=True)
 class Answered:
-    """What an ensemble makes of recordings.
+    """The results of an ensemble for several recordings.
 
     Attributes:
-        predictions: the mean of the models, and each of them.
+        predictions: predictions of each model and their mean.
         rejected: recordings that could not be used.
-        doubts: what is doubtful about the others, by their names.
-        seconds: how long each lasts, likewise.
-        used: seconds that the models use of a recording, at most.
+        doubts: plausibility warnings about the others, by name.
+        seconds: duration of each recording that was used, by name.
+        used: duration that the models use of a recording at most, in seconds.
     """
 
     predictions: Predictions
@@ -258,7 +258,7 @@ class Answered:
 
     @property
     def answers(self) -> list[Answer]:
-        """An answer a recording."""
+        """One answer per recording."""
         predictions, answers = self.predictions, []
         classes = predictions.class_names
         thresholds = dict(zip(classes, predictions.thresholds.tolist(), strict=True))
@@ -291,7 +291,7 @@ class Answered:
 
 
 def _input_seconds(models: Sequence[ECGModel]) -> float:
-    """How much of a recording every model uses, in seconds."""
+    """Return the shortest input of the models, in seconds."""
     return min(model.contract.input_length / model.contract.sampling_rate for model in models)
 
 
@@ -304,22 +304,22 @@ def predict_records(
     fs: float | None = None,
     unit: str | None = None,
 ) -> tuple[Predictions, list[Rejected], dict[str, tuple[Doubt, ...]]]:
-    """Let an ensemble answer for recordings.
+    """Predict from several recordings with an ensemble.
 
     Args:
-        models: from :func:`open_models`; each prepares the recordings as its contract says.
-        records: their files by their names; None for one that is missing.
-        batch_size: recordings at a time; sixteen times as many are held in memory.
-        workers: threads that read recordings.
-        fs: sampling rate, hertz, of files that state none.
-        unit: of files that state none; see :func:`data_prep.records.read_record`.
+        models: from :func:`open_models`; recordings are prepared by the contract of each.
+        records: files of the recordings by name; None for a missing file.
+        batch_size: recordings per batch; sixteen times as many are held in memory.
+        workers: number of threads that read recordings.
+        fs: sampling rate in hertz, of files that do not state it.
+        unit: unit of files that do not state it; see :func:`data_prep.records.read_record`.
 
     Returns:
-        The mean of the models' probabilities with the mean of their thresholds, the recordings
-        that could not be used, and what is doubtful about those that could, by their names.
+        The predictions, with the mean probabilities and thresholds of the models; the recordings
+        that could not be used; and the plausibility warnings about the others, by name.
 
     Raises:
-        RecordError: if not one could be used.
+        RecordError: if no recording could be used.
     """
     answered = answer_records(
         models, list(records.items()), batch_size=batch_size, workers=workers, fs=fs, unit=unit
@@ -337,7 +337,7 @@ def answer_records(
     unit: str | None = None,
     quiet: bool = False,
 ) -> Answered:
-    """Do what :func:`predict_records` does, for recordings of any form, and keep all of it."""
+    """Predict like :func:`predict_records`, from recordings of any type; return all results."""
     usable: list[_Usable] = []
     answers: list[np.ndarray] = []
     rejected: list[Rejected] = []
@@ -409,9 +409,9 @@ def _answer(
     batch_size: int,
     bar: Any,
 ) -> np.ndarray:
-    """Let all models answer: ``(models, recordings, classes)``, in the recordings' order.
+    """Run all models; return probabilities ``(models, recordings, classes)``.
 
-    Recordings of similar length share a batch: some networks' time goes with its longest one.
+    Recordings of similar length share a batch, see :data:`WINDOW`.
     """
     classes = len(models[0].contract.class_names)
     answers = np.empty((len(models), len(usable), classes), np.float32)
@@ -466,7 +466,7 @@ def _read(
 
 
 def _without_padding(signal: np.ndarray) -> np.ndarray:
-    """Cut off the zeros after a recording: most of a CPSC recording of 60 s is those."""
+    """Cut off the zero padding to save memory: it is most of a CPSC recording's 60 s input."""
     recorded = np.flatnonzero(signal.any(axis=1))
     return signal[: recorded[-1] + 1].copy() if len(recorded) else signal[:1]
 
@@ -474,21 +474,21 @@ def _without_padding(signal: np.ndarray) -> np.ndarray:
 def predict_store(
     model: ECGModel, store: Store, records: np.ndarray, *, batch_size: int
 ) -> dict[str, Predictions]:
-    """Let every head of a model answer for records of a store.
+    """Predict from records of a store with every head of a model.
 
     Args:
-        model: opened, with its contract.
+        model: the model.
         store: an open store with labels of the contract's task.
         records: indices of the records.
-        batch_size: records at a time.
+        batch_size: records per batch.
 
     Returns:
-        For each head of the network, ``"diagnosis"`` first, its answers in the order of
+        For each head of the network, ``"diagnosis"`` first, its predictions in the order of
         ``records``, with the model's thresholds and the store's labels and patients.
 
     Raises:
         StoreError: if the store's rate or classes are not the model's, or labels are missing.
-        ModelFileError: if an answer is NaN, naming the record.
+        ModelFileError: if a probability is NaN, naming the record.
     """
     contract = model.contract
     if store.class_names(contract.task) != contract.class_names:
@@ -532,13 +532,13 @@ def predict_store(
 
 
 def fold_of_store(store: Store, *, contract: Contract, fold: int) -> np.ndarray:
-    """Find the records of one fold, by their indices.
+    """Return the indices of the records of one fold.
 
     Args:
         store: an open store.
-        contract: of the network.  Records without a label of its task are left out; if it gives
-            one answer a record, also those of several labels in no known order.
-        fold: its number.
+        contract: contract of the network.  Records without a label of its task are left out; for a
+            single-label network, also records that have several labels in unknown order.
+        fold: number of the fold.
 
     Raises:
         StoreError: if the store lacks the task, or has no such record.
@@ -560,7 +560,7 @@ def record_of_store(store: Store, index: int) -> Record:
 
     Args:
         store: an open store.
-        index: of the record.
+        index: index of the record.
     """
     return Record(
         id=str(store.ids[index]),
@@ -574,19 +574,19 @@ def record_of_store(store: Store, index: int) -> Record:
 
 
 def write_answers(out: Path, answered: Answered, answers: Sequence[Answer], form: Format) -> None:
-    """Write what a prediction found.
+    """Write the results of a prediction.
 
-    ``predictions.npz`` holds everything; ``probabilities.csv`` has a column a class;
-    ``rejected.csv`` lists the recordings that could not be used, and ``warnings.csv`` what is
-    doubtful about the others, a line each.  ``answers.csv`` names the classes found, the most
-    probable first, beside all probabilities and thresholds; in the form of CPSC 2018's challenge
-    it has one number for each recording, that of the first class found.
+    ``predictions.npz`` holds everything; ``probabilities.csv`` has a column per class;
+    ``rejected.csv`` lists the recordings that could not be used, and ``warnings.csv`` the
+    plausibility warnings about the others, one per line.  ``answers.csv`` gives the classes found,
+    the most probable first, and all probabilities and thresholds; in the format of the CPSC 2018
+    challenge it gives one class number per recording, that of the first class found.
 
     Args:
-        out: a folder.
-        answered: by an ensemble.
-        answers: the same as objects.
-        form: of ``answers.csv``.
+        out: the folder.
+        answered: results of an ensemble.
+        answers: the value of ``answered.answers``.
+        form: format of ``answers.csv``.
     """
     predictions = answered.predictions
     save_predictions(out / "predictions.npz", predictions)
@@ -626,7 +626,7 @@ def _as_text(row: Sequence[Any]) -> list[str]:
 
 
 def _form_of(form: Format | None, csv_file: Path | None, task: str) -> Format:
-    """Choose the form of ``answers.csv``: the challenge's if its task and its table are given."""
+    """Choose the format of ``answers.csv``: the challenge's if its task and table are given."""
     if form == "cpsc2018" and task != CPSC_TASK:
         raise OptionError(
             f"--format cpsc2018 numbers the classes of CPSC 2018, and these models answer {task};"
@@ -653,25 +653,25 @@ def predict(
     explain: bool = False,
     form: Format | None = None,
 ) -> None:
-    """Do what ``ecg-predict`` does.
+    """Do the work of ``ecg-predict``.
 
     Args:
         models: files or patterns.
-        out: a folder for the answers; answers that it holds are replaced as a whole.
-        batch_size: recordings at a time.
+        out: folder for the answers; those of an earlier run are overwritten.
+        batch_size: recordings per batch.
         records: a folder, or one recording.
-        csv_file: a table with a column ``Recording`` that chooses among them, or None.
+        csv_file: a table with a column ``Recording`` that selects recordings, or None.
         store: a store, instead of files.
-        fold: of the store, whose records with a label of the models' task are answered.
-        fs: sampling rate, hertz, of recordings that state none.
-        unit: of recordings that state none.
+        fold: fold of the store to predict; only records with a label of the models' task are used.
+        fs: sampling rate in hertz, of recordings that do not state it.
+        unit: unit of recordings that do not state it.
         explain: whether to write ``explained/NAME.html`` for each recording.
-        form: of ``answers.csv``; None for the challenge's if ``csv_file`` has its columns and the
-            models its task, else names.
+        form: format of ``answers.csv``; None for the challenge's if ``csv_file`` has its columns
+            and the models its task, otherwise names.
 
     Raises:
-        ECGError: if nothing could be predicted; also, after all else was predicted and
-            written, if some recordings could not be used.
+        ECGError: if no recording could be used; also if only some could, after writing the answers
+            for those.
     """
     if batch_size < 1:
         raise OptionError(f"--batch-size must be above 0, not {batch_size}.")
@@ -736,7 +736,7 @@ def _predict_fold(
     read: Callable[[str], Record],
     batch_size: int,
 ) -> Answered:
-    """Let an ensemble answer for records of a store."""
+    """Predict from records of a store with an ensemble."""
     predictions = averaged(
         [predict_store(model, store, rows, batch_size=batch_size)["diagnosis"] for model in models]
     )
@@ -757,13 +757,13 @@ def _files(pattern: Sequence[str]) -> list[Path]:
 
 
 def explainer_of(models: Sequence[ECGModel]) -> Explainer:
-    """Make what explains the answers of an ensemble.
+    """Return the explainer of an ensemble.
 
     Args:
         models: from :func:`open_models`.
 
     Raises:
-        OptionError: if the networks differ, or their package explains no answers.
+        OptionError: if the networks differ, or their package has no explainer.
     """
     networks = list(dict.fromkeys(model.contract.network for model in models))
     if len(networks) > 1:
@@ -779,7 +779,7 @@ def explainer_of(models: Sequence[ECGModel]) -> Explainer:
 
 
 def notices_of(predictions: Predictions) -> tuple[str, ...]:
-    """Say what must be known before the answers: generated and already seen records."""
+    """Return notices to show before the answers: about generated and previously seen records."""
     return (*generated_notice(predictions.models), *predictions.overlap("answered"))
 
 
@@ -825,7 +825,7 @@ def _write_pages(
 
 
 def _print_doubts(doubts: Mapping[str, Sequence[Doubt]], file: Path) -> None:
-    """Say on standard error what is doubtful, at length for a few recordings."""
+    """Print the plausibility warnings to standard error, the first few in full."""
     lines = [f"{name}: {doubt.text}" for name, found in doubts.items() for doubt in found]
     for line in lines[:_DOUBTS_SHOWN]:
         print(f"doubtful: {line}", file=sys.stderr)
