@@ -8,8 +8,8 @@ import numpy as np
 from data_prep.records import Record
 from ecg_keras.explanation.methods import (
     Attention,
+    ExplainableModel,
     Explanation,
-    Lens,
     View,
     explain,
     in_twelve,
@@ -30,7 +30,7 @@ class Explainer:
         models: from :func:`mlbf_keras.load_model`.
 
     Attributes:
-        lenses: the calls of each network.
+        models: the networks, each with its attention weights and gradients.
 
     Raises:
         OptionError: if the networks take signals of different form.
@@ -38,7 +38,9 @@ class Explainer:
 
     def __init__(self, models: Sequence[ECGModel]) -> None:
         require_one_form(models)
-        self.lenses = [Lens(model, attention_network(model.network)) for model in models]
+        self.models = [
+            ExplainableModel(model, attention_network(model.network)) for model in models
+        ]
         self._step = 2 ** len(models[0].network.get_layer("f_cnn").kernel_sizes)
 
     def explain(self, record: Record) -> Explanation:
@@ -54,14 +56,15 @@ class Explainer:
         Raises:
             RecordError: if the recording cannot be used.
         """
-        seen = view(record, self.lenses[0].contract)
-        looks = [lens.look(seen.signal) for lens in self.lenses]
+        seen = view(record, self.models[0].contract)
+        outputs = [model.with_attention(seen.signal) for model in self.models]
         weights = {
-            name: np.mean([weights[name] for _, weights in looks], axis=0) for name in looks[0][1]
+            name: np.mean([weights[name] for _, weights in outputs], axis=0)
+            for name in outputs[0][1]
         }
         attention = tuple(self._attention(seen, name, alpha) for name, alpha in weights.items())
-        answers = [answer for answer, _ in looks]
-        return explain(self.lenses, seen, attention=attention, answers=answers)
+        answers = [answer for answer, _ in outputs]
+        return explain(self.models, seen, attention=attention, answers=answers)
 
     def _attention(self, seen: View, name: str, alpha: np.ndarray) -> Attention:
         """Draw weights ``(time, branch)`` along the recording, above or below all being alike."""
@@ -71,7 +74,7 @@ class Explainer:
         if alpha.shape[1] == 1:
             values, whose = above[:, 0], "of the head on all leads"
         else:
-            values = in_twelve(above, self.lenses[0].contract.leads)
+            values = in_twelve(above, self.models[0].contract.leads)
             whose = "of each lead's own head"
         caption = (
             "How much each moment weighs in the sum that is classified (α of MLBF-Net, eq. 6):"

@@ -8,8 +8,8 @@ import numpy as np
 from data_prep.records import Record
 from ecg_keras.explanation.methods import (
     Attention,
+    ExplainableModel,
     Explanation,
-    Lens,
     View,
     explain,
     require_one_form,
@@ -31,7 +31,7 @@ class Explainer:
         models: from :func:`mrm_keras.load_model`.
 
     Attributes:
-        lenses: the calls of each network.
+        models: the networks, each with its attention weights and gradients.
 
     Raises:
         OptionError: if the networks take signals of different form.
@@ -39,7 +39,9 @@ class Explainer:
 
     def __init__(self, models: Sequence[ECGModel]) -> None:
         require_one_form(models)
-        self.lenses = [Lens(model, attention_network(model.network)) for model in models]
+        self.models = [
+            ExplainableModel(model, attention_network(model.network)) for model in models
+        ]
 
     def explain(self, record: Record) -> Explanation:
         """Explain the answer to one recording.
@@ -54,21 +56,22 @@ class Explainer:
         Raises:
             RecordError: if the recording cannot be used.
         """
-        seen = view(record, self.lenses[0].contract)
-        looks = [lens.look(seen.signal) for lens in self.lenses]
+        seen = view(record, self.models[0].contract)
+        outputs = [model.with_attention(seen.signal) for model in self.models]
         weights = {
-            name: np.mean([weights[name] for _, weights in looks], axis=0) for name in looks[0][1]
+            name: np.mean([weights[name] for _, weights in outputs], axis=0)
+            for name in outputs[0][1]
         }
         branches = [name for name in _SAMPLES if f"{name}_spatial" in weights]
         return explain(
-            self.lenses,
+            self.models,
             seen,
             attention=tuple(
                 _attention(seen, name, weights[f"{name}_spatial"][:, 0]) for name in branches
             ),
-            answers=[answer for answer, _ in looks],
+            answers=[answer for answer, _ in outputs],
             channels={
-                name: np.stack([weights[f"{name}_channel"][0] for _, weights in looks])
+                name: np.stack([weights[f"{name}_channel"][0] for _, weights in outputs])
                 for name in branches
             },
         )

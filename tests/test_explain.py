@@ -281,13 +281,13 @@ class TestMLBF:
         self, mlbf_explainer: mlbf_keras.explain.Explainer
     ) -> None:
         """Through the convolutions' and the recurrence's gradients written by hand."""
-        (lens,) = mlbf_explainer.lenses
-        signal = view(recording(2.5), lens.contract).signal
-        gradient = lens.gradient(signal[None], 3)[0]
+        (model,) = mlbf_explainer.models
+        signal = view(recording(2.5), model.contract).signal
+        gradient = model.gradient(signal[None], 3)[0]
         direction = np.zeros_like(signal)
         direction[:625] = np.sign(gradient[:625])
         step = 1e-3 * direction
-        ends = lens.probabilities(np.stack([signal + step, signal - step]))[:, 3]
+        ends = model.probabilities(np.stack([signal + step, signal - step]))[:, 3]
         along = float((gradient * direction).sum())
         assert along > 0.01
         assert (ends[0] - ends[1]) / 2e-3 == pytest.approx(along, rel=0.05)

@@ -1,1 +1,1 @@
-"""Why a network answers as it does: methods, and a page for each recording."""
+"""Explanations of predictions: methods, and an HTML page for each recording."""

@@ -1,4 +1,4 @@
-"""Why a network answered as it did: what both networks' explanations are made of."""
+"""Methods that explain a prediction, shared by both networks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,30 +16,30 @@ from ecg_keras.model.model_files import ECGModel, prepare_record
 from ecg_keras.model.origin import ModelFacts
 
 CELL = 0.1
-"""Seconds of one lead that relevance is summed over, and that the deletion test removes at once."""
+"""Length in seconds of a cell, the part of a lead that is attributed and deleted as a unit."""
 
 SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Shares of the cells that the deletion test removes."""
+"""Fractions of the cells that the deletion test removes."""
 
 MOST_CLASSES = 3
-"""Classes whose relevance is computed for one recording."""
+"""Maximum number of classes whose relevance is computed for one recording."""
 
-# Every call of a network has this many signals: other numbers would be compiled anew.
+# Every call of a network has this many signals, since another batch size would be compiled anew.
 _BATCH = 16
 _RANDOM_ORDERS = 4
 
 Score = Callable[[np.ndarray], np.ndarray]
-"""From signals ``(n, time, lead)`` to scores ``(n,)``, or to gradients of the signals' shape."""
+"""Maps signals ``(n, time, lead)`` to scores ``(n,)``, or to gradients of the signals' shape."""
 
 
 @dataclass(frozen=True, eq=False)
 class Attention:
-    """What an attention of a network weighed along the recording, mean over the ensemble.
+    """Attention weights of a network along the recording, mean over the ensemble.
 
     Attributes:
-        title: which attention it is.
-        caption: what its numbers mean.
-        shading: to be drawn behind the traces.
+        title: name of the attention.
+        caption: what its values mean.
+        shading: the weights, to be drawn behind the traces.
     """
 
     title: str
@@ -49,17 +49,17 @@ class Attention:
 
 @dataclass(frozen=True, eq=False)
 class Relevance:
-    """What made a class probable, by integrated gradients, and whether that holds.
+    """What made a class probable, by integrated gradients, and the deletion test of it.
 
     Attributes:
         class_name: the class.
-        shading: of each cell of 0.1 s and lead, in probability; all cells sum to ``total``.
-        total: the probability of the recording less that of a flat line.
-        residual: what the finite number of steps leaves between the sum over all cells and
-            ``total``.
-        shares: ``(K,)`` of all cells that were removed, from 0 to 1.
+        shading: relevance of each cell (0.1 s of one lead), in units of probability; the cells sum
+            to ``total - residual``.
+        total: probability for the recording minus that for a flat line.
+        residual: error of ``total`` due to the finite number of integration steps.
+        shares: ``(K,)`` fractions of the cells that were removed, from 0 to 1.
         marked: ``(K,)`` probability after removing the most relevant cells.
-        random: ``(K,)`` the same for cells drawn at random, mean over several draws.
+        random: ``(K,)`` the same for randomly drawn cells, mean over several draws.
     """
 
     class_name: str
@@ -73,23 +73,24 @@ class Relevance:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What an ensemble says of one recording, and why.
+    """The prediction of an ensemble for one recording, and its explanation.
 
     Attributes:
         record: the recording.
-        contract: of the first network; of the others, only the thresholds may differ.
+        contract: contract of the first network; those of the others differ at most in the
+            thresholds.
         thresholds: ``(C,)`` mean over the ensemble.
-        members: ``(M, C)`` each network's probabilities.
-        seconds: of the recording that the networks saw, from its beginning.
-        attention: what the networks' attentions weighed in time.
-        heads: ``(C,)`` probabilities of each auxiliary head by its name, mean over the ensemble.
+        members: ``(M, C)`` probabilities of each network.
+        seconds: duration of the part that the networks used, from the start of the recording.
+        attention: attention weights over time.
+        heads: ``(C,)`` probabilities of each auxiliary head by name, mean over the ensemble.
         without_lead: ``(lead, C)`` probabilities with that lead set to 0 mV, mean over the
             ensemble.
-        relevances: for each class that was found, the most probable first, three at most; if
-            none was found, for the most probable.
-        channels: ``(M, channels)`` weights in 0..1 that each network gives its feature channels, by
-            the name of the attention.
-        models: the files that answered, and what trained them.
+        relevances: for each class found, the most probable first, at most three; for the most
+            probable class if none was found.
+        channels: ``(M, channels)`` weights in 0..1 of each network's feature channels, by name of
+            the attention.
+        models: the model files and their origin.
     """
 
     record: Record
@@ -111,17 +112,17 @@ class Explanation:
 
     @property
     def found(self) -> tuple[str, ...]:
-        """The answer: the classes found, the most probable first; see ``Contract.found``."""
-        together = self._together.found(self.probabilities)
-        return names_by_probability(self.contract.class_names, self.probabilities, together)
+        """The classes found, the most probable first; see ``Contract.found``."""
+        found = self._mean_contract.found(self.probabilities)
+        return names_by_probability(self.contract.class_names, self.probabilities, found)
 
     @property
     def members_found(self) -> np.ndarray:
-        """``(M, C)`` bool, what each network finds by itself, at the thresholds of all."""
-        return self._together.found(self.members)
+        """``(M, C)`` bool, the classes each network finds by itself, at the mean thresholds."""
+        return self._mean_contract.found(self.members)
 
     @property
-    def _together(self) -> Contract:
+    def _mean_contract(self) -> Contract:
         return replace(self.contract, thresholds=tuple(self.thresholds.tolist()))
 
 
@@ -134,36 +135,36 @@ def integrated_gradients(
     """Integrated gradients of a score (Sundararajan, Taly & Yan 2017, eq. 1).
 
     ``(x - x') * integral over a in 0..1 of the gradient at x' + a (x - x')``, the integral by
-    the midpoint rule. What is not different from the baseline gets exactly 0.
+    the midpoint rule. Samples that equal the baseline get exactly 0.
 
     Args:
-        gradient: of the score for signals ``(n, time, lead)``, of the same shape.
+        gradient: gradient of the score for signals ``(n, time, lead)``, of the same shape.
         signal: x, ``(time, lead)``.
-        baseline: x', of the same shape: what counts as nothing there.
-        steps: points on the way from baseline to signal.
+        baseline: x', of the same shape: an uninformative signal.
+        steps: number of points between baseline and signal.
 
     Returns:
-        float64 ``(time, lead)``, in units of the score; the sum is, but for the finite number of
-        steps, the score of the signal less that of the baseline ("completeness").
+        float64 ``(time, lead)``, in units of the score.  Up to the error from the finite number of
+        steps, the sum is the score of the signal minus that of the baseline ("completeness").
     """
-    way = (signal - baseline).astype(np.float64)
-    total = np.zeros_like(way)
+    difference = (signal - baseline).astype(np.float64)
+    total = np.zeros_like(difference)
     points = (np.arange(steps) + 0.5) / steps
     for start in range(0, steps, _BATCH):
         along = points[start : start + _BATCH, None, None]
-        total += gradient((baseline + along * way).astype(np.float32)).sum(axis=0)
-    return way * total / steps
+        total += gradient((baseline + along * difference).astype(np.float32)).sum(axis=0)
+    return difference * total / steps
 
 
 def flat_line(signal: np.ndarray, recorded: int) -> np.ndarray:
-    """Return the recording of nothing that integrated gradients start from.
+    """Return the baseline of integrated gradients, a flat line.
 
     Args:
         signal: ``(time, lead)``, millivolts.
-        recorded: samples before the padding.
+        recorded: number of samples before the padding.
 
     Returns:
-        Of the same shape and type: each lead at its median, the padding as it is.
+        Of the same shape and type: each lead at its median, the padding unchanged.
     """
     flat = signal.copy()
     flat[:recorded] = np.median(signal[:recorded], axis=0)
@@ -175,7 +176,7 @@ def cell_sums(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
     Args:
         values: ``(time, lead)``.
-        edges: ``(cells + 1,)`` first sample of each cell, and the end of the last.
+        edges: ``(cells + 1,)`` first sample of each cell, and the end of the last cell.
 
     Returns:
         ``(cells, lead)``.
@@ -192,18 +193,18 @@ def deletion_curve(
     *,
     shares: Sequence[float] = SHARES,
 ) -> np.ndarray:
-    """Score what is left of a signal when cells are removed in order.
+    """Score a signal as more and more of its cells are removed in order.
 
-    The deletion test of Petsiuk, Das & Saenko (2018): if an explanation marks what a score
-    rests on, removing that first lowers the score faster than removing anything else.
+    The deletion test of Petsiuk, Das & Saenko (2018): if an explanation marks the parts that a
+    score depends on, removing those first lowers the score faster than removing any others.
 
     Args:
-        score: of signals ``(n, time, lead)``.
+        score: score of signals ``(n, time, lead)``.
         signal: ``(time, lead)``.
-        baseline: of the same shape, put where cells are removed.
+        baseline: of the same shape; replaces the signal in removed cells.
         edges: ``(cells + 1,)`` samples, as for :func:`cell_sums`.
-        order: ``(cells, lead)``; cells of larger values are removed first.
-        shares: of all cells that are removed, 0 to 1.
+        order: ``(cells, lead)``; cells with larger values are removed first.
+        shares: fractions of all cells to remove, from 0 to 1.
 
     Returns:
         ``(len(shares),)`` scores.
@@ -222,22 +223,22 @@ def deletion_curve(
 # --- An ensemble and one recording ---------------------------------------------------------------
 
 
-class Lens:
-    """The calls of one network that explaining needs, each compiled once.
+class ExplainableModel:
+    """A network that also gives its attention weights and gradients, each compiled once.
 
     Args:
         model: the network with its contract.
-        look: from a tensor of signals ``(batch, time, lead)`` to the network's answers by head
-            and its attention weights by name.
+        with_attention: maps a tensor of signals ``(batch, time, lead)`` to the network's
+            probabilities by head and its attention weights by name.
     """
 
-    def __init__(self, model: ECGModel, look: Callable[[Any], tuple[Any, Any]]) -> None:
+    def __init__(self, model: ECGModel, with_attention: Callable[[Any], tuple[Any, Any]]) -> None:
         from ecg_keras.model.backend import tf
 
         self.contract = model.contract
         self.facts = model.facts
         network = model.network
-        self._look = tf.function(look)
+        self._with_attention = tf.function(with_attention)
 
         @tf.function
         def gradient(signals: Any, chosen: Any) -> Any:
@@ -249,18 +250,26 @@ class Lens:
 
         self._gradient = gradient
 
-    def look(self, signal: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Return answers and weights for one signal ``(time, lead)``, without the batch axis."""
+    def with_attention(
+        self, signal: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Return probabilities and attention weights for one signal ``(time, lead)``.
+
+        Both are without the batch axis.
+        """
         answers, weights = (
             {name: value[0].numpy().astype(np.float32) for name, value in part.items()}
-            for part in self._look(_filled(signal[None]))
+            for part in self._with_attention(_filled(signal[None]))
         )
         return answers, weights
 
     def probabilities(self, signals: np.ndarray) -> np.ndarray:
         """Return ``(n, C)`` for signals ``(n, time, lead)``."""
         parts = (signals[i : i + _BATCH] for i in range(0, len(signals), _BATCH))
-        answers = [self._look(_filled(part))[0]["diagnosis"].numpy()[: len(part)] for part in parts]
+        answers = [
+            self._with_attention(_filled(part))[0]["diagnosis"].numpy()[: len(part)]
+            for part in parts
+        ]
         return np.concatenate(answers)
 
     def gradient(self, signals: np.ndarray, chosen: int) -> np.ndarray:
@@ -279,10 +288,10 @@ def _filled(signals: np.ndarray) -> Any:
 
 
 def require_one_form(models: Sequence[ECGModel]) -> None:
-    """Make sure that what several networks look at can be drawn over one another.
+    """Check that the explanations of several networks can be averaged.
 
     Raises:
-        OptionError: naming two that take signals of different form.
+        OptionError: naming two models that differ in the form of input.
     """
     for model in models[1:]:
         if model.contract.input_form != models[0].contract.input_form:
@@ -299,8 +308,8 @@ class View:
     Attributes:
         record: the recording.
         signal: ``(input_length, lead)``, millivolts.
-        recorded: samples of the signal before its padding.
-        seconds: of the recording that the signal shows, from its beginning.
+        recorded: number of samples of the signal before the padding.
+        seconds: duration of the part in the signal, from the start of the recording.
     """
 
     record: Record
@@ -311,13 +320,13 @@ class View:
     def shading(
         self, name: str, samples: np.ndarray, values: np.ndarray, *, least: float = 0.0
     ) -> Shading:
-        """Bring what lies along the signal to seconds of the recording.
+        """Map values along the signal to the time axis of the recording.
 
         Args:
-            name: for the legend.
+            name: text of the legend.
             samples: ``(steps + 1,)`` edges of the steps, in samples of the signal.
             values: ``(steps,)`` or ``(steps, 12)``.
-            least: that full colour stands for.
+            least: smallest value that may be drawn in full colour.
 
         Returns:
             A shading without the steps that begin in the padding.
@@ -328,7 +337,7 @@ class View:
 
 
 def view(record: Record, contract: Contract) -> View:
-    """Prepare a recording, and keep account of its time.
+    """Prepare a recording, and record how its time maps to the input.
 
     Raises:
         RecordError: if it cannot be used.
@@ -349,7 +358,7 @@ def in_twelve(values: np.ndarray, leads: Sequence[str]) -> np.ndarray:
 
 
 def explain(
-    lenses: Sequence[Lens],
+    models: Sequence[ExplainableModel],
     seen: View,
     *,
     attention: tuple[Attention, ...],
@@ -358,21 +367,21 @@ def explain(
     steps: int = 64,
     seed: int = 0,
 ) -> Explanation:
-    """Put together what both networks' explanations have in common.
+    """Compute the parts of an explanation that do not depend on the kind of network.
 
     Args:
-        lenses: one for each network of the ensemble.
+        models: the networks of the ensemble.
         seen: the recording.
-        attention: what the networks' attentions weighed.
-        answers: of each network to the recording, by head.
-        channels: weights of the feature channels, ``(M, channels)``, by the attention's name.
-        steps: of the integrated gradients.
-        seed: of the random orders of the deletion test.
+        attention: attention weights over time.
+        answers: for each network, its probabilities for the recording by head.
+        channels: weights of the feature channels, ``(M, channels)``, by name of the attention.
+        steps: number of steps of integrated gradients.
+        seed: seed of the random orders of the deletion test.
 
     Returns:
         The explanation.
     """
-    contract = lenses[0].contract
+    contract = models[0].contract
     members = np.stack([answer["diagnosis"] for answer in answers])
     heads = [name for name in answers[0] if name != "diagnosis"]
     silenced = np.repeat(seen.signal[None], seen.signal.shape[1], axis=0)
@@ -381,49 +390,49 @@ def explain(
     partial = Explanation(
         record=seen.record,
         contract=contract,
-        thresholds=np.mean([lens.contract.thresholds for lens in lenses], axis=0),
+        thresholds=np.mean([model.contract.thresholds for model in models], axis=0),
         members=members,
         seconds=seen.seconds,
         attention=attention,
         heads={name: np.mean([answer[name] for answer in answers], axis=0) for name in heads},
-        without_lead=_mean_probabilities(lenses, silenced),
+        without_lead=_mean_probabilities(models, silenced),
         relevances=(),
         channels=channels or {},
-        models=tuple(lens.facts for lens in lenses),
+        models=tuple(model.facts for model in models),
     )
     chosen = [contract.class_names.index(name) for name in partial.found]
     chosen = chosen or [int(partial.probabilities.argmax())]
     return replace(
         partial,
         relevances=tuple(
-            relevance(lenses, seen, c, steps=steps, seed=seed) for c in chosen[:MOST_CLASSES]
+            relevance(models, seen, c, steps=steps, seed=seed) for c in chosen[:MOST_CLASSES]
         ),
     )
 
 
 def relevance(
-    lenses: Sequence[Lens], seen: View, chosen: int, *, steps: int = 64, seed: int = 0
+    models: Sequence[ExplainableModel], seen: View, chosen: int, *, steps: int = 64, seed: int = 0
 ) -> Relevance:
-    """Find what made a class probable, and test it by deletion.
+    """Compute which cells made a class probable, and apply the deletion test.
 
     Args:
-        lenses: one for each network of the ensemble; the score is their mean probability.
+        models: the networks of the ensemble; the score is their mean probability.
         seen: the recording.
-        chosen: number of the class.
-        steps: of the integrated gradients.
-        seed: of the random orders of the deletion test.
+        chosen: index of the class.
+        steps: number of steps of integrated gradients.
+        seed: seed of the random orders of the deletion test.
 
     Returns:
-        Relevance of cells of 0.1 s and one lead, against a flat line.
+        Relevance of cells of 0.1 s of one lead, relative to a flat line.
     """
-    contract = lenses[0].contract
+    contract = models[0].contract
     baseline = flat_line(seen.signal, seen.recorded)
 
     def score(signals: np.ndarray) -> np.ndarray:
-        return _mean_probabilities(lenses, signals)[:, chosen]
+        return _mean_probabilities(models, signals)[:, chosen]
 
     def gradient(signals: np.ndarray) -> np.ndarray:
-        return np.mean([lens.gradient(signals, chosen) for lens in lenses], axis=0)
+        return np.mean([model.gradient(signals, chosen) for model in models], axis=0)
 
     marks = integrated_gradients(gradient, seen.signal, baseline, steps=steps)
     cells = max(1, round(seen.seconds / CELL))
@@ -448,5 +457,5 @@ def relevance(
     )
 
 
-def _mean_probabilities(lenses: Sequence[Lens], signals: np.ndarray) -> np.ndarray:
-    return np.mean([lens.probabilities(signals) for lens in lenses], axis=0)
+def _mean_probabilities(models: Sequence[ExplainableModel], signals: np.ndarray) -> np.ndarray:
+    return np.mean([model.probabilities(signals) for model in models], axis=0)

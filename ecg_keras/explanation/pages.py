@@ -28,11 +28,11 @@ from ecg_keras.explanation.methods import Explanation, Relevance
 from ecg_keras.model.origin import facts_rows, generated_notice
 
 WINDOW = 10.0
-"""Seconds of a long recording shown with all leads."""
+"""Seconds of a long recording that are shown if all leads are drawn."""
 
-# Classes in the table of answers; a task may have 71.
+# Maximum number of classes in the table of probabilities; a task may have 71.
 _MOST_ROWS = 12
-# The letters on ECG paper are smaller than a report's.
+# The text on ECG paper is smaller than in a report.
 _PAPER_PIXELS = 72.0
 
 
@@ -41,15 +41,15 @@ def page_of(
 ) -> str:
     """Make the page of one recording.
 
-    If generated records trained the models, the page says so in its first line.
+    If the models were trained on generated records, the first line of the page says so.
 
     Args:
-        explanation: from the ``Explainer`` of a package.
-        warnings: of the plausibility checks, a sentence each.
-        notices: sentences printed above the title, such as that this record trained the models.
+        explanation: from the ``Explainer`` of a network package.
+        warnings: plausibility warnings, one sentence each.
+        notices: sentences shown above the title, such as that this record trained the models.
 
     Returns:
-        One HTML document that needs no other file.
+        A self-contained HTML document.
     """
     title = f"{explanation.record.id}: {_answer(explanation)}"
     author = f"ECG-Keras from the answers of {explanation.contract.network}"
@@ -67,10 +67,10 @@ def write_page(
     """Write the page of one recording, see :func:`page_of`.
 
     Args:
-        path: of the HTML file; its folder is created.
-        explanation: as for :func:`page_of`, like all that follows.
-        warnings: a sentence each.
-        notices: a sentence each.
+        path: path of the HTML file; its folder is created.
+        explanation: as for :func:`page_of`.
+        warnings: as for :func:`page_of`.
+        notices: as for :func:`page_of`.
     """
     with written_whole(path) as part:
         text = page_of(explanation, warnings=warnings, notices=notices)
@@ -110,7 +110,7 @@ def _blocks(explanation: Explanation, warnings: Sequence[str]) -> Iterator[Block
         yield Heading(f"Why {relevance.class_name}")
         yield from _why(explanation, relevance)
 
-    if not explanation.attention:  # networks without one, such as those MRM-Net is compared with
+    if not explanation.attention:  # networks without attention, such as MRM-Net's baselines
         return
     yield Heading("Attention")
     yield Paragraph(
@@ -168,7 +168,7 @@ def _answer(explanation: Explanation) -> str:
 
 
 def _agreement(explanation: Explanation) -> str:
-    """How many networks alone find the same classes as the ensemble."""
+    """Say how many networks by themselves find the same classes as the ensemble."""
     together = np.isin(explanation.contract.class_names, explanation.found)
     same = int((explanation.members_found == together).all(axis=1).sum())
     return f"{same} of {len(explanation.members)} networks alone give this answer"
@@ -254,7 +254,7 @@ def _why(explanation: Explanation, relevance: Relevance) -> Iterator[Block]:
 
 
 def _verdict(relevance: Relevance) -> str:
-    """How much the answer depends on what is marked, by the size of the deletion test's gap."""
+    """Say how much the probability depends on the marked cells, by the gap of the deletion test."""
     name = relevance.class_name
     if relevance.total < 0.05:
         return f"{name} is almost as probable for a flat line: this recording says little for it."
@@ -277,7 +277,7 @@ def _verdict(relevance: Relevance) -> str:
 def _on_paper(
     record: Record, shading: Shading, title: str, caption: str, *, every_lead: bool = False
 ) -> Picture:
-    """Draw a shading on ECG paper, for each lead or for all at once."""
+    """Draw a shading on ECG paper, for each lead or for all leads alike."""
     every_lead |= shading.values.ndim == 2
     long = len(record.signal) / record.fs > WINDOW + 0.05
     start = _strongest(shading) if long and every_lead else 0.0
@@ -289,7 +289,7 @@ def _on_paper(
 
 
 def _strongest(shading: Shading) -> float:
-    """Start, in whole seconds, of the window with the strongest shading."""
+    """Return the start, in whole seconds, of the window with the strongest shading."""
     strength = np.nan_to_num(np.abs(shading.values)).reshape(len(shading.values), -1).sum(axis=1)
     sums = np.concatenate([[0.0], np.cumsum(strength)])
     begins = np.arange(0.0, max(shading.edges[-1] - WINDOW, 0.0) + 1)
