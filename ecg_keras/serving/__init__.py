@@ -1,1 +1,1 @@
-"""A local web page to drop recordings on; needs ``pip install 'ecg-keras[serve]'``."""
+"""A local web page for uploading recordings; needs ``pip install 'ecg-keras[serve]'``."""

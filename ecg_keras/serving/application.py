@@ -1,4 +1,4 @@
-"""The web application: a form, the state of an upload, its table and its pages."""
+"""The web application: upload form, state of an upload, table of answers, explanation pages."""
 
 import asyncio
 import secrets
@@ -31,7 +31,7 @@ _ENVIRONMENT = Environment(
 )
 _COOKIE = "ecg_serve_token"
 _HEADERS = {
-    # No script runs on any page, and nothing is fetched from elsewhere.
+    # No page may run scripts or load anything from other sites.
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:;"
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -45,9 +45,10 @@ def application(worker: Worker, *, token: str | None = None) -> Starlette:
     """Build the application.
 
     Args:
-        worker: answers the uploads; it is started and stopped with the application.
-        token: must be given once, as ``?token=…``, by whoever opens a page; None if only this
-            machine can reach the server, whose pages then answer to its own names alone.
+        worker: processes the uploads; it is started and stopped with the application.
+        token: must be given once as ``?token=…`` to open a page, and is then kept in a cookie.
+            None if only this machine can reach the server; then only requests to a loopback name
+            are accepted.
     """
 
     def form(request: Request) -> Response:
@@ -107,7 +108,7 @@ def application(worker: Worker, *, token: str | None = None) -> Starlette:
             raise HTTPException(404, "there is no such page yet; open the page of the upload.")
         name, text = pages[number - 1]
         headers = {}
-        if "download" in request.query_params:  # names of recordings may hold anything
+        if "download" in request.query_params:  # a recording's name may hold any character
             headers["Content-Disposition"] = f'attachment; filename="explanation_{number}.html"'
         return HTMLResponse(text, headers=headers)
 
@@ -153,7 +154,7 @@ def application(worker: Worker, *, token: str | None = None) -> Starlette:
 
 
 def _refusal(request: Request, token: str | None) -> Response | None:
-    """Refuse strangers, and pages of other sites that send to this one."""
+    """Return an error page for a request without the token or from another site, else None."""
     host = request.headers.get("host", "")
     if token is None and urlsplit(f"//{host}").hostname not in _LOOPBACK:
         return _error(400, "this server answers only as localhost; open its address by that name.")

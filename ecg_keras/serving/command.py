@@ -1,4 +1,4 @@
-"""Command: a local web page to drop recordings on."""
+"""Command ``ecg-serve``: a local web page for uploading recordings."""
 
 from functools import partial
 
@@ -14,20 +14,20 @@ def main(
     files: int = 20,
     megabytes: int = 50,
 ) -> None:
-    """Serve a web page that answers for the recordings dropped on it.
+    """Serve a local web page that predicts from uploaded recordings.
 
-    One upload is answered at a time, the others wait in turn.  Files are kept in a temporary
-    folder until they are answered, answers in memory until the server stops.  The page loads
-    nothing from elsewhere and runs no script.
+    Uploads are processed one at a time, in order of arrival.  Files are kept in a temporary folder
+    until they are processed, results in memory until the server stops.  The page loads nothing
+    from other sites and runs no scripts.
 
     Args:
         models: best.keras files or quoted patterns; each is one choice on the page, and a pattern
-            of several files is an ensemble.
+            that matches several files is an ensemble.
         host: address to listen on. By default only this machine can open the page; with 0.0.0.0,
-            every machine that reaches this one can, if it knows the token that is printed then.
-        port: to listen on; 0 takes a free one.
-        files: most files of one upload.
-        megabytes: most of one upload, all files together.
+            every machine that can reach this one can, using the token that is then printed.
+        port: port to listen on; 0 for any free port.
+        files: maximum number of files per upload.
+        megabytes: maximum total size of an upload, in MB.
     """
     if not models:
         raise OptionError("no model is named; give at least one .keras file after --models.")

@@ -1,4 +1,4 @@
-"""The server around the application."""
+"""The web server that runs the application."""
 
 import ipaddress
 import secrets
@@ -25,13 +25,13 @@ def serve(
     """Serve the page until interrupted.
 
     Args:
-        models: opens the models of each name that can be chosen.
-        limits: of uploads.
-        host: address to listen on; unless it is this machine's own, pages ask for a token.
-        port: to listen on; 0 takes a free one.
+        models: for each name that can be chosen, a function that opens the models.
+        limits: limits on uploads.
+        host: address to listen on; unless it is a loopback address, a token is required.
+        port: port to listen on; 0 for any free port.
 
     Raises:
-        OptionError: if nothing can listen there.
+        OptionError: if the address or port cannot be used.
     """
     token = None if _is_loopback(host) else secrets.token_urlsafe(16)
     listening = _listen(host, port)

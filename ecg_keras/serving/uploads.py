@@ -1,4 +1,4 @@
-"""Uploads waiting for an answer, and the one worker that answers them in turn."""
+"""A queue of uploads, and the worker that processes them one by one."""
 
 import re
 import secrets
@@ -28,20 +28,21 @@ from ecg_keras.prediction.ensemble import (
 
 State = Literal["waiting", "answering", "explaining", "done", "failed"]
 
-# A name is used for the file only if it is made of these; WFDB headers name their signal files.
+# Uploaded file names are kept if they match this, since WFDB headers refer to their signal files by
+# name; all others are replaced.
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}(?:\.[A-Za-z0-9]{1,8}){1,2}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one server takes.
+    """Limits of a server.
 
     Attributes:
-        files: of one upload.
-        megabytes: of one upload, all its files together.
-        seconds: that an upload may take to arrive.
-        waiting: uploads that wait at a time.
-        kept: answered uploads that are kept; the oldest are forgotten.
+        files: maximum number of files per upload.
+        megabytes: maximum total size of an upload, in MB.
+        seconds: maximum time for an upload to arrive.
+        waiting: maximum number of waiting uploads.
+        kept: maximum number of finished uploads to keep; the oldest are deleted.
     """
 
     files: int = 20
@@ -53,21 +54,21 @@ class Limits:
 
 @dataclass
 class Upload:
-    """Files to answer for, and what came of them.
+    """Uploaded files and their results.
 
     Attributes:
-        key: a random name that only its uploader knows.
-        model: name of the model to answer with.
-        folder: temporary, with the files; removed once they are answered.
-        names: what the uploader called each file of the folder.
-        state: how far the answer is.
-        problem: why it failed, one sentence.
-        rows: a line a recording: its name, what was found, warnings.
+        key: a random identifier that only the uploader knows.
+        model: name of the model to predict with.
+        folder: temporary folder with the files; removed once they are processed.
+        names: the original name of each file in the folder.
+        state: state of processing.
+        problem: the reason if it failed, one sentence.
+        rows: for each recording its name, the classes found and the warnings.
         rejected: name and reason of each recording that could not be used.
-        notices: what must be known before the answers, a sentence each.
+        notices: notices to show before the answers, one sentence each.
         table: the answers as CSV.
-        pages: HTML by the recording's name, as far as they are made.
-        to_explain: the recordings whose pages are still to be made.
+        pages: HTML pages made so far, by the recording's name.
+        to_explain: recordings whose pages are still to be made.
     """
 
     key: str
@@ -85,18 +86,19 @@ class Upload:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether processing has ended."""
         return self.state in ("done", "failed")
 
 
 class Worker:
-    """Answers uploads one after the other in a thread of its own.
+    """Processes uploads one by one in its own thread.
 
-    Answers come before explanations: while an upload waits for its answer, no page is made.
+    Answers come before explanations: no page is made while an upload is waiting for its answers.
 
     Args:
-        models: opens the models of each name that can be chosen; an ensemble is kept once opened.
-        limits: of uploads that wait and are kept.
+        models: for each name that can be chosen, a function that opens the models; they are kept
+            open.
+        limits: limits on waiting and kept uploads.
     """
 
     def __init__(
@@ -111,11 +113,11 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="answers", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Answer nothing more, and remove all files."""
+        """Stop after the current step, and remove all files."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -123,16 +125,16 @@ class Worker:
                 shutil.rmtree(upload.folder, ignore_errors=True)
 
     def add(self, model: str, files: Iterable[tuple[str, BinaryIO]]) -> Upload:
-        """Take an upload.
+        """Add an upload to the queue.
 
         Args:
             model: one of the names that can be chosen.
-            files: names and contents.  A name is used for a file only if it is plain letters,
-                digits, ``-`` and ``_`` with an ending; any other is replaced.
+            files: names and contents.  A name is kept only if it consists of ASCII letters,
+                digits, ``-`` and ``_`` and an extension; any other is replaced.
 
         Raises:
-            OptionError: if the model is unknown, two files have one name, or too many uploads
-                wait already.
+            OptionError: if the model is unknown, two files have the same name, or too many uploads
+                are already waiting.
         """
         if model not in self.models:
             raise OptionError(f"there is no model {model[:80]!r}; choose one of the list.")
@@ -163,12 +165,12 @@ class Worker:
         return upload
 
     def get(self, key: str) -> Upload | None:
-        """Return the upload of that key, if it is still kept."""
+        """Return the upload with this key, or None if it is not kept any more."""
         with self._changed:
             return self._uploads.get(key)
 
     def before(self, upload: Upload) -> int:
-        """Count the uploads that are answered before this one."""
+        """Count the unfinished uploads before this one."""
         number = 0
         for each in self._listed():
             if each is upload:
@@ -177,7 +179,7 @@ class Worker:
         return 0
 
     def forget(self, key: str) -> None:
-        """Remove an upload and its answers."""
+        """Delete an upload and its results."""
         with self._changed:
             upload = self._uploads.pop(key, None)
         if upload is not None and upload.state == "waiting":
@@ -207,7 +209,7 @@ class Worker:
                 upload.state = "explaining" if upload.to_explain else "done"
             except ECGError as error:
                 upload.problem, upload.state = _in_their_words(str(error), upload), "failed"
-            except Exception:  # The server must go on; the fault is ours and is logged.
+            except Exception:  # A bug of ours: log it and keep serving.
                 traceback.print_exc(file=sys.stderr)
                 upload.problem, upload.state = "this upload could not be answered.", "failed"
             finally:
@@ -250,14 +252,14 @@ class Worker:
             models = self.models[name]()
             try:
                 explainer = explainer_of(models)
-            except OptionError:  # Different networks together, or one that explains nothing.
+            except OptionError:  # Different networks, or no explainer.
                 explainer = None
             self._opened[name] = models, explainer
         return self._opened[name]
 
 
 def _reason(path: Path, upload: Upload) -> str:
-    """Why a file is no recording."""
+    """Return why a file is not a recording."""
     try:
         read_record(path)
     except RecordError as error:
@@ -271,7 +273,7 @@ def _ending(name: str) -> str:
 
 
 def _in_their_words(sentence: str, upload: Upload) -> str:
-    """Name files as the uploader does, and no folder of this machine."""
+    """Replace paths on this machine by the original file names."""
     for stored, name in upload.names.items():
         sentence = sentence.replace(str(upload.folder / stored), name)
     return sentence.replace(f"{upload.folder}", "the upload")
