@@ -1,1 +1,1 @@
-"""From answers and labels to scores, figures and a report; never imports Keras."""
+"""Scores, figures and reports from predictions and labels; never imports Keras."""

@@ -1,4 +1,4 @@
-"""What networks say of recordings, as objects and as a table; never imports Keras."""
+"""Answers of networks to recordings, as objects and as a table; never imports Keras."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,23 +9,24 @@ from data_prep.errors import OptionError
 NONE_FOUND = "none above its threshold"
 _SHOWN = 20
 _CLASSES_SHOWN = 5
-_LEAST_CUT = 0.1  # s; a few samples more than the network takes are not worth a word
+_LEAST_CUT = 0.1  # s; no warning if only a few samples are cut off
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a network, or an ensemble, says of one recording.
+    """The answer of a network, or an ensemble, to one recording.
 
     Attributes:
-        record: the recording's name.
-        probabilities: of each class, by its name, in 0..1.
+        record: name of the recording.
+        probabilities: probability of each class by name, in 0..1.
         labels: the classes found, the most probable first; see :meth:`Contract.found`.
-        warnings: what is doubtful about the recording, a sentence each (see
-            :func:`data_prep.plausibility.check`), and how much of it was not used.
-        thresholds: of each class, by its name, in 0..1.
-        seconds_used: of the recording, from its start; NaN if unknown.
-        notes: the warnings in a few words, for a narrow table.
-        single_label: True if the answer is the most probable class, whatever the thresholds.
+        warnings: plausibility warnings, one sentence each (see
+            :func:`data_prep.plausibility.check`), and a warning if part of the recording was not
+            used.
+        thresholds: decision threshold of each class by name, in 0..1.
+        seconds_used: seconds of the recording that were used, from its start; NaN if unknown.
+        notes: the warnings in a few words, for narrow tables.
+        single_label: True if the answer is the most probable class, regardless of the thresholds.
     """
 
     record: str
@@ -47,9 +48,9 @@ class Rejected:
     """A recording that cannot be used.
 
     Attributes:
-        name: of the recording.
-        file: its path; empty if it has none.
-        reason: one sentence.
+        name: name of the recording.
+        file: path of the recording; empty if it is not a file.
+        reason: the reason, one sentence.
     """
 
     name: str
@@ -59,11 +60,11 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Answers(Sequence[Answer]):
-    """The answers to several recordings, in their order.
+    """The answers to several recordings, in order.
 
     Attributes:
-        answers: to those that could be used.
-        rejected: the others, with the reasons.
+        answers: answers to the recordings that could be used.
+        rejected: recordings that could not be used, with the reasons.
     """
 
     answers: tuple[Answer, ...]
@@ -74,23 +75,23 @@ class Answers(Sequence[Answer]):
         return len(self.answers)
 
     def __getitem__(self, index: Any) -> Any:
-        """Return one answer, or those of a slice."""
+        """Return one answer, or a slice of them."""
         return self.answers[index]
 
     def __iter__(self) -> Iterator[Answer]:
-        """Go through the answers."""
+        """Iterate over the answers."""
         return iter(self.answers)
 
     @property
     def columns(self) -> list[str]:
-        """The names of the columns of :attr:`rows`, as ``answers.csv`` has them."""
+        """Names of the columns of :attr:`rows`, as in ``answers.csv``."""
         classes = list(self.answers[0].probabilities) if self.answers else []
         thresholds = [f"threshold_{name}" for name in classes]
         return ["Recording", "found", *classes, *thresholds, "warnings", "seconds_used"]
 
     @property
     def rows(self) -> list[list[Any]]:
-        """A row for each answer; classes found are separated by ``"; "``."""
+        """One row per answer; the classes found are separated by ``"; "``."""
         return [
             [
                 answer.record,
@@ -104,7 +105,7 @@ class Answers(Sequence[Answer]):
         ]
 
     def to_frame(self) -> Any:
-        """Return the table as a pandas DataFrame, with the columns of ``answers.csv``.
+        """Return the answers as a pandas DataFrame, with the columns of ``answers.csv``.
 
         Raises:
             OptionError: if pandas is not installed.
@@ -119,23 +120,23 @@ class Answers(Sequence[Answer]):
 
 
 def seconds_cut(used: float, total: float) -> bool:
-    """Tell whether a network leaves part of a recording unused.
+    """Return whether a noticeable part of a recording is not used.
 
     Args:
-        used: seconds that it takes.
-        total: seconds that the recording lasts.
+        used: duration of the network's input, in seconds.
+        total: duration of the recording, in seconds.
     """
     return total - used >= _LEAST_CUT
 
 
 def table_lines(answers: Sequence[Answer]) -> Iterable[str]:
-    """Lay answers out for a terminal, the first twenty of them.
+    """Format the first twenty answers as a table for the terminal.
 
     Args:
-        answers: one or more.
+        answers: one or more answers.
 
     Yields:
-        The lines, in ASCII but for the names of recordings and classes.
+        The lines, in ASCII except for the names of recordings and classes.
     """
     rows = [("recording", _found_heading(answers[0]), "warnings")]
     rows += [
@@ -155,10 +156,10 @@ def _found_heading(answer: Answer) -> str:
 
 
 def found_text(answer: Answer) -> str:
-    """Name the classes found, the first five of them, with probability and threshold.
+    """List the first five classes found, with probability and threshold.
 
     Args:
-        answer: to one recording.
+        answer: the answer to one recording.
     """
     texts = []
     for name in answer.labels[:_CLASSES_SHOWN]:

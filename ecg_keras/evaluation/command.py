@@ -1,4 +1,4 @@
-"""Command ``ecg-evaluate``: from predictions to a report, without any network at hand."""
+"""Command ``ecg-evaluate``: score predictions and write a report; needs no network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FILES = (
         for figure in ("confusion_matrix", "roc", "precision_recall", "reliability")
     ),
 )
-"""What an evaluation writes into its folder."""
+"""The files that ``ecg-evaluate`` writes."""
 
 
 def main(
@@ -43,22 +43,22 @@ def main(
 ) -> None:
     """Score predictions against labels and write a report.
 
-    Writes scores.json, per_class.csv, report.md, the figures as PNG, and index.html, one page
-    that holds everything.  Several files of predictions are scored one by one and, where they
-    answer for the same records, compared.  If records scored here trained the model, or chose its
-    epoch and thresholds, that is said first, and the unseen rest is scored once more by itself.
+    Writes scores.json, per_class.csv, report.md, the figures as PNG, and index.html, a
+    self-contained page with everything.  Several files of predictions are scored one by one, and
+    compared if they are for the same records.  If scored records trained a model, or selected its
+    epoch and thresholds, the report says so first, and the unseen records are also scored
+    separately.
 
     Args:
-        predictions: one or more predictions.npz, as ecg-predict writes them.
-        out: folder for the report, of its own; an earlier report in it is replaced as a whole.
+        predictions: one or more predictions.npz written by ecg-predict.
+        out: folder for the report only; an earlier report in it is overwritten.
         reference: REFERENCE.csv with the true labels (CPSC 2018's columns Recording,
             First_label, Second_label, Third_label).  Without it and without a store, the
-            labels inside the predictions are used.
-        store: store that holds the true labels; those of the predictions' task are used.
-        history: one or more history.csv of training runs, to draw their learning curves; none
-            are drawn by default.
-        bootstrap: how often the records are resampled for the 95 % intervals.
-        seed: of the resampling.
+            labels in the predictions are used.
+        store: store with the true labels of the predictions' task.
+        history: one or more history.csv of training runs, to draw their learning curves.
+        bootstrap: number of bootstrap resamples for the 95 % intervals.
+        seed: seed of the resampling.
     """
     from ecg_keras.evaluation.predictions import load_predictions
     from ecg_keras.evaluation.report import (
@@ -124,23 +124,23 @@ def label_predictions(
     reference: Path | None = None,
     store: Path | None = None,
 ) -> Predictions:
-    """Give predictions the labels they are to be scored against.
+    """Add the labels that predictions are to be scored against.
 
     Args:
-        predictions: what a network answered.
-        path: where the predictions came from, for the messages.
+        predictions: the predictions.
+        path: file of the predictions, for the messages.
         reference: REFERENCE.csv with the labels, or None.
         store: store with the labels of the predictions' task, or None.
 
     Returns:
-        The predictions with ``labels`` and ``first_labels`` of the source given, or as they
-        are where none is.
+        The predictions with the ``labels`` and ``first_labels`` of the given source; unchanged if
+        no source is given.
 
     Raises:
-        PredictionsError: if there are no labels, a record is absent from their source, or the
+        PredictionsError: if there are no labels, a record is missing from their source, or the
             source has other classes than the predictions.
-        LabelError: if the reference cannot be understood.
-        StoreError: if the store cannot be read or does not hold the task.
+        LabelError: if the reference cannot be read.
+        StoreError: if the store cannot be read or does not have the task.
     """
     import numpy as np
 
@@ -200,7 +200,7 @@ def _require_ids(
 
 
 def _names(predictions: Sequence[Predictions], paths: Sequence[Path]) -> list[str]:
-    """Name each by its network, and by what sets its path apart where networks repeat."""
+    """Name each by its network; if networks repeat, add the distinguishing part of the path."""
     networks = [each.network for each in predictions]
     if len(set(networks)) == len(networks):
         return networks
@@ -212,7 +212,7 @@ def _names(predictions: Sequence[Predictions], paths: Sequence[Path]) -> list[st
 
 
 def command() -> None:
-    """Run from the command line."""
+    """Run ``ecg-evaluate``."""
     run_command(main)
 
 

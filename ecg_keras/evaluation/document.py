@@ -1,7 +1,7 @@
 """Documents made of a few kinds of blocks, written as Markdown and as one HTML page.
 
-Both are made from the same blocks, so they have the same content. The page is self-contained: its
-figures and style sheet are inside the file.
+Both are made from the same blocks, so they have the same content.  The page is self-contained: it
+includes its figures and its style sheet.
 """
 
 import base64
@@ -15,7 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-# Every value is escaped, so no name in a file can put an element into a page.
+# Every value is escaped, so that names from files cannot inject HTML.
 _ENVIRONMENT = Environment(
     loader=PackageLoader("ecg_keras.evaluation"),
     autoescape=True,
@@ -48,7 +48,7 @@ class Notes:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and their values, a few words each."""
+    """Pairs of a name and a short value."""
 
     items: tuple[tuple[str, str], ...]
 
@@ -59,7 +59,7 @@ class Definitions(Facts):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score, its interval and a threshold for it, NaN if undefined; a difference is signed."""
+    """A score with its interval and a threshold, NaN if undefined; differences are signed."""
 
     value: float
     low: float = float("nan")
@@ -69,7 +69,7 @@ class Estimate:
 
     @property
     def bar(self) -> bool:
-        """Whether it is drawn, on a line from 0 to 1, as well as written."""
+        """Whether it is also drawn, as a bar from 0 to 1."""
         return not self.signed and bool(np.isfinite([self.low, self.threshold]).any())
 
     @property
@@ -107,7 +107,7 @@ class Table:
 
     @property
     def wide(self) -> set[int]:
-        """The columns in which some number has an interval or a bar."""
+        """Indices of the columns in which any number has an interval or a bar."""
         cells = ((column, cell) for row in self.rows for column, cell in enumerate(row))
         return {
             column
@@ -120,8 +120,8 @@ class Table:
 class Picture:
     """A figure and its caption; ``half`` if two fit side by side.
 
-    On a narrow screen the figure shrinks to ``pixels_per_inch``, so that its letters stay legible;
-    below that it scrolls.
+    On a narrow screen the figure shrinks down to ``pixels_per_inch``, at which its text is still
+    legible; if the screen is narrower, it scrolls.
     """
 
     file: str
@@ -151,9 +151,9 @@ def markdown(title: str, blocks: Sequence[Block], *, notices: Sequence[str] = ()
     """Write a document as Markdown that refers to its figures by file name.
 
     Args:
-        title: of the document.
-        blocks: its content.
-        notices: sentences printed above the title.
+        title: title of the document.
+        blocks: content of the document.
+        notices: sentences shown above the title.
     """
 
     def text(words: str) -> str:
@@ -194,10 +194,10 @@ def page(
     """Write a document as one HTML page; each heading opens a section.
 
     Args:
-        title: of the page.
-        blocks: its content, a heading first.
+        title: title of the page.
+        blocks: content of the page; the first must be a heading.
         author: the command or package named in the footer.
-        notices: sentences printed above the title.
+        notices: sentences shown above the title.
     """
     sections: list[tuple[str, list[tuple[str, Block]]]] = []
     for block in blocks:

@@ -1,7 +1,7 @@
-"""Figures of what a network got right: each function returns a matplotlib ``Figure``.
+"""Figures of scores and explanations: each function returns a Matplotlib ``Figure``.
 
-Nothing here touches pyplot, so drawing leaves no state and needs no screen.  Colours are
-those of Okabe and Ito, which people with any kind of colour vision can tell apart.
+Pyplot is not used, so drawing leaves no global state and needs no display.  Most colours are from
+the palette of Okabe and Ito, which is safe for colour-blind readers.
 """
 
 import csv
@@ -24,7 +24,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from data_prep.errors import PredictionsError
 from ecg_keras.evaluation.scores import calibration, class_auc, class_average_precision
 
-# Up to this many classes each has a panel of its own; beyond it, only their mean is drawn.
+# Up to this many classes, each has its own panel; beyond that, only their mean is drawn.
 MOST_PANELS = 12
 
 _BLUE, _ORANGE, _GREEN, _RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -50,7 +50,7 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 10.0,
 }
 
-# The scores a history may hold, and what they are called.
+# Scores that a history may hold, and their names in figures.
 _HISTORY_SCORES = {"val_macro_f1": "macro-F1", "val_macro_auc": "macro-AUC"}
 
 
@@ -58,7 +58,7 @@ def plot_confusion_matrix(matrix: np.ndarray, class_names: tuple[str, ...]) -> F
     """Draw a confusion matrix: colour is the share of the row, numbers are records.
 
     Args:
-        matrix: ``(C, C)`` numbers of records, rows the truth, columns the answer.
+        matrix: ``(C, C)`` numbers of records; rows are the truth, columns the answer.
         class_names: the C classes.
     """
     classes = len(class_names)
@@ -98,7 +98,7 @@ def plot_confusion_matrix(matrix: np.ndarray, class_names: tuple[str, ...]) -> F
 
 
 def plot_roc(labels: np.ndarray, probabilities: np.ndarray, class_names: tuple[str, ...]) -> Figure:
-    """Draw the ROC curve of each class, or with many classes their mean and spread.
+    """Draw the ROC curve of each class, or the mean and spread if there are many classes.
 
     Args:
         labels: ``(N, C)`` of 0 and 1.
@@ -130,7 +130,7 @@ def plot_roc(labels: np.ndarray, probabilities: np.ndarray, class_names: tuple[s
 def plot_precision_recall(
     labels: np.ndarray, probabilities: np.ndarray, class_names: tuple[str, ...]
 ) -> Figure:
-    """Draw the precision-recall curve of each class, or with many their mean and spread.
+    """Draw the precision-recall curve of each class, or the mean and spread if there are many.
 
     Args:
         labels: ``(N, C)`` of 0 and 1.
@@ -156,7 +156,7 @@ def plot_precision_recall(
         area_name="AP",
         x_name="recall",
         y_name="precision",
-        # Between two points of this curve precision is that of the point to the right.
+        # Between two points of this curve, precision is that of the right-hand point.
         drawstyle="steps-pre",
     )
 
@@ -164,7 +164,7 @@ def plot_precision_recall(
 def plot_reliability(
     truth: np.ndarray, probabilities: np.ndarray, class_names: tuple[str, ...]
 ) -> Figure:
-    """Draw how often probabilities come true, by class, or with many classes of all together.
+    """Draw a reliability diagram of each class, or of all pooled if there are many classes.
 
     Args:
         truth: ``(N, C)`` of 0 and 1.
@@ -189,17 +189,17 @@ def plot_reliability(
 
 
 def read_history(path: Path) -> dict[str, np.ndarray]:
-    """Read the ``history.csv`` of a training run: one row an epoch.
+    """Read the ``history.csv`` of a training run, which has one row per epoch.
 
     Args:
-        path: a CSV file with the columns ``epoch`` (from 0), ``loss``, ``val_loss`` and,
-            if they were computed, ``val_macro_f1`` and ``val_macro_auc``.
+        path: a CSV file with the columns ``epoch`` (from 0), ``loss``, ``val_loss`` and optionally
+            ``val_macro_f1`` and ``val_macro_auc``.
 
     Returns:
-        Arrays ``(epochs,)`` float64 by column name, NaN if a cell is empty.
+        Arrays ``(epochs,)`` float64 by column name; empty cells are NaN.
 
     Raises:
-        PredictionsError: if the file is absent, empty, or holds something else.
+        PredictionsError: if the file is missing or empty, or is not such a table.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
@@ -215,7 +215,7 @@ def read_history(path: Path) -> dict[str, np.ndarray]:
         raise PredictionsError(
             f"{path} cannot be read; give the history.csv of a training run."
         ) from None
-    # An empty, binary or cut file shows itself in any of these.
+    # An empty, binary or truncated file can raise any of these.
     except (ValueError, TypeError, csv.Error):
         raise PredictionsError(
             f"{path} is no history of a training run (it needs the columns epoch, loss and"
@@ -226,13 +226,13 @@ def read_history(path: Path) -> dict[str, np.ndarray]:
 def plot_learning_curves(
     histories: Mapping[str, Mapping[str, np.ndarray]], *, monitor: str
 ) -> Figure:
-    """Draw loss and validation scores by epoch; in all panels a dot marks the epoch that was kept.
+    """Draw loss and validation scores by epoch; a dot marks the best epoch in all panels.
 
     Args:
-        histories: what :func:`read_history` gave, by the name of the run.  Few runs each have
-            a colour of their own; of many only the bundle is shown.
-        monitor: the validation score that chose the epoch, such as ``"macro-f1"``; if a history
-            has none of that name, nothing is marked.
+        histories: histories from :func:`read_history`, by name of the run.  Up to eight runs have
+            different colours; more are all drawn in the same colour.
+        monitor: the validation score that selected the epoch, such as ``"macro-f1"``; if a history
+            does not have it, no epoch is marked.
     """
     chooses = next((key for key, name in _HISTORY_SCORES.items() if name.lower() == monitor), "")
     scores = [name for name in _HISTORY_SCORES if any(name in h for h in histories.values())]
@@ -281,13 +281,13 @@ def plot_lead_contributions(
     *,
     class_name: str,
 ) -> Figure:
-    """Draw what each lead gives to the probability of a class.
+    """Draw the contribution of each lead to the probability of a class.
 
     Args:
         leads: names of the L leads.
-        heads: ``(L,)`` probability by each lead's own head, or None if leads have none.
-        probability: by all leads together.
-        without: ``(L,)`` the same with that lead at 0 mV.
+        heads: ``(L,)`` probability from each lead's own head, or None if there are no such heads.
+        probability: probability from all leads together.
+        without: ``(L,)`` the same with that lead set to 0 mV.
         class_name: the class.
     """
     with rc_context(_STYLE):
@@ -322,9 +322,9 @@ def plot_deletion(
     """Draw how a probability falls as parts of the recording are removed.
 
     Args:
-        shares: ``(K,)`` of the recording that is removed, from 0 to 1.
-        marked: ``(K,)`` probability after removing what is marked most.
-        random: ``(K,)`` after removing as much at random.
+        shares: ``(K,)`` fractions of the recording that are removed, from 0 to 1.
+        marked: ``(K,)`` probability after removing the most relevant parts.
+        random: ``(K,)`` probability after removing as much at random.
         class_name: the class.
     """
     with rc_context(_STYLE):
@@ -343,10 +343,10 @@ def plot_deletion(
 
 
 def plot_channel_weights(weights: Mapping[str, np.ndarray]) -> Figure:
-    """Draw the weights of feature channels, sorted, one line for each network.
+    """Draw the weights of feature channels, sorted, one line per network.
 
     Args:
-        weights: ``(networks, channels)`` in 0..1 by the name of the attention.
+        weights: ``(networks, channels)`` in 0..1, by name of the attention.
     """
     with rc_context(_STYLE):
         figure = _figure(6.4, 3.2)
@@ -374,7 +374,7 @@ def _plot_curves(
     y_name: str,
     drawstyle: str,
 ) -> Figure:
-    """Draw one kind of curve in panels by class, or its mean over many classes."""
+    """Draw one kind of curve in a panel per class, or the mean if there are many classes."""
     labels = np.asarray(labels)
     drawable = [c for c, area in enumerate(areas) if np.isfinite(area)]
     curves = {c: curve(labels[:, c], probabilities[:, c]) for c in drawable}
@@ -424,16 +424,16 @@ def plot_embeddings(
     *,
     title: str,
 ) -> Figure:
-    """Draw records as dots in the plane, coloured by class, one panel for each embedding.
+    """Draw records as points in a plane, coloured by class, one panel per embedding.
 
     Args:
-        points: ``(N, 2)`` by the panels' names; positions have no unit.
+        points: ``(N, 2)`` positions without unit, by name of the panel.
         classes: ``(N,)`` 0-based.
         class_names: the classes, at most nine.
-        title: over all panels.
+        title: title above all panels.
 
     Returns:
-        A figure of panels, at most four in a row.
+        A figure with at most four panels per row.
     """
     columns = min(4, len(points))
     rows = math.ceil(len(points) / columns)
@@ -460,14 +460,14 @@ def plot_embeddings(
 
 
 def plot_parallel_coordinates(lines: np.ndarray, names: tuple[str, ...]) -> Figure:
-    """Draw settings and what they led to as lines across parallel axes (MRM-Net, Fig. 6).
+    """Draw settings and their results as lines across parallel axes (MRM-Net, Fig. 6).
 
-    The settings' axes have their values at equal distances; colour is the last column, which has
-    an axis to scale.
+    Values on the axes of the settings are equally spaced; the last axis, the result, is linear and
+    also determines the colour.
 
     Args:
-        lines: ``(L, C)``, one setting a row, its result in the last column.
-        names: of the C columns.
+        lines: ``(L, C)``, one combination of settings per row, its result in the last column.
+        names: names of the C columns.
     """
     settings, results = lines[:, :-1], lines[:, -1]
     levels = [np.unique(column) for column in settings.T]
@@ -482,7 +482,7 @@ def plot_parallel_coordinates(lines: np.ndarray, names: tuple[str, ...]) -> Figu
         figure = _figure(7.2, 4.2)
         axes = figure.add_subplot()
         shades = ScalarMappable(Normalize(low, low + span), "Blues")
-        # The best is drawn last, over all others.
+        # The best is drawn last, on top of the others.
         for i in np.argsort(results):
             shade = shades.to_rgba(low + span * (0.25 + 0.75 * heights[-1][i]))
             axes.plot(range(len(names)), [h[i] for h in heights], color=shade, linewidth=1.6)
@@ -508,7 +508,7 @@ def plot_parallel_coordinates(lines: np.ndarray, names: tuple[str, ...]) -> Figu
 
 
 def _square_panels(panels: int) -> tuple[Figure, np.ndarray]:
-    """Panels from 0 to 1 in both directions, at most three in a row."""
+    """Make square panels with axes from 0 to 1, at most three per row."""
     columns = 1 if panels == 1 else 2 if panels in (2, 4) else 3
     rows = math.ceil(panels / columns)
     width, height = (5.0, 5.0) if panels == 1 else (7.2, 7.2 / columns * rows + 0.5)
@@ -521,19 +521,19 @@ def _square_panels(panels: int) -> tuple[Figure, np.ndarray]:
         axes.set_yticklabels(["0", "0.5", "1"])
     for axes in grid[panels:]:
         axes.set_axis_off()
-        # The panel above the empty one has to carry the numbers of the axis.
+        # The panel above an empty one needs the tick labels of the x-axis.
         grid[list(grid).index(axes) - columns].tick_params(labelbottom=True)
     return figure, grid
 
 
 def _interpolate(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Read a curve of rising ``x`` at ``at``; of several ``y`` at one ``x`` the last counts."""
+    """Interpolate a curve with non-decreasing ``x``; if an ``x`` repeats, use its last ``y``."""
     last = np.concatenate([x[1:] != x[:-1], [True]])
     return np.interp(at, x[last], y[last])
 
 
 def _step(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Read a staircase at ``at``: the ``y`` of the first point whose ``x`` is not below."""
+    """Evaluate a step function: the ``y`` of the first point whose ``x`` is not below ``at``."""
     return y[np.minimum(np.searchsorted(x, at, side="left"), len(x) - 1)]
 
 

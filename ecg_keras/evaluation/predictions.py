@@ -1,4 +1,4 @@
-"""The file that stands between predicting and scoring: probabilities, and what they mean."""
+"""Predictions, and the file that passes them from predicting to scoring."""
 
 import io
 import lzma
@@ -31,29 +31,30 @@ _REQUIRED = (
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """The answers of a network, or of an ensemble, to N records over C classes.
+    """Predictions of a network, or of an ensemble, for N records and C classes.
 
     Attributes:
-        ids: ``(N,)`` str, the records' names, each once.
+        ids: ``(N,)`` str, unique names of the records.
         class_names: the C classes, in the order of the probabilities.
         probabilities: ``(N, C)`` float32 in 0..1, the mean over the members.
-        members: ``(M, N, C)`` float32 in 0..1, what each of the M networks answered.
-        thresholds: ``(C,)`` float32, probability from which a class counts as present.
-        single_label: True if the answer is the one class of the largest probability.
-        network: the network's name, such as ``"MLBF-Net"``.
+        members: ``(M, N, C)`` float32 in 0..1, probabilities of each of the M networks.
+        thresholds: ``(C,)`` float32; a class counts as present if its probability reaches its
+            threshold.
+        single_label: True if the answer is the most probable class alone.
+        network: name of the network, such as ``"MLBF-Net"``.
         task: the task its classes belong to, such as ``"cpsc2018"``.
-        labels: ``(N, C)`` uint8 of 0 and 1, or None if they are not known.
-        first_labels: ``(N,)`` int16, 0-based class that stands first among a record's labels
-            (CPSC 2018's ``First_label``), -1 if unknown; or None.
-        patients: ``(N,)`` str, whom each record is of, empty if unknown; or None.
-        seen: ``(N,)`` int8, what the models had to do with each record: 0 nothing, 1 it chose the
-            epoch and thresholds of one, 2 it trained one, -1 unknown; None if all are unknown.
-        dataset: that the records are known to be of, such as ``"ptb-xl"``; empty for files, of
-            which ``seen`` goes by the names alone.
-        models: the files that answered, and what trained them.
+        labels: ``(N, C)`` uint8 of 0 and 1, or None if unknown.
+        first_labels: ``(N,)`` int16, 0-based class of each record's first label (CPSC 2018's
+            ``First_label``), -1 if unknown; or None.
+        patients: ``(N,)`` str, patient of each record, empty if unknown; or None.
+        seen: ``(N,)`` int8, how the models have used each record: 0 not at all, 1 to select the
+            epoch and thresholds of one, 2 to train one, -1 unknown; None if all are unknown.
+        dataset: data set of the records, such as ``"ptb-xl"``; empty if unknown, as for files,
+            in which case ``seen`` was found by comparing names only.
+        models: the model files and their origin.
 
     Raises:
-        PredictionsError: if shapes disagree, an id comes twice, or a number is out of range.
+        PredictionsError: if shapes disagree, an id is repeated, or a number is out of range.
     """
 
     ids: np.ndarray
@@ -72,7 +73,7 @@ class Predictions:
     models: tuple[ModelFacts, ...] = ()
 
     def __post_init__(self) -> None:
-        """Bring every field to its type and refuse what does not fit together."""
+        """Convert every field to its type and check that they are consistent."""
         for name, dtype in (
             ("ids", np.str_),
             ("probabilities", np.float32),
@@ -109,7 +110,7 @@ class Predictions:
             raise PredictionsError("no member's probabilities are in it; predict again.")
         for name in ("probabilities", "members", "thresholds"):
             array = getattr(self, name)
-            # A float32 softmax may end a rounding above 1.
+            # Rounding may bring a float32 softmax slightly above 1.
             if not (np.isfinite(array).all() and (array >= 0).all() and (array <= 1 + 1e-6).all()):
                 raise PredictionsError(
                     f"{name} holds numbers that are not between 0 and 1; find the record or the"
@@ -135,12 +136,12 @@ class Predictions:
 
     @property
     def groups(self) -> np.ndarray:
-        """``(N,)`` int64, what a bootstrap draws together: the records of one patient."""
+        """``(N,)`` int64, groups for the bootstrap: records of one patient are drawn together."""
         return patient_groups(self.patients, len(self.ids))
 
     @property
     def answers(self) -> np.ndarray:
-        """``(N,)`` int64, the 0-based class of the largest probability of each record."""
+        """``(N,)`` int64, the 0-based most probable class of each record."""
         return self.probabilities.argmax(axis=1)
 
     @property
@@ -164,7 +165,7 @@ class Predictions:
 
 
 def _as_type(name: str, value: Any, dtype: type) -> np.ndarray:
-    """Convert without a loss but that of rounding: 257 is not to become the label 1."""
+    """Convert to a type, allowing no loss except rounding: 257 must not become the label 1."""
     given: np.ndarray = np.asarray(value)
     if dtype is np.str_:
         return given.astype(np.str_)
@@ -188,17 +189,18 @@ def found_classes(
     single_label: bool,
     task: str,
 ) -> np.ndarray:
-    """Decide which classes are found: the one rule of every answer.
+    """Decide which classes are found; all commands use this rule.
 
-    If a record has one answer only, it is the most probable class.  Else it is every class from
-    its threshold on.  CPSC 2018 gives every recording at least one of its nine classes, of which
-    one is Normal, and wants an answer for each: if no class reaches its threshold there, the most
-    probable one is found.  (Scores "at the thresholds" know no such exception.)
+    A single-label network finds the most probable class; a multi-label network finds every class
+    whose probability reaches its threshold.  In CPSC 2018 every recording has at least one of the
+    nine classes, one of which is Normal, and the challenge requires an answer for each recording:
+    so if no class reaches its threshold there, the most probable class is found.  (Scores "at the
+    thresholds" do not make this exception.)
 
     Args:
         probabilities: ``(..., C)`` in 0..1.
         thresholds: ``(C,)``; compared as float32, as they are stored.
-        single_label: True if a record has one answer only.
+        single_label: True for a single-label network.
         task: the task of the classes.
 
     Returns:
@@ -218,10 +220,10 @@ def found_classes(
 def names_by_probability(
     class_names: Sequence[str], probabilities: np.ndarray, found: np.ndarray
 ) -> tuple[str, ...]:
-    """Name the classes found in one record, the most probable first.
+    """Return the names of the classes found in one record, the most probable first.
 
     Args:
-        class_names: of the C classes.
+        class_names: names of the C classes.
         probabilities: ``(C,)``.
         found: bool ``(C,)``.
     """
@@ -230,17 +232,17 @@ def names_by_probability(
 
 
 def pooled(parts: Sequence[Predictions]) -> Predictions:
-    """Put predictions for different records end to end, such as those of a cross-validation.
+    """Concatenate predictions for different records, such as those of a cross-validation.
 
     Args:
-        parts: of the same classes, each for records of its own; all with labels, or none.
+        parts: predictions of the same classes for disjoint records; all with labels, or none.
 
     Returns:
-        All records, with the mean of the parts' thresholds, and their members where all parts
-        have equally many (one member, the mean, where not).
+        Predictions for all records, with the mean of the parts' thresholds.  The members are kept
+        if all parts have the same number; otherwise there is one member, the mean.
 
     Raises:
-        PredictionsError: if a record comes twice or the classes differ.
+        PredictionsError: if a record is repeated or the classes differ.
     """
     first = parts[0]
     _require_alike(parts)
@@ -264,14 +266,14 @@ def pooled(parts: Sequence[Predictions]) -> Predictions:
 
 
 def averaged(members: Sequence[Predictions]) -> Predictions:
-    """Let networks that answered for the same records answer together.
+    """Combine predictions for the same records into those of an ensemble.
 
     Args:
-        members: for the same records in the same order, of the same classes.
+        members: predictions for the same records in the same order, of the same classes.
 
     Returns:
-        The mean of their probabilities and of their thresholds, under the names of all networks,
-        joined by " + ".  There is one answer a record if any network gives only one.
+        Predictions with the mean probabilities and thresholds; the names of the networks are
+        joined by " + ".  The ensemble is single-label if any network is.
 
     Raises:
         PredictionsError: if the records or the classes differ.
@@ -317,11 +319,11 @@ def _joined(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
 
 
 def save_predictions(path: Path, predictions: Predictions) -> None:
-    """Write predictions to a NumPy ``.npz`` file, whole or not at all.
+    """Write predictions to a NumPy ``.npz`` file, atomically.
 
     Args:
-        path: the file to make; its folder is created, and a file of that name replaced.
-        predictions: what to write.
+        path: the file; overwritten if it exists.  Its folder is created.
+        predictions: the predictions.
     """
     values = {**vars(predictions), "models": [model.to_json() for model in predictions.models]}
     arrays = {
@@ -334,7 +336,7 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def _one(name: str, array: np.ndarray, kind: str) -> Any:
-    """The single truth value or text that an array holds."""
+    """Return the single truth value or text in a 0-d array."""
     if array.dtype.kind != kind or array.shape != ():
         what = {"b": "truth value, True or False", "U": "text"}[kind]
         raise PredictionsError(f"{name} is not one {what}; predict again.")
@@ -342,18 +344,18 @@ def _one(name: str, array: np.ndarray, kind: str) -> Any:
 
 
 def load_predictions(path: Path) -> Predictions:
-    """Read what :func:`save_predictions` wrote.
+    """Read a file written by :func:`save_predictions`.
 
     Args:
         path: an ``.npz`` file.
 
     Raises:
-        PredictionsError: if the file is absent, corrupt, no file of predictions, or holds
-            arrays that do not fit together.
+        PredictionsError: if the file is missing or corrupt, is not a file of predictions, or holds
+            inconsistent arrays.
     """
     path = Path(path)
     try:
-        # From memory: a damaged offset would else look like an error of the disk.
+        # Read from memory, so that a damaged offset does not look like a disk error.
         content = io.BytesIO(path.read_bytes())
         with np.load(content, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
@@ -365,8 +367,8 @@ def load_predictions(path: Path) -> Predictions:
         ) from None
     except IsADirectoryError:
         raise PredictionsError(f"{path} is a folder; give the predictions.npz inside it.") from None
-    # A damaged file shows itself in any of these, depending on which of its bytes are hit; a
-    # bare .npy array, which NumPy also opens here, is no context manager: TypeError.
+    # A damaged file can raise any of these, depending on which bytes are damaged; a plain .npy
+    # array, which NumPy also opens here, is not a context manager and raises TypeError.
     except (
         ValueError,
         TypeError,

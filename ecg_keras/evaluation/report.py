@@ -1,4 +1,4 @@
-"""The report on predictions: scored, then written as JSON, CSV, Markdown and one HTML page.
+"""Scores predictions and writes a report as JSON, CSV, Markdown and one HTML page.
 
 The content is assembled here; :mod:`ecg_keras.evaluation.document` lays it out.
 """
@@ -41,24 +41,25 @@ from ecg_keras.model.origin import (
     generated_notice,
 )
 
-# What each overall score is called and what it is, in the order of the report.
+# Title and definition of each overall score, in the order of the report.
 SCORES = {
     "macro_f1_first_label": (
         "Macro-F1 over classes, one answer a record",
-        "F1 of each class, averaged over all classes with equal weight; the answer is the class"
-        " of the largest probability, the truth the record's first label. MLBF-Net's macro-F1.",
+        "F1 of each class, averaged over all classes with equal weight; the answer is the most"
+        " probable class, the truth the record's first label. MLBF-Net's macro-F1.",
     ),
     "macro_f1_any_label": (
         "Macro-F1 over classes, one answer against all labels",
-        "F1 of each class, averaged over all classes with equal weight; the answer is the class"
-        " of the largest probability, the truth all labels of the record, because it is not"
-        " known which stands first. One answer cannot find several labels.",
+        "F1 of each class, averaged over all classes with equal weight; the answer is the most"
+        " probable class, the truth all labels of the record, because it is unknown which is the"
+        " first. One answer cannot find several labels.",
     ),
     "macro_f1_thresholds": (
         "Macro-F1 over classes, at the model's thresholds",
-        "F1 of each class, averaged over all classes with equal weight; a class is answered from"
-        " its own threshold on, which was fitted on validation records and stored with the"
-        " model. If the records scored here are those validation records, it flatters.",
+        "F1 of each class, averaged over all classes with equal weight; a class counts as present"
+        " if its probability reaches its threshold, which was fitted on validation records and"
+        " stored with the model. On those validation records themselves, this score is biased"
+        " upwards.",
     ),
     "macro_f1_half": (
         "Macro-F1 over classes, at 0.5",
@@ -66,63 +67,63 @@ SCORES = {
     ),
     "cpsc_score": (
         "CPSC 2018 challenge score",
-        "Mean of nine F1 by the challenge's rule: the class of the largest probability is right"
-        " if it is any of the record's labels, and else counts as a confusion with the first.",
+        "Mean F1 of the nine classes by the challenge's rule: the most probable class is correct if"
+        " it is any of the record's labels, and otherwise counts as a confusion with the first.",
     ),
     "cpsc_AF": (
         "CPSC 2018, AF",
-        "The challenge's Faf: its F1 of AF.",
+        "The challenge's Faf: the F1 of AF.",
     ),
     "cpsc_Block": (
         "CPSC 2018, block",
-        "The challenge's Fblock: its F1 over I-AVB, LBBB and RBBB taken together.",
+        "The challenge's Fblock: the F1 of I-AVB, LBBB and RBBB taken together.",
     ),
     "cpsc_Premature contraction": (
         "CPSC 2018, premature contraction",
-        "The challenge's Fpc: its F1 over PAC and PVC taken together.",
+        "The challenge's Fpc: the F1 of PAC and PVC taken together.",
     ),
     "cpsc_ST-segment change": (
         "CPSC 2018, ST-segment change",
-        "The challenge's Fst: its F1 over STD and STE taken together.",
+        "The challenge's Fst: the F1 of STD and STE taken together.",
     ),
     "macro_auc": (
         "Macro-AUC over classes",
-        "Area under the ROC curve of each class, averaged with equal weight over the classes"
-        " that some records have and some have not. MRM-Net's AUC.",
+        "Area under the ROC curve of each class, averaged with equal weight over the classes that"
+        " some records have and others do not. MRM-Net's AUC.",
     ),
     "record_f1": (
         "Mean per-record F1, at 0.5",
-        "F1 of each record over its classes, averaged over records; a class is answered from 0.5"
-        " on. MRM-Net's F1; it is not the macro-F1 over classes.",
+        "F1 of each record over its classes, averaged over records; a class counts as present at"
+        " 0.5 or above. MRM-Net's F1, which is not the macro-F1 over classes.",
     ),
     "label_accuracy": (
         "Label accuracy, at 0.5",
-        "Share of all record-and-class cells answered rightly; a class is answered from 0.5 on."
-        " MRM-Net's accuracy; high wherever labels are rare.",
+        "Fraction of all labels, over records and classes, that are predicted correctly; a class"
+        " counts as present at 0.5 or above. MRM-Net's accuracy; always high if labels are rare.",
     ),
     "brier_score": (
         "Brier score",
-        "Mean squared difference between the probabilities and what is true, 0 or 1, over records"
-        " and classes; the smaller the better.",
+        "Mean squared difference between the probabilities and the labels, 0 or 1, over records and"
+        " classes; lower is better.",
     ),
     "calibration_error": (
         "Expected calibration error",
-        "How far probabilities are from the share of records that have the class: the gap in each"
-        " of ten bins of equal width, weighted by their records, averaged over classes (Guo et al."
-        " 2017, eq. 3); the smaller the better. It has no interval, because resampling inflates"
-        " it.",
+        "Difference between the probabilities and the fraction of records that have the class: the"
+        " gap in each of ten bins of equal width, weighted by the number of records, averaged over"
+        " classes (Guo et al. 2017, eq. 3); lower is better. It has no interval, because resampling"
+        " inflates it.",
     ),
 }
 
 _Scores = dict[str, np.ndarray]
 
 _CLASS_COLUMNS = (
-    ("Support", "Records that have the class as the truth of precision, recall and F1."),
-    ("AP", "Average precision, the area under the precision-recall curve as a staircase."),
+    ("Support", "Number of records with the class, by the labels used for precision and recall."),
+    ("AP", "Average precision, the area under the precision-recall curve as a step function."),
     (
         "Sensitivity and specificity",
-        "Of the records that have the class, the share answered so (recall); of those that do not"
-        " have it, the share not answered so.",
+        "Sensitivity (recall) is the fraction of the records with the class that are predicted"
+        " positive; specificity is the fraction of those without it that are predicted negative.",
     ),
 )
 
@@ -135,22 +136,23 @@ class Result:
     """Predictions and all their scores.
 
     Attributes:
-        name: what the report calls them.
-        path: the file they came from.
-        labels_from: where the labels came from.
-        predictions: those of the records that have a label.
-        truth: ``(N, C)`` of 0 and 1: of networks with one answer the first label, if known; else
-            all labels.
-        first_labels: ``(N,)`` 0-based; None if not all are known.
-        left_out: number of records that were predicted but have no label.
-        values: each score that the labels allow, by its name in :data:`SCORES`.
-        intervals: its 95 % interval, ``(2,)``; and ``class_f1`` and ``class_auc``, ``(C, 2)``.
+        name: name of the predictions in the report.
+        path: file of the predictions.
+        labels_from: source of the labels.
+        predictions: predictions for the records that have a label.
+        truth: ``(N, C)`` of 0 and 1: the first label for single-label networks, if known;
+            otherwise all labels.
+        first_labels: ``(N,)`` 0-based; None if any is unknown.
+        left_out: number of predicted records without a label.
+        values: all scores that the labels allow, by name in :data:`SCORES`.
+        intervals: 95 % intervals ``(2,)`` of the scores by name, and ``(C, 2)`` of ``class_f1``
+            and ``class_auc``.
         classes: precision, recall, F1 and support of each class.
-        class_auc: ``(C,)``, NaN if it does not exist.
-        average_precision: ``(C,)``, NaN if it does not exist.
+        class_auc: ``(C,)``, NaN if undefined.
+        average_precision: ``(C,)``, NaN if undefined.
         class_calibration: ``(C,)`` expected calibration error.
-        class_brier: ``(C,)``.
-        only_unseen: these are those records of another result that no model has seen.
+        class_brier: ``(C,)`` Brier score.
+        only_unseen: True if these are the records of another result that no model has seen.
     """
 
     name: str
@@ -176,7 +178,7 @@ class Result:
         return self.predictions.labels
 
     def scores_of(self, counts: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Compute :func:`scores.all_scores` of these predictions over ``counts``."""
+        """Compute :func:`scores.all_scores` of these predictions for ``counts``."""
         return _scores_of(self.predictions, self.first_labels, counts)
 
 
@@ -191,15 +193,15 @@ def score_predictions(
 ) -> Result:
     """Score predictions against the labels they carry.
 
-    Records without any label of the task are left out, as PTB-XL's protocol has it.
+    Records without any label of the task are left out, as in PTB-XL's protocol.
 
     Args:
-        predictions: with labels.
-        path: the file they came from.
-        name: what the report is to call them.
-        labels_from: where the labels came from.
-        resamples: how often records are resampled for the intervals.
-        seed: of the resampling.
+        predictions: predictions with labels.
+        path: file of the predictions.
+        name: name of the predictions in the report.
+        labels_from: source of the labels, for the report.
+        resamples: number of bootstrap resamples for the intervals.
+        seed: seed of the resampling.
 
     Raises:
         PredictionsError: if no record has a label.
@@ -224,9 +226,9 @@ def score_predictions(
             resamples=resamples,
             seed=seed,
         )
-    truth, called = kept.labels, kept.probabilities >= kept.thresholds
+    truth, predicted = kept.labels, kept.probabilities >= kept.thresholds
     if kept.single_label:
-        called = kept.found
+        predicted = kept.found
     if kept.single_label and first_labels is not None:
         truth = one_hot(first_labels, len(kept.class_names))
     calibrations = [
@@ -244,7 +246,7 @@ def score_predictions(
         left_out=int((~labelled).sum()),
         values={key: float(values[key][0]) for key in SCORES if key in values},
         intervals=intervals,
-        classes=scores.per_class(truth, called),
+        classes=scores.per_class(truth, predicted),
         class_auc=values["class_auc"][0],
         average_precision=scores.class_average_precision(kept.labels, kept.probabilities),
         class_calibration=np.array(calibrations),
@@ -253,15 +255,15 @@ def score_predictions(
 
 
 def score_unseen(result: Result, *, resamples: int = 1000, seed: int = 0) -> Result | None:
-    """Score once more the records that neither trained a model nor chose its epoch.
+    """Score separately the records that neither trained a model nor selected its epoch.
 
     Args:
-        result: of all records.
-        resamples: how often records are resampled for the intervals.
-        seed: of the resampling.
+        result: result for all records.
+        resamples: number of bootstrap resamples for the intervals.
+        seed: seed of the resampling.
 
     Returns:
-        The scores; None if all records are unseen, or none is.
+        The result for the unseen records; None if all records are unseen, or none is.
     """
     predictions = result.predictions
     if not predictions.overlap() or predictions.seen is None:
@@ -281,9 +283,10 @@ def score_unseen(result: Result, *, resamples: int = 1000, seed: int = 0) -> Res
 
 
 def notices(results: Sequence[Result]) -> tuple[str, ...]:
-    """Say what a reader must know before the first score, a sentence each.
+    """Return notices to show before the first score, one sentence each.
 
-    Generated records that trained a model, and records scored here that the model has seen.
+    They are about models trained on generated records, and about scored records that a model has
+    seen.
     """
     sentences_shown: list[str] = []
     several = len({result.path for result in results}) > 1
@@ -308,13 +311,13 @@ def compare(base: Result, other: Result, *, resamples: int, seed: int) -> Differ
     """Compare two results by a paired bootstrap.
 
     Args:
-        base: what is subtracted.
-        other: from which it is subtracted.
-        resamples: how often records are resampled.
-        seed: of the resampling.
+        base: the result to subtract.
+        other: the result to subtract it from.
+        resamples: number of bootstrap resamples.
+        seed: seed of the resampling.
 
     Returns:
-        The differences of the scores that both have; None unless both are on the same records,
+        The differences of the scores that both have; None unless both have the same records,
         classes and labels.
     """
     order = np.argsort(base.predictions.ids), np.argsort(other.predictions.ids)
@@ -357,13 +360,13 @@ def compare(base: Result, other: Result, *, resamples: int, seed: int) -> Differ
 
 
 def learning_curves(paths: Sequence[Path]) -> list[Picture]:
-    """Draw one figure for each folder of runs, such as ``runs/NAME`` over ``fold_1``, ...
+    """Draw one figure for each folder of runs, such as ``runs/NAME`` with ``fold_1``, ...
 
     Args:
-        paths: history.csv files of training runs, each in a folder of its own.
+        paths: history.csv files of training runs, each in its own folder.
 
     Raises:
-        PredictionsError: if a history cannot be understood.
+        PredictionsError: if a history cannot be read.
     """
     groups: dict[Path, dict[str, dict[str, np.ndarray]]] = {}
     for path in paths:
@@ -374,15 +377,15 @@ def learning_curves(paths: Sequence[Path]) -> list[Picture]:
             f"learning_curves_{number}.png",
             plots.plot_learning_curves(histories, monitor=_monitor(folder / next(iter(histories)))),
             f"Learning curves of {folder.name}",
-            "Loss of training (dashed) and validation records by epoch, and the validation scores;"
-            f" a dot marks the epoch that was kept. Runs: {_listed(list(histories))}.",
+            "Training loss (dashed), validation loss and validation scores by epoch; a dot marks"
+            f" the epoch that was kept. Runs: {_listed(list(histories))}.",
         )
         for number, (folder, histories) in enumerate(groups.items(), start=1)
     ]
 
 
 def _monitor(run: Path) -> str:
-    """The score that chose the epoch of a run; empty if its settings cannot be read."""
+    """Return the score that selected the epoch of a run; empty if its settings cannot be read."""
     try:
         return str(
             json.loads((run / "args.json").read_text(encoding="utf-8"))["settings"]["monitor"]
@@ -406,10 +409,10 @@ def write_report(
 
     Args:
         out: the folder.
-        results: at least one.
+        results: one or more results.
         learning: the learning curves, if any.
-        resamples: how often records were and are to be resampled.
-        seed: of the resampling.
+        resamples: number of bootstrap resamples, here and in the results.
+        seed: seed of the resampling.
 
     Returns:
         The path of index.html.
@@ -438,7 +441,7 @@ def write_report(
 
 
 def summary(results: Sequence[Result]) -> str:
-    """Lay out the overall scores as a small table for the terminal."""
+    """Format the overall scores as a small table for the terminal."""
     rows = [["", *(result.name for result in results)]]
     for key, (title, _) in SCORES.items():
         if any(key in result.values for result in results):
@@ -482,7 +485,7 @@ def _blocks(
 
 
 def _resampled(results: Sequence[Result]) -> str:
-    """What the bootstrap draws, in words."""
+    """Describe what the bootstrap draws."""
     drawn = {scores.drawn_by(result.predictions.groups) for result in results}
     whole = "the patients, each with all records" if "patients" in drawn else "the records"
     return f"{whole} (the records, if no patients are known)" if len(drawn) > 1 else whole
@@ -557,14 +560,14 @@ def _remarks(result: Result) -> Iterator[str]:
     few = names[(result.classes.support > 0) & (result.classes.support < 10)]
     if len(few):
         yield (
-            f"Fewer than 10 records of {_listed(few)}: those scores depend much on chance, more"
-            " than the intervals can show."
+            f"Fewer than 10 records of {_listed(few)}: those scores are more uncertain than the"
+            " intervals can show."
         )
     undefined = names[~np.isfinite(result.class_auc)]
     if len(undefined):
         yield (
-            f"{_listed(undefined)} {'is' if len(undefined) == 1 else 'are'} on no record or on"
-            " every record: AUC does not exist there, and macro-AUC is over the other"
+            f"{_listed(undefined)} {'is' if len(undefined) == 1 else 'are'} present in no record or"
+            " in every record: AUC is undefined there, and macro-AUC is over the other"
             f" {len(names) - len(undefined)} of {len(names)} classes."
         )
     else:
@@ -576,13 +579,13 @@ def _remarks(result: Result) -> Iterator[str]:
         )
     if "cpsc_score" in result.values and not np.isfinite(result.values["cpsc_score"]):
         yield (
-            "The CPSC 2018 challenge score does not exist here: at least one of its nine classes"
+            "The CPSC 2018 challenge score does not exist here: at least one of the nine classes"
             " is neither the first label nor the answer of any record."
         )
     if not predictions.single_label and (predictions.thresholds == 0.5).all():
         yield "The model's thresholds are all 0.5: none were fitted."
     yield (
-        "Answering no class at all would reach a label accuracy of"
+        "Predicting no class at all would reach a label accuracy of"
         f" {1 - float(labels.mean()):.3f} on these records."
     )
 
@@ -628,7 +631,7 @@ def _answer_table(result: Result) -> Table:
 
 
 def _answers(result: Result) -> str:
-    """What is answered, and against which labels."""
+    """Describe what is scored, and against which labels."""
     if not result.predictions.single_label:
         return "the answers at the model's thresholds against all labels"
     against = "the first label" if _by_first_label(result) else "all labels"
@@ -651,43 +654,44 @@ def _pictures(result: Result) -> Iterator[Picture]:
             f"{slug}_confusion_matrix.png",
             plots.plot_confusion_matrix(matrix, names),
             "Confusion matrix",
-            "Rows are the record's first label, columns the class of the largest probability;"
-            f" colour is the share of the row{numbers}. A record with several labels stands in"
-            " the row of its first.",
+            "Rows are the record's first label, columns the most probable class; colour is the"
+            f" share of the row{numbers}. A record with several labels is in the row of its first"
+            " label.",
         )
     several = len(names) <= plots.MOST_PANELS
     yield Picture(
         f"{slug}_roc.png",
         plots.plot_roc(result.labels, predictions.probabilities, names),
         "ROC curves",
-        "Sensitivity against 1 − specificity as the threshold falls, one panel a class, the other"
-        " classes in grey; dotted is chance. A class is true if it is any of the record's labels."
+        "Sensitivity against 1 − specificity as the threshold falls, one panel per class, the other"
+        " classes in grey; the dotted line is chance. All labels of a record count as the truth."
         if several
         else "Sensitivity against 1 − specificity as the threshold falls: mean over the classes"
-        " that some records have and some have not, and the range of the middle 80 % of them;"
-        " dotted is chance.",
+        " that some records have and others do not, and the range of the middle 80 % of them; the"
+        " dotted line is chance.",
         half=True,
     )
     yield Picture(
         f"{slug}_precision_recall.png",
         plots.plot_precision_recall(result.labels, predictions.probabilities, names),
         "Precision-recall curves",
-        "Precision against recall as the threshold falls, one panel a class, the other classes in"
-        " grey; dotted is the share of records that have the class, which chance would reach."
+        "Precision against recall as the threshold falls, one panel per class, the other classes in"
+        " grey; the dotted line is the fraction of records that have the class, the precision of"
+        " chance."
         if several
         else "Precision against recall as the threshold falls: mean over the classes that some"
-        " records have and some have not, and the range of the middle 80 % of them; dotted is"
-        " the mean share of records that have a class, which chance would reach.",
+        " records have and others do not, and the range of the middle 80 % of them; the dotted line"
+        " is the mean fraction of records that have a class, the precision of chance.",
         half=True,
     )
     yield Picture(
         f"{slug}_reliability.png",
         plots.plot_reliability(result.truth, predictions.probabilities, names),
         "Reliability",
-        "How often a class is present, against its probability, in ten bins of equal width; the"
-        " larger a dot, the more records are in its bin. On the dotted line probabilities mean"
-        f" what they say. ECE is the expected calibration error{'' if several else ' of all cells'}"
-        ".",
+        "How often a class is present, against its predicted probability, in ten bins of equal"
+        " width; larger dots are bins with more records. On the dotted line, calibration is"
+        " perfect. ECE is the expected calibration error"
+        f"{'' if several else ' over all records and classes'}.",
         half=True,
     )
 
@@ -702,7 +706,7 @@ def _comparison(results: Sequence[Result], differences: Sequence[Difference]) ->
         if difference is None:
             blocks.append(
                 Paragraph(
-                    f"{other.name} and {results[0].name} answer for different records, classes or"
+                    f"{other.name} and {results[0].name} have different records, classes or"
                     " labels, so their scores are not set against each other."
                 )
             )
@@ -711,8 +715,8 @@ def _comparison(results: Sequence[Result], differences: Sequence[Difference]) ->
             Table(
                 f"{other.name} minus {results[0].name}, on the same"
                 f" {len(other.predictions.ids):,} records, with 95 % intervals of the paired"
-                " bootstrap; an interval without 0 is a difference beyond the chance of which"
-                " records were drawn",
+                " bootstrap; an interval without 0 means that the difference is unlikely to be due"
+                " to the choice of records",
                 ("Score", "Difference"),
                 tuple((SCORES[key][0], estimate) for key, estimate in difference.values.items()),
             )
@@ -790,7 +794,7 @@ def _class_rows(result: Result) -> Iterator[dict[str, str | int | float | None]]
 
 @contextmanager
 def _progress(what: str, steps: int) -> Iterator[Callable[[_Scores, int], _Scores]]:
-    """Give a function that hands on its first argument and moves a progress bar on."""
+    """Yield a function that advances a progress bar and returns its first argument."""
     with tqdm(total=steps, desc=what, leave=False) as bar:
 
         def step(values: _Scores, done: int) -> _Scores:

@@ -1,11 +1,11 @@
-"""Every score, by its right name: arrays in, numbers out.
+"""All scores, computed from arrays.
 
-Throughout, N is the number of records and C of classes; ``labels`` is ``(N, C)`` of 0 and 1,
-``first_labels`` is ``(N,)`` of 0-based classes, ``probabilities`` is ``(N, C)`` in 0..1.
+Throughout, N is the number of records and C the number of classes; ``labels`` is ``(N, C)`` of 0
+and 1, ``first_labels`` is ``(N,)`` of 0-based classes, ``probabilities`` is ``(N, C)`` in 0..1.
 
-Scores that are bootstrapped are written over ``counts``, ``(R, N)``: how often each record is
-drawn into each of R resamples.  The score itself is the case of one resample in which every
-record stands once, so that a score and its interval cannot drift apart.
+Bootstrapped scores are functions of ``counts``, ``(R, N)``: how often each record is drawn in each
+of R resamples.  The score itself is the special case of one resample with every record once, so a
+score and its interval are always computed in the same way.
 """
 
 import math
@@ -31,21 +31,21 @@ CPSC_GROUPS = {
 
 
 def best_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Find for each class the threshold of largest F1 on these (validation) records.
+    """Find the threshold of each class that maximises F1 on these (validation) records.
 
-    Thresholds lie midway between adjacent probabilities; of several with the same F1 the one
-    nearest to 0.5 is taken, of two at the same distance the lower one.
+    Thresholds lie midway between adjacent probabilities; ties are resolved in favour of the
+    threshold nearest to 0.5, then of the lower one.
 
     Args:
         labels: ``(N, C)`` of 0 and 1.
-        probabilities: ``(N, C)`` in 0..1, taken as float32.
+        probabilities: ``(N, C)`` in 0..1, converted to float32.
 
     Returns:
-        ``(C,)`` float32: a class counts as present from this probability on
-        (``probabilities >= thresholds``); 0.5 for a class that no record has.
+        ``(C,)`` float32: a class counts as present if ``probabilities >= thresholds``; 0.5 for a
+        class that no record has.
 
     Raises:
-        PredictionsError: if shapes disagree or a probability is not a number.
+        PredictionsError: if shapes disagree or a probability is NaN or infinite.
     """
     _require_fit(labels, probabilities)
     scores = np.asarray(probabilities, np.float32)
@@ -55,13 +55,13 @@ def best_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray
         if not positive.any():
             continue
         values, group = np.unique(scores[:, c], return_inverse=True)
-        # At candidate g all records of probability values[g] and above count as present.
+        # At candidate g, records with a probability of values[g] or above count as positive.
         called = np.bincount(group)[::-1].cumsum()[::-1]
         true_positive = np.bincount(group, weights=positive)[::-1].cumsum()[::-1]
         f1 = 2 * true_positive / (called + positive.sum())
         below = np.concatenate([[np.float32(0)], values[:-1]])
         candidates = below + (values - below) / 2
-        # Between neighbouring floats there is no midpoint: it may round down to the lower one.
+        # The midpoint of two neighbouring floats may be rounded down to the lower one.
         candidates = np.where(candidates > below, candidates, values)
         best = np.flatnonzero(f1 == f1.max())
         thresholds[c] = candidates[best[np.abs(candidates[best] - 0.5).argmin()]]
@@ -72,7 +72,7 @@ def best_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray
 
 
 def class_f1(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """F1 of each class (MLBF-Net, section IV-B): ``(C,)``; 0 if nothing is found.
+    """F1 of each class (MLBF-Net, section IV-B): ``(C,)``; 0 if there are no true positives.
 
     Args:
         labels: ``(N, C)`` of 0 and 1.
@@ -86,7 +86,7 @@ def class_f1(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean over all classes of :func:`class_f1`; a class no record has or is called counts 0.
+    """Mean of :func:`class_f1` over all classes; 0 for a class in neither labels nor predictions.
 
     Args:
         labels: ``(N, C)`` of 0 and 1.
@@ -99,11 +99,11 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def single_label_macro_f1(first_labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Macro-F1 over all classes of the arg-max answers (MLBF-Net, section IV-B).
+    """Macro-F1 over all classes, predicting the most probable class (MLBF-Net, section IV-B).
 
     Args:
         first_labels: ``(N,)`` 0-based, the truth.
-        probabilities: ``(N, C)``; the class of the largest one is the answer.
+        probabilities: ``(N, C)``.
 
     Raises:
         PredictionsError: if shapes disagree, or a first label is unknown.
@@ -115,28 +115,28 @@ def single_label_macro_f1(first_labels: np.ndarray, probabilities: np.ndarray) -
 
 
 def class_auc(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Area under each class's ROC curve: ``(C,)``, NaN unless some records have it and some not.
+    """Area under the ROC curve of each class: ``(C,)``, NaN unless it has positives and negatives.
 
     Args:
         labels: ``(N, C)`` of 0 and 1.
-        probabilities: ``(N, C)``; equal ones count half.
+        probabilities: ``(N, C)``; ties count half.
 
     Raises:
-        PredictionsError: if shapes disagree or a probability is not a number.
+        PredictionsError: if shapes disagree or a probability is NaN or infinite.
     """
     _require_fit(labels, probabilities)
     return _class_auc(labels, probabilities, _once(labels))[0]
 
 
 def macro_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean of :func:`class_auc` over the classes for which it exists; NaN if there is none.
+    """Mean of :func:`class_auc` over the classes for which it is defined; NaN if there is none.
 
     Args:
         labels: ``(N, C)`` of 0 and 1.
         probabilities: ``(N, C)``.
 
     Raises:
-        PredictionsError: if shapes disagree or a probability is not a number.
+        PredictionsError: if shapes disagree or a probability is NaN or infinite.
     """
     return float(_mean_over_defined(class_auc(labels, probabilities)))
 
@@ -149,7 +149,7 @@ def class_average_precision(labels: np.ndarray, probabilities: np.ndarray) -> np
         probabilities: ``(N, C)``.
 
     Raises:
-        PredictionsError: if shapes disagree or a probability is not a number.
+        PredictionsError: if shapes disagree or a probability is NaN or infinite.
     """
     _require_fit(labels, probabilities)
     labels = np.asarray(labels)
@@ -168,13 +168,13 @@ class ClassScores:
     """Scores of each of C classes, arrays ``(C,)``.
 
     Attributes:
-        support: records that have the class.
-        precision: of the records called so, the share that has the class (0 if none is called).
-        recall: of the records that have the class, the share that is called so (0 if none has);
-            also called sensitivity.
-        specificity: of the records that do not have the class, the share that is not called so
-            (NaN if all have it).
-        f1: harmonic mean of precision and recall (0 if both are).
+        support: number of records with the class.
+        precision: fraction of predicted positives that have the class (0 if there are none).
+        recall: fraction of records with the class that are predicted positive (0 if there are
+            none); also called sensitivity.
+        specificity: fraction of records without the class that are predicted negative (NaN if
+            there are none).
+        f1: harmonic mean of precision and recall (0 if both are 0).
     """
 
     support: np.ndarray
@@ -214,12 +214,12 @@ def per_class(labels: np.ndarray, predicted: np.ndarray) -> ClassScores:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Probabilities in bins of equal width against what they came to, arrays ``(B,)``.
+    """Predicted probabilities and observed frequencies in B bins of equal width, arrays ``(B,)``.
 
     Attributes:
-        probability: mean of each bin; bins without any probability are left out.
-        share: of each bin's cells, the share that is true.
-        number: of the bin's cells.
+        probability: mean probability in each bin; empty bins are left out.
+        share: fraction of the entries in each bin that are true.
+        number: number of entries in each bin.
     """
 
     probability: np.ndarray
@@ -233,15 +233,15 @@ class Calibration:
 
 
 def calibration(truth: np.ndarray, probabilities: np.ndarray, *, bins: int = 10) -> Calibration:
-    """Compare probabilities with how often they come true.
+    """Compare predicted probabilities with observed frequencies.
 
     Args:
-        truth: of 0 and 1, of any shape; all cells are pooled.
+        truth: array of 0 and 1, of any shape; all entries are pooled.
         probabilities: of the same shape, in 0..1.
-        bins: of equal width from 0 to 1.
+        bins: number of bins of equal width from 0 to 1.
 
     Raises:
-        PredictionsError: if shapes disagree or a probability is not a number.
+        PredictionsError: if shapes disagree or a probability is NaN or infinite.
     """
     truth, probabilities = (np.reshape(values, (-1, 1)) for values in (truth, probabilities))
     _require_fit(truth, probabilities)
@@ -263,7 +263,7 @@ def class_brier(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         probabilities: ``(N, C)``.
 
     Raises:
-        PredictionsError: if shapes disagree or a probability is not a number.
+        PredictionsError: if shapes disagree or a probability is NaN or infinite.
     """
     _require_fit(truth, probabilities)
     error = np.asarray(probabilities, np.float64) - truth
@@ -274,31 +274,31 @@ def class_brier(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def label_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Share of all N x C record-and-class cells answered rightly at 0.5 (MRM-Net's "accuracy").
+    """Fraction of all N x C labels predicted correctly at threshold 0.5 (MRM-Net's "accuracy").
 
     Args:
         labels: ``(N, C)`` of 0 and 1.
-        probabilities: ``(N, C)``; a class counts as present from 0.5 on.
+        probabilities: ``(N, C)``; a class counts as present at 0.5 or above.
 
     Raises:
-        PredictionsError: if shapes disagree or a probability is not a number.
+        PredictionsError: if shapes disagree or a probability is NaN or infinite.
     """
     _require_fit(labels, probabilities)
     return float(_record_accuracy(labels, probabilities).mean())
 
 
 def record_f1(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean over records of each record's F1 over its classes at 0.5 (MRM-Net's "F1").
+    """Mean over records of the F1 over classes at threshold 0.5 (MRM-Net's "F1").
 
-    A record's F1 is 2 TP / (labels it has + classes called); a record that has no label and for
-    which none is called counts 0, as in scikit-learn's ``f1_score(average="samples")``.
+    A record's F1 is 2 TP / (number of labels + number of predicted classes); it is 0 for a record
+    without labels and predicted classes, as in scikit-learn's ``f1_score(average="samples")``.
 
     Args:
         labels: ``(N, C)`` of 0 and 1.
-        probabilities: ``(N, C)``; a class counts as present from 0.5 on.
+        probabilities: ``(N, C)``; a class counts as present at 0.5 or above.
 
     Raises:
-        PredictionsError: if shapes disagree or a probability is not a number.
+        PredictionsError: if shapes disagree or a probability is NaN or infinite.
     """
     _require_fit(labels, probabilities)
     return float(_record_f1(labels, probabilities).mean())
@@ -312,7 +312,7 @@ class CPSCScore:
     """The score of the China Physiological Signal Challenge 2018.
 
     Attributes:
-        score: the challenge score, the mean of ``f1``; NaN if one of them is.
+        score: the challenge score, the mean of ``f1``; NaN if any of them is NaN.
         f1: ``(9,)``, F1 of each class by the challenge's rule; NaN for a class that is neither
             the truth nor the answer of any record.
         groups: F1 of each of :data:`CPSC_GROUPS`, by name (the challenge's Faf, Fblock, Fpc and
@@ -325,10 +325,10 @@ class CPSCScore:
 
 
 def cpsc_score(labels: np.ndarray, first_labels: np.ndarray, answers: np.ndarray) -> CPSCScore:
-    """Score one answer a record by the rule of the CPSC 2018 challenge.
+    """Score one answer per record by the rule of the CPSC 2018 challenge.
 
-    An answer that is any of the record's labels is right and counts for the answered class;
-    any other counts as a confusion of the record's first label with the answer.
+    An answer is correct if it is any of the record's labels, and then counts for that class; any
+    other answer counts as a confusion of the record's first label with the answer.
 
     Args:
         labels: ``(N, 9)`` of 0 and 1, the classes in the challenge's order.
@@ -350,16 +350,16 @@ def cpsc_score(labels: np.ndarray, first_labels: np.ndarray, answers: np.ndarray
 def confusion_matrix(
     first_labels: np.ndarray, answers: np.ndarray, *, num_classes: int, normalise: bool = False
 ) -> np.ndarray:
-    """Count the records of each true class (rows) by the class answered (columns).
+    """Count the records of each true class (rows) by the predicted class (columns).
 
     Args:
         first_labels: ``(N,)`` 0-based, the truth.
         answers: ``(N,)`` 0-based.
-        num_classes: C.
+        num_classes: number of classes C.
         normalise: divide each row by its sum (MRM-Net, Fig. 5, transposed).
 
     Returns:
-        ``(C, C)``, int64; or float64 if normalised, NaN in the row of a class no record has.
+        ``(C, C)``, int64; or float64 if normalised, with NaN in the row of a class without records.
 
     Raises:
         PredictionsError: if a class is unknown or out of range, or the lengths differ.
@@ -385,29 +385,29 @@ def all_scores(
     cpsc: bool,
     counts: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Compute every score that the given labels allow, over one or many resamples.
+    """Compute all scores that the given labels allow, for one or more resamples.
 
     Args:
         labels: ``(N, C)`` of 0 and 1.
         first_labels: ``(N,)`` 0-based, all known; or None.
         probabilities: ``(N, C)``.
-        thresholds: ``(C,)``, probability from which a class counts as present.
-        single_label: True if the answer is the one class of the largest probability.
+        thresholds: ``(C,)``; a class counts as present if its probability reaches its threshold.
+        single_label: True if the answer is the most probable class alone.
         cpsc: add the official CPSC 2018 score and its groups (needs ``first_labels``).
-        counts: ``(R, N)``, how often each record stands in each resample; every record once in
-            the one resample if None.
+        counts: ``(R, N)``, how often each record is drawn in each resample; None for a single
+            resample with every record once.
 
     Returns:
         Arrays ``(R,)`` by name: ``macro_f1_first_label`` (arg-max answer against first label),
-        ``macro_f1_any_label`` (arg-max answer against all labels, for a single-label network
-        where first labels are not known), ``macro_f1_thresholds`` and ``macro_f1_half``
-        (answers from ``thresholds`` and from 0.5 on, for a multi-label network), ``macro_auc``,
-        ``label_accuracy``, ``record_f1``, ``brier_score``, ``cpsc_score``, ``cpsc_AF`` and so on
-        for the other :data:`CPSC_GROUPS`; and arrays ``(R, C)``: ``class_f1`` of the network's own
-        kind of answer and ``class_auc``.
+        ``macro_f1_any_label`` (arg-max answer against all labels, for a single-label network if
+        first labels are unknown), ``macro_f1_thresholds`` and ``macro_f1_half`` (at ``thresholds``
+        and at 0.5, for a multi-label network), ``macro_auc``, ``label_accuracy``, ``record_f1``,
+        ``brier_score``, ``cpsc_score``, ``cpsc_AF`` and so on for the other :data:`CPSC_GROUPS`;
+        and arrays ``(R, C)``: ``class_f1``, for the kind of answer that the network gives, and
+        ``class_auc``.
 
     Raises:
-        PredictionsError: if shapes disagree or a probability is not a number.
+        PredictionsError: if shapes disagree or a probability is NaN or infinite.
     """
     _require_fit(labels, probabilities)
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
@@ -446,12 +446,12 @@ def patient_groups(patients: np.ndarray | None, num_records: int) -> np.ndarray:
     """Group records by patient for a bootstrap.
 
     Args:
-        patients: ``(N,)`` str, empty if unknown; None if all are.
-        num_records: N.
+        patients: ``(N,)`` str, empty if unknown; None if all are unknown.
+        num_records: number of records N.
 
     Returns:
-        ``(N,)`` int64, equal for records of the same patient; a record of an unknown patient is a
-        group of its own.
+        ``(N,)`` int64, equal for records of the same patient; each record of an unknown patient is
+        its own group.
     """
     groups = np.arange(num_records)
     if patients is not None:
@@ -461,7 +461,7 @@ def patient_groups(patients: np.ndarray | None, num_records: int) -> np.ndarray:
 
 
 def drawn_by(groups: np.ndarray) -> str:
-    """What a bootstrap over these groups draws: ``"patients"`` or ``"records"``."""
+    """Return what a bootstrap over these groups draws: ``"patients"`` or ``"records"``."""
     return "patients" if len(np.unique(groups)) < len(groups) else "records"
 
 
@@ -472,21 +472,21 @@ def bootstrap_intervals(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """95 % percentile intervals of scores, by drawing groups of records with replacement.
+    """Compute 95 % percentile intervals of scores, by drawing groups of records with replacement.
 
-    Several records of one patient are not independent, so that records drawn one by one give
-    intervals that are too narrow; drawing patients, each with all its records, does not.  The
-    same seed and groups draw the same records, whatever is scored.
+    Records of one patient are not independent, so resampling records would give intervals that are
+    too narrow; instead, patients are drawn, each with all records.  The draws depend only on the
+    seed and the groups, not on what is scored.
 
     Args:
-        scores: takes counts ``(R, N)`` and gives arrays ``(R,)`` or ``(R, C)`` by name.
-        groups: ``(N,)``, what each record is drawn with; see :func:`patient_groups`.
-        resamples: how many times as many groups as there are are drawn.
-        seed: of the draws.
+        scores: takes counts ``(R, N)`` and returns arrays ``(R,)`` or ``(R, C)`` by name.
+        groups: ``(N,)``, group of each record; see :func:`patient_groups`.
+        resamples: number of resamples.
+        seed: seed of the draws.
 
     Returns:
         For each name ``(2,)`` or ``(C, 2)``: the 2.5th and the 97.5th percentile over the
-        resamples in which the score exists; NaN if it exists in none.
+        resamples in which the score is defined; NaN if there are none.
     """
     drawn = [scores(counts) for counts in _resample(groups, resamples, seed)]
     return {name: _percentiles(np.concatenate([part[name] for part in drawn])) for name in drawn[0]}
@@ -500,15 +500,15 @@ def paired_bootstrap(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """95 % percentile intervals of ``others - scores``, both on the same draws of records.
+    """Compute 95 % percentile intervals of ``others - scores``, both on the same draws.
 
     Args:
-        scores: takes counts ``(R, N)`` and gives arrays by name, as for
+        scores: takes counts ``(R, N)`` and returns arrays by name, as for
             :func:`bootstrap_intervals`.
         others: the same for another network on the same records in the same order.
         groups: as for :func:`bootstrap_intervals`.
-        resamples: likewise.
-        seed: of the draws.
+        resamples: number of resamples.
+        seed: seed of the draws.
 
     Returns:
         Intervals by name, for the scores that both have.
@@ -526,11 +526,11 @@ def paired_bootstrap(
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation over folds or seeds, NaN if there are none.
+    """Mean and standard deviation over folds or seeds.
 
     Attributes:
-        mean: of the values.
-        sd: sample standard deviation (divided by n - 1); NaN for one value.
+        mean: mean of the values; NaN if there are none.
+        sd: sample standard deviation (divided by n - 1); NaN for fewer than two values.
     """
 
     mean: float
@@ -538,7 +538,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float] | np.ndarray) -> "Spread":
-        """Take the mean and SD of values, leaving out NaN."""
+        """Compute the mean and SD of values, ignoring NaN."""
         known = np.asarray(values, np.float64)
         known = known[~np.isnan(known)]
         if not len(known):
@@ -546,7 +546,7 @@ class Spread:
         return cls(float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else math.nan)
 
     def text(self, digits: int) -> str:
-        """Write it as ``0.852 ± 0.021``: without the SD if that is NaN, a dash for no mean."""
+        """Format as ``0.852 ± 0.021``: without the SD if it is NaN, a dash if the mean is NaN."""
         if math.isnan(self.mean):
             return "–"
         sd = "" if math.isnan(self.sd) else f" ± {self.sd:.{digits}f}"
@@ -561,7 +561,7 @@ def _once(labels: np.ndarray) -> np.ndarray:
 
 
 def _resample(groups: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield counts ``(R, N)`` in pieces small enough for the processor's cache."""
+    """Yield counts ``(R, N)`` in blocks small enough for the CPU cache."""
     random = np.random.default_rng(seed)
     group_of_record = np.unique(groups, return_inverse=True)[1]
     num_groups = group_of_record.max() + 1
@@ -590,8 +590,8 @@ def _class_auc(labels: np.ndarray, probabilities: np.ndarray, counts: np.ndarray
         values, positive = probabilities[order, c], labels[order, c] > 0
         if positive.all() or not positive.any():
             continue
-        # Records of one probability form a group and share the middle of its ranks, so that a
-        # positive beats every negative below it and half of those level with it.
+        # Records with the same probability share their mean rank, so that a positive beats every
+        # negative below it and half of those tied with it.
         starts = np.concatenate([[True], values[1:] != values[:-1]])
         drawn = by_record[order]
         weights = np.add.reduceat(drawn, np.flatnonzero(starts))
@@ -663,13 +663,13 @@ def _ratio(above: np.ndarray, below: np.ndarray, *, undefined: float = 0.0) -> n
 
 
 def _mean_over_defined(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis, leaving out NaN; NaN if nothing is left."""
+    """Mean over the last axis, ignoring NaN; NaN if all are NaN."""
     defined = np.isfinite(values)
     return _ratio(np.where(defined, values, 0).sum(axis=-1), defined.sum(axis=-1), undefined=np.nan)
 
 
 def _percentiles(drawn: np.ndarray) -> np.ndarray:
-    """From ``(R, ...)`` to ``(..., 2)``."""
+    """Return the 95 % percentile intervals ``(..., 2)`` of ``(R, ...)``, ignoring NaN."""
     columns = drawn.reshape(len(drawn), -1).T
     intervals = np.full((len(columns), 2), np.nan)
     for interval, column in zip(intervals, columns, strict=True):
