@@ -388,8 +388,8 @@ def _loaded(
     from tqdm import tqdm
 
     before, rest = entries[: journal.count], entries[journal.count :]
-    for entry, (told, samples) in zip(before, journal.entries(), strict=True):
-        yield entry, _Loaded(signal=samples, **{**told, "codes": tuple(told["codes"])})
+    for entry, (fields, samples) in zip(before, journal.entries(), strict=True):
+        yield entry, _Loaded(signal=samples, **{**fields, "codes": tuple(fields["codes"])})
     chunks = [rest[start : start + _CHUNK] for start in range(0, len(rest), _CHUNK)]
     if not chunks:
         return
