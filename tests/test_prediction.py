@@ -382,6 +382,22 @@ def test_a_missing_recording_does_not_stop_the_others(tmp_path: Path) -> None:
     assert [row[0] for row in rows_of(tmp_path / "out" / "rejected.csv")[1:]] == ["B1"]
 
 
+def test_what_only_looks_like_a_recording_is_listed(tmp_path: Path) -> None:
+    save_models(tmp_path, {})
+    write_records(tmp_path / "records")
+    (tmp_path / "records" / "six.csv").write_text("I,II,III,aVR,aVL,aVF\n" + "0,0,0,0,0,0\n" * 999)
+    (tmp_path / "records" / "cut.npz").write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(RecordError, match="2 of 7 recordings could not be used"):
+        answer(tmp_path)
+    assert len(rows_of(tmp_path / "out" / "answers.csv")) == 6
+    rejected = rows_of(tmp_path / "out" / "rejected.csv")[1:]
+    assert [row[0] for row in rejected] == ["cut.npz", "six.csv"]
+    # A table that names one of them gets its reason, not that it is missing.
+    (tmp_path / "test.csv").write_text("Recording\nA4\nsix\n")
+    with pytest.raises(RecordError, match="1 of 2 .*six.csv"):
+        answer(tmp_path, csv_file=tmp_path / "test.csv")
+
+
 def test_an_answer_of_nan_is_refused_by_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

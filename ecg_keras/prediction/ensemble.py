@@ -19,7 +19,7 @@ from data_prep.errors import ModelFileError, OptionError, RecordError, StoreErro
 from data_prep.files import write_csv, written_as_one
 from data_prep.labels import CPSC_TASK, known_first_labels, read_recordings
 from data_prep.plausibility import Doubt, check
-from data_prep.records import Record, find_records
+from data_prep.records import Record, find_records, scan_folder
 from data_prep.signals import crop_or_pad
 from data_prep.store import Store
 from ecg_keras.evaluation.answers import Answer, Answers, Rejected, seconds_cut, table_lines
@@ -190,7 +190,7 @@ def _paths_of(frame: Any, column: str | None) -> list[str | Path]:
     return list(frame[column])
 
 
-def choose_records(*, csv_file: Path | None, records: Path) -> dict[str, Path | None]:
+def choose_records(*, csv_file: Path | None, records: Path) -> dict[str, Path | Rejected]:
     """Find the recordings to predict.
 
     Args:
@@ -198,7 +198,8 @@ def choose_records(*, csv_file: Path | None, records: Path) -> dict[str, Path | 
         records: a folder, or one recording.
 
     Returns:
-        The file of each recording by its name, in the table's order; None if the folder lacks it.
+        The file of each recording by its name, in the table's order, or why it cannot be used; of
+        a whole folder also files that only look like recordings.
 
     Raises:
         RecordError: if there is no recording at all.
@@ -215,8 +216,10 @@ def choose_records(*, csv_file: Path | None, records: Path) -> dict[str, Path | 
     found = find_records(records)
     if not found:
         raise RecordError(f"{records} holds no recording; give a folder with some.")
+    refused = scan_folder(records).refused
     if csv_file is None:
-        return {**found}
+        others = {path.name: Rejected(path.name, str(path), why) for path, why in refused}
+        return {**others, **found}
     wanted = read_recordings(csv_file)
     absent = [name for name in wanted if name not in found]
     if len(absent) == len(wanted):
@@ -225,7 +228,12 @@ def choose_records(*, csv_file: Path | None, records: Path) -> dict[str, Path | 
             + (f" and {len(absent) - 1} more recordings" if len(absent) > 1 else "")
             + f" not in {records}; give the right folder or correct the table."
         )
-    return {name: found.get(name) for name in wanted}
+    reasons = {path.stem: why for path, why in refused}
+    return {
+        name: found.get(name)
+        or Rejected(name, "", reasons.get(name, f"{name} is not in {records}; correct the table."))
+        for name in wanted
+    }
 
 
 @dataclass(frozen=True)
@@ -297,7 +305,7 @@ def _input_seconds(models: Sequence[ECGModel]) -> float:
 
 def predict_records(
     models: Sequence[ECGModel],
-    records: Mapping[str, Path | None],
+    records: Mapping[str, Path | Rejected],
     *,
     batch_size: int = 64,
     workers: int = 2,
@@ -308,7 +316,7 @@ def predict_records(
 
     Args:
         models: from :func:`open_models`; each prepares the recordings as its contract says.
-        records: their files by their names; None for one that is missing.
+        records: their files by their names, or why one cannot be used.
         batch_size: recordings at a time; sixteen times as many are held in memory.
         workers: threads that read recordings.
         fs: sampling rate, hertz, of files that state none.
@@ -449,9 +457,9 @@ def _read(
     fs: float | None,
     unit: str | None,
 ) -> _Usable | Rejected:
+    if isinstance(recording, Rejected):
+        return recording
     file = str(recording) if _is_path(recording) else ""
-    if recording is None:
-        return Rejected(str(name), "", f"{name} is not in the folder; correct the table.")
     try:
         record = as_record(recording, fs=fs, unit=unit)
         prepared = [prepare_record(record, contract) for contract in contracts]

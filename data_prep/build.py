@@ -1,0 +1,7 @@
+"""Moved to :mod:`data_prep.storing.build`; this name goes with the next release."""
+
+from warnings import warn
+
+from data_prep.storing.build import main as main
+
+warn("import data_prep.storing.build instead", DeprecationWarning, stacklevel=2)
