@@ -13,7 +13,7 @@ class RecordError(ECGError):
 
 
 class LabelError(ECGError):
-    """A table of labels, or a label in it, cannot be understood."""
+    """A table of labels, or a label in it, is invalid."""
 
 
 class StoreError(ECGError):

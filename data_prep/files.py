@@ -20,7 +20,7 @@ from data_prep.errors import OptionError
 
 # Disk or quota full, file larger than the system or the shell allows, disk failure: the system
 # does not say which file was being written.
-_DISK_TROUBLES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 MOST_BYTES = 2**30
@@ -84,11 +84,11 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise OSError(errno.EINVAL, "it is not a regular file", str(part))
     try:
         yield part
-        _bring_to_disk(part)
+        _flush_to_disk(part)
         os.replace(part, path)
-        _bring_to_disk(path.parent)
+        _flush_to_disk(path.parent)
     except OSError as error:
-        if error.errno in _DISK_TROUBLES and not error.filename:
+        if error.errno in _DISK_ERRORS and not error.filename:
             # To the user, an exhausted quota is a full disk.
             number = errno.ENOSPC if error.errno == errno.EDQUOT else error.errno
             raise OSError(number, error.strerror, str(path)) from error
@@ -97,7 +97,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def _bring_to_disk(path: Path) -> None:
+def _flush_to_disk(path: Path) -> None:
     """Flush a file, or the names in a folder, to disk, so that they survive a power failure."""
     if os.name == "nt" and path.is_dir():
         return  # Windows cannot open folders
@@ -248,7 +248,7 @@ def written_as_one(
             elif not _exchange(part, place):
                 os.replace(place, old)
                 os.replace(part, place)
-            _bring_to_disk(place.parent)
+            _flush_to_disk(place.parent)
         finally:
             for left in (part, old):
                 _clear(left, place, names)

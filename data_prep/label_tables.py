@@ -108,8 +108,8 @@ def read_label_table(path: Path, task: str) -> LabelTable:
         are in the order of CPSC 2018 if all belong to it, and otherwise in alphabetical order.
 
     Raises:
-        LabelError: naming file and line, if the table cannot be understood, a record has two
-            lines with different labels, or no record has a class.
+        LabelError: naming file and line, if the table is invalid, a record has two lines
+            with different labels, or no record has a class.
     """
     rows = read_rows(path, ["Recording"])
     columns = list(rows[0][1])

@@ -90,7 +90,7 @@ def read_reference(path: Path) -> dict[str, tuple[int, ...]]:
         0-based class indices (of :data:`CPSC_CLASSES`) of each recording, First_label first.
 
     Raises:
-        LabelError: naming the file and line, if the table cannot be understood.
+        LabelError: naming the file and line, if the table is invalid.
     """
     reference: dict[str, tuple[int, ...]] = {}
     for line, row in read_rows(path, ["Recording", "First_label"]):

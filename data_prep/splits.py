@@ -14,7 +14,7 @@ def stratified_folds(
     labels of a record, not only the first.
 
     Args:
-        labels: uint8 ``(records, classes)``, 1 if a record carries the class.
+        labels: uint8 ``(records, classes)``, 1 if a record has the class.
         seed: of the assignment; the same seed and labels give the same folds.
         num_folds: how many folds, 2 or more.
         patients: str ``(records,)``, ``""`` if unknown: all records of a patient get the same

@@ -15,7 +15,7 @@ The schema, version 1.  Attributes of the file: ``schema`` (``"ecg-keras store"`
                                                tasks, (N, tasks), tasks sorted by name
 ``sources``        (N,)         UTF-8 bytes    the folder that a record came from; absent in
                                                early stores of this version
-``labels/TASK``    (N, C)       uint8          1 if a record carries the class; its attribute
+``labels/TASK``    (N, C)       uint8          1 if a record has the class; its attribute
                                                ``class_names`` (JSON) names the columns
 ``checksums``      (N,)         uint32         CRC-32 of each record's signal, as little-endian
                                                bytes; absent in early stores of this version
@@ -448,7 +448,7 @@ class Store:
         return self._class_names[self.resolve_task(task)]
 
     def labels(self, task: str | None = None) -> np.ndarray:
-        """Return the labels of a task: uint8 ``(N, C)``, 1 if a record carries the class."""
+        """Return the labels of a task: uint8 ``(N, C)``, 1 if a record has the class."""
         return self._labels[self.resolve_task(task)]
 
     def first_labels(self, task: str | None = None) -> np.ndarray:
@@ -537,7 +537,7 @@ def _table(group: h5py.Group, name: str, kinds: str, *, ndim: tuple[int, ...] = 
 
 
 def _checksum(array: np.ndarray) -> int:
-    """CRC-32 of the values, whatever the machine's byte order."""
+    """CRC-32 of the values, for any byte order of the machine."""
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return zlib.crc32(np.ascontiguousarray(little).view(np.uint8).data)
 

@@ -28,7 +28,7 @@ def read_array(path: Path) -> Tracing:
         path: of the file.
 
     Raises:
-        RecordError: if it holds no such array.
+        RecordError: if it has no such array.
     """
     try:
         arrays = _arrays(path)

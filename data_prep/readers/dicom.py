@@ -32,7 +32,7 @@ def read_dicom(path: Path) -> Tracing:
     """
     pydicom = library("pydicom", path)
     try:
-        _require_not_swelling(path)
+        _require_bounded_size(path)
         dataset = pydicom.dcmread(path)
         groups = list(dataset.get("WaveformSequence") or ())
         if not groups:
@@ -75,7 +75,7 @@ def _require_same_times(channels: list[Any], fs: float) -> None:
         raise ValueError(f"its channels are shifted by {max(skews) - min(skews):g} samples")
 
 
-def _require_not_swelling(path: Path) -> None:
+def _require_bounded_size(path: Path) -> None:
     """Reject a deflated file that could exhaust memory: pydicom decompresses it whole."""
     with opened(path) as file:
         deflated = b"1.2.840.10008.1.2.1.99" in file.read(4096)

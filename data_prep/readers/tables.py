@@ -31,7 +31,7 @@ def read_table(path: Path) -> Tracing:
         path: of the file.
 
     Raises:
-        RecordError: naming the file and line, if it cannot be understood.
+        RecordError: naming the file and line, if it is not a valid table of leads.
     """
     lines = _lines(path)
     before, first = next(((n, line) for n, line in enumerate(lines, 1) if line.strip()), (0, ""))

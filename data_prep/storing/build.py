@@ -183,10 +183,10 @@ def main(
                     f" the reasons in {listed}."
                 )
             num_folds = 9 if test_source else 10
-            _deal(writer, num_folds=num_folds, random=folds == "random", seed=seed)
+            _assign_folds(writer, num_folds=num_folds, random=folds == "random", seed=seed)
             report = [*_counts(writer)] if selection.own else []
             if selection.dataset != "ptb-xl" or selection.own or several_labels == "rarest":
-                report += _settle(writer, several_labels)
+                report += _choose_main_labels(writer, several_labels)
             num_records = len(writer)
         write_csv(listed, columns, rejected)
     print("\n".join([f"{out}: {num_records} records at {form.rate:g} Hz.", *report]))
@@ -204,7 +204,7 @@ def _given(selection: "Selection", labels: tuple[Path, ...]) -> str:
     return "published" if selection.dataset == "ptb-xl" and not labels else "given"
 
 
-def _deal(writer: "StoreWriter", *, num_folds: int, random: bool, seed: int) -> None:
+def _assign_folds(writer: "StoreWriter", *, num_folds: int, random: bool, seed: int) -> None:
     """Assign folds to the records without one; a patient who already has a fold keeps it."""
     import numpy as np
 
@@ -225,7 +225,7 @@ def _deal(writer: "StoreWriter", *, num_folds: int, random: bool, seed: int) -> 
     writer.set_folds(folds)
 
 
-def _settle(writer: "StoreWriter", several_labels: str) -> Iterator[str]:
+def _choose_main_labels(writer: "StoreWriter", several_labels: str) -> Iterator[str]:
     """Choose the main label of records with several in unknown order, and report how many."""
     from data_prep.labels import main_labels, rarest_labels
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from requests.adapters import HTTPAdapter
 
 SUMS = "SHA256SUMS.txt"
-"""The checksum file that PhysioNet publishes with each data set; ours lists what is here."""
+"""The checksum file that PhysioNet publishes with each data set; ours lists our files."""
 
 _ROOTS = {
     "cpsc2018": "https://physionet.org/files/challenge-2021/1.0.3/",

@@ -129,7 +129,7 @@ def select(
 
     Raises:
         OptionError: if the options contradict each other.
-        LabelError: if a table cannot be understood or does not fit the recordings.
+        LabelError: if a table is invalid or does not match the recordings.
         RecordError: if there are no recordings.
     """
     published = [is_ptbxl(folder, dataset) for folder in source]
