@@ -289,7 +289,7 @@ class Reproduction(reproduction.Reproduction):
                 f"The private test set of {sum(PRIVATE_TEST_SET):,} records was never published:"
                 " figures from here and figures on it are on other data. What anyone can reproduce"
                 " is a figure on the public records.",
-                *self._dealt,
+                *self._about_folds,
             ),
         )
 
@@ -635,11 +635,11 @@ class Reproduction(reproduction.Reproduction):
                 if without
                 else []
             ),
-            *self._dealt,
+            *self._about_folds,
         )
 
     @property
-    def _dealt(self) -> tuple[str, ...]:
+    def _about_folds(self) -> tuple[str, ...]:
         """A note on how the folds were assigned, if the store records it."""
         with Store(self.store) as opened:
             made = opened.provenance
