@@ -166,7 +166,7 @@ def train(
                 f"{store} has no records of {task} to train, to validate or to score when fold"
                 f" {validation_fold} validates; choose other folds."
             )
-        goes_on = any(path.name != "unit.json" for path in folder.iterdir())
+        resumed = any(path.name != "unit.json" for path in folder.iterdir())
         start = time.perf_counter()
         train_fold(
             opened,
@@ -185,7 +185,7 @@ def train(
         training: dict[str, Any] = {
             "parameters": sum(math.prod(w.shape) for w in model.network.trainable_weights),
             "epochs": settings.epochs,
-            "seconds": None if goes_on else seconds,
+            "seconds": None if resumed else seconds,
         }
         answer = partial(predict_store, model, opened, scored, batch_size=settings.batch_size)
         for head, answers in answer().items():
