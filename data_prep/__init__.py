@@ -1,4 +1,4 @@
-"""From any ECG file to one store of labelled recordings in millivolts; never imports Keras."""
+"""Turns ECG files of any format into one store of labelled recordings; never imports Keras."""
 
 from data_prep.interrupts import end_quietly_while_importing
 

@@ -1,4 +1,4 @@
-"""Moved to :mod:`data_prep.storing.build`; this name goes with the next release."""
+"""Moved to :mod:`data_prep.storing.build`; this name will be removed in the next release."""
 
 from warnings import warn
 

@@ -1,4 +1,4 @@
-"""What the codes of classes mean: one table for CPSC 2018, PTB-XL and SNOMED CT.
+"""The meaning of class codes: one table for CPSC 2018, PTB-XL and SNOMED CT.
 
 PTB-XL's statements are named as in its scp_statements.csv; the SNOMED CT codes are those of the
 PhysioNet/CinC Challenges 2020 and 2021, named as in their mapping tables.
@@ -23,15 +23,15 @@ def spelled_out(class_name: str, task: str) -> str:
 
     Args:
         class_name: such as ``"AFIB"``.
-        task: of the class; other tasks than the built-in ones define their own abbreviations.
+        task: of the class; only the abbreviations of the built-in tasks are known.
 
     Returns:
-        Such as ``"atrial fibrillation"``; empty if unknown.
+        The name, such as ``"atrial fibrillation"``; empty if unknown.
     """
     scheme = "ptb-xl" if task in PTBXL_TASKS else task if task == CPSC_TASK else ""
     return _table().get((scheme, class_name), "")
 
 
 def snomed_name(code: str) -> str:
-    """Return what a SNOMED CT code of the challenges stands for; empty if unknown."""
+    """Return the meaning of a SNOMED CT code of the challenges; empty if unknown."""
     return _table().get(("snomed-ct", code), "")

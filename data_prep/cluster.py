@@ -11,7 +11,7 @@ from typing import Any
 from data_prep import __version__
 from data_prep.errors import JobError, OptionError
 
-_ANSWER = 20.0  # seconds to wait for a scheduler's answer
+_ANSWER = 20.0  # seconds to wait for the scheduler to answer
 WITHOUT_WORKERS = 300.0  # seconds to wait for a worker before giving up
 
 
@@ -40,7 +40,7 @@ def connect(scheduler: str) -> Any:
 
     try:
         return _in_time(lambda: Client(scheduler, timeout=_ANSWER, set_as_default=False))
-    except Exception as error:  # of many kinds, by the address and by what answers there
+    except Exception as error:  # its type depends on the address and on what answers there
         without = " without certificates (see Dask's configuration of TLS)"
         raise OptionError(
             f"no Dask scheduler answers at {scheduler}"
@@ -51,7 +51,7 @@ def connect(scheduler: str) -> Any:
 
 
 def _in_time(ask: Callable[[], Any]) -> Any:
-    """What a function returns or raises, or TimeoutError: Dask waits for ever on silent sockets."""
+    """Call a function with a timeout: Dask waits forever on silent sockets."""
     answers: SimpleQueue[tuple[Any, Exception | None]] = SimpleQueue()
 
     def answer() -> None:
@@ -71,13 +71,13 @@ def _in_time(ask: Callable[[], Any]) -> Any:
 
 
 def require_workers(client: Any) -> None:
-    """Wait some minutes for a cluster's first worker.
+    """Wait a few minutes for the first worker of a cluster.
 
     Args:
         client: from :func:`connect`.
 
     Raises:
-        OptionError: if none comes, or one has another version of Python or of this package.
+        OptionError: if none appears, or one has a different version of Python or of this package.
     """
     try:
         client.wait_for_workers(1, timeout=WITHOUT_WORKERS)
@@ -99,28 +99,28 @@ def require_workers(client: Any) -> None:
 
 
 def versions() -> str:
-    """Return what a worker must have in the same version as the command, as text."""
+    """Return, as text, the versions that a worker must share with the command."""
     python = ".".join(map(str, sys.version_info[:2]))
     return f"Python {python} with ecg-keras {__version__}"
 
 
 def workers_of(client: Any) -> dict[str, dict[str, Any]]:
-    """Return the addresses of a cluster's workers, those with a GPU alone if any announces one.
+    """Return the workers of a cluster, or only those with a GPU if any announces one.
 
     Args:
         client: from :func:`connect`.
 
     Returns:
-        The resources that a job reserves on each, by its address.
+        By the address of each worker, the resources that a job reserves on it.
 
     Raises:
         JobError: if the scheduler is gone.
     """
     try:
-        # What the client knows itself is seconds old; here a worker that died is missing at once.
+        # The client's own list is seconds old; here a dead worker is missing at once.
         alive = client.nthreads()
         known = client.scheduler_info(n_workers=-1)["workers"]
-    except Exception:  # many kinds, by the moment at which the connection broke
+    except Exception:  # its type depends on when the connection broke
         raise JobError(
             f"the Dask scheduler at {client.scheduler.address} is gone; what was done is kept, so"
             " start one and run the same command again."

@@ -1,4 +1,4 @@
-"""Turns a typed ``main`` into a command: options from its signature, errors as one sentence."""
+"""Turns a typed ``main`` into a command, with options from its signature and one-line errors."""
 
 import errno
 import inspect
@@ -18,13 +18,13 @@ from data_prep.provenance import version_of
 
 
 def takes_options(main: Callable[..., None]) -> Callable[..., None]:
-    """Let a function of settings be called with their fields as keywords.
+    """Let a function of settings dataclasses be called with their fields as keywords.
 
     ``main(*, run: Run, settings: Settings = Settings(epochs=9))`` is then called as on the command
     line, with one option per field: ``main(store=Path("a.h5"), out=Path("runs/a"), epochs=3)``.
 
     Args:
-        main: a function of dataclasses, no two with a field of the same name.
+        main: a function of dataclasses; no two of them share a field name.
     """
     settings = inspect.signature(main, eval_str=True).parameters
     options = []
@@ -73,7 +73,7 @@ def run_command(main: Callable[..., None]) -> None:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show
+            stream.reconfigure(errors="backslashreplace")  # for terminals of few characters
     try:
         raise_again()
         if "--version" in sys.argv[1:]:

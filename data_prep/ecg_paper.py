@@ -1,4 +1,4 @@
-"""Twelve leads on ECG paper: 25 mm a second, 10 mm a millivolt, true to scale when printed."""
+"""Twelve leads on ECG paper, 25 mm/s and 10 mm/mV, true to scale when printed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ _COLUMNS = (("I", "II", "III"), ("aVR", "aVL", "aVF"), ("V1", "V2", "V3"), ("V4"
 
 _MARGIN, _TITLE, _CAPTION = 5.0, 11.0, 13.0  # mm around the paper
 _LEADER = 10.0  # mm before the traces, for the calibration pulse
-_ABOVE, _BELOW = 11.0, 3.0  # mm a row has at least: the pulse stands 10 mm high
-_MOST = 60.0  # mm from one row to the next at most; traces that need more overlap, as on paper
+_ABOVE, _BELOW = 11.0, 3.0  # least mm of a row: the pulse is 10 mm high
+_MOST = 60.0  # most mm between rows; traces that need more overlap, as on paper
 
 _INK, _SOFT, _PAPER, _FINE, _BOLD = "#15171c", "#5b6472", "#fffafa", "#f8d9d9", "#ecaaaa"
 _INVALID = "#8b93a1"
@@ -46,16 +46,16 @@ _STYLE: dict[Any, Any] = {"font.family": "DejaVu Sans", "font.size": 8.0, "text.
 
 @dataclass(frozen=True, eq=False)
 class Shading:
-    """A quantity that varies along a recording, drawn as colour behind its traces.
+    """A quantity that varies along a recording, drawn as a background colour.
 
     Attributes:
-        name: what it is, for the legend, with its unit.
-        edges: ``(steps + 1,)``, when each step begins and ends, in seconds from the recording's
-            beginning, rising.
-        values: ``(steps,)`` for all leads alike, or ``(steps, 12)``; NaN if there is none.
-            Zero has no colour, above zero is blue, below orange.
+        name: of the quantity, with its unit, for the legend.
+        edges: ``(steps + 1,)``, boundaries of the steps in seconds from the start of the
+            recording, ascending.
+        values: ``(steps,)`` for all leads alike, or ``(steps, 12)``; NaN if unknown.  Zero has
+            no colour, positive values are blue, negative ones orange.
         least: full colour stands for the largest absolute value, but at least for this, so that
-            what hardly varies looks like it.
+            a nearly constant quantity looks constant.
 
     Raises:
         OptionError: if the shapes disagree.
@@ -67,7 +67,7 @@ class Shading:
     least: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse shapes that cannot be drawn."""
+        """Reject shapes that cannot be drawn."""
         steps = len(self.edges) - 1
         if self.values.shape not in ((steps,), (steps, len(LEADS))):
             raise OptionError(
@@ -77,7 +77,7 @@ class Shading:
 
     @property
     def limit(self) -> float:
-        """The value of full colour."""
+        """The value shown in full colour."""
         return float(np.nanmax(np.abs(self.values), initial=self.least)) or 1.0
 
     def of_lead(self, lead: int) -> np.ndarray:
@@ -87,7 +87,7 @@ class Shading:
 
 @dataclass(frozen=True)
 class _Trace:
-    """One lead over one stretch of time, at one place of a row; ``left`` in mm."""
+    """One lead over one stretch of time, and its place in a row; ``left`` in mm."""
 
     lead: int
     start: float
@@ -110,30 +110,30 @@ def ecg_figure(
     """Draw a recording on ECG paper, 25 mm/s and 10 mm/mV at the figure's own size.
 
     Every row begins with a calibration pulse of 1 mV and 0.2 s. Small squares are 1 mm (0.04 s,
-    0.1 mV), large ones 5 mm (0.2 s, 0.5 mV). Each trace is moved up or down so that its median
-    lies on a line of the paper, since electrodes have a voltage of their own that says nothing.
-    Rows stand as far apart as their traces need, up to 60 mm. If samples are invalid the
-    trace is broken and the place is hatched.
+    0.1 mV), large ones 5 mm (0.2 s, 0.5 mV). Each trace is shifted so that its median lies on a
+    line of the paper, since the electrodes' offset voltage carries no information. Rows are as
+    far apart as their traces need, up to 60 mm. Invalid samples leave a gap in the trace, which
+    is hatched.
 
     Args:
         recording: from :func:`data_prep.records.read_record`, or millivolts ``(time, 12)``,
             leads in the order of :data:`data_prep.labels.LEADS`, NaN if invalid.
-        fs: rate of an array, hertz; a record knows its own.
+        fs: sampling rate of an array, hertz; a record has its own.
         layout: ``"3x4"`` is the usual print, three rows of four leads, each a quarter of the
             time, and below them one lead in full; ``"12x1"`` has a row for each lead;
             ``"strip"`` shows one lead from ``start`` to the recording's end, in lines of
             ``seconds`` each.
-        start: where the drawing begins, in seconds from the recording's beginning.
-        seconds: shown (of a strip: in each line); less if the recording is shorter.
-        lead: shown in full by ``"3x4"`` and ``"strip"``.
-        shading: something to be drawn behind the traces, such as a network's attention.
-        title: over the paper; by default a record's name, age and sex.
+        start: of the drawing, in seconds from the start of the recording.
+        seconds: duration shown (of a strip: in each line); less if the recording is shorter.
+        lead: the one shown in full by ``"3x4"`` and ``"strip"``.
+        shading: drawn behind the traces, such as a network's attention.
+        title: above the paper; by default a record's name, age and sex.
 
     Returns:
-        A figure as large as its paper, in millimetres at any resolution: 275 mm wide for 10 s.
+        A figure of the paper's size in millimetres at any resolution: 275 mm wide for 10 s.
 
     Raises:
-        OptionError: if the array, rate, lead or stretch of time cannot be meant.
+        OptionError: if the array, rate, lead or stretch of time is not valid.
     """
     signal, fs = _signal(recording, fs)
     duration = len(signal) / fs
@@ -166,7 +166,7 @@ def ecg_figure(
 
 
 class _Sheet:
-    """The paper, its rows and what is drawn on them; all places in mm from the lower left."""
+    """The paper, its rows and what is drawn on them; all positions in mm from the lower left."""
 
     def __init__(
         self,
@@ -191,7 +191,7 @@ class _Sheet:
         steps = [_squares(b + a + 1) for b, a in zip(below[:-1], above[1:], strict=True)]
         top, bottom = _squares(above[0] + 2), _squares(below[-1] + 2)
 
-        # Traces begin, and rows lie, on the bold lines of the paper.
+        # Traces start, and rows lie, on the bold lines of the paper.
         self.left = _MARGIN
         self.zero = self.left + _LEADER
         self.right = self.zero + _squares(width, most=np.inf) + 5
@@ -364,7 +364,7 @@ def _three_by_four(start: float, stop: float, full: int) -> list[list[_Trace]]:
 
 
 def _points(signal: np.ndarray, fs: float, trace: _Trace) -> tuple[np.ndarray, np.ndarray]:
-    """A trace's places in mm right of its beginning and above its row's line."""
+    """The points of a trace, in mm right of its start and above its row's line."""
     first, last = np.ceil(trace.start * fs - 1e-6), np.floor(trace.stop * fs + 1e-6)
     samples = np.arange(first, min(last + 1, len(signal))).astype(int)
     values = signal[samples, trace.lead].astype(np.float64)
@@ -379,7 +379,7 @@ def _short(value: float) -> str:
 
 
 def _above_label(trace: _Trace, x: np.ndarray, y: np.ndarray) -> float:
-    """Where a lead's name finds room over the beginning of its trace, mm above the row's line."""
+    """Height at which a lead's name clears the start of its trace, mm above the row's line."""
     return max(8.0, _highest(y[x < 2 + 2.2 * len(trace.label)]) + 1)
 
 

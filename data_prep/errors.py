@@ -1,11 +1,11 @@
-"""The errors this project raises about what it was given.
+"""The errors this project raises if its input cannot be used.
 
 Every message is one sentence that names the file, what is wrong with it and what to do.
 """
 
 
 class ECGError(Exception):
-    """Something we were given cannot be used; the message says what and how to mend it."""
+    """An input cannot be used; the message says which and how to fix it."""
 
 
 class RecordError(ECGError):
@@ -13,19 +13,19 @@ class RecordError(ECGError):
 
 
 class LabelError(ECGError):
-    """A table of labels, or a label in it, cannot be understood."""
+    """A table of labels, or a label in it, is invalid."""
 
 
 class StoreError(ECGError):
-    """A store is missing, broken, of another schema, or does not hold what was asked of it."""
+    """A store is missing, damaged, of another schema, or lacks what was asked of it."""
 
 
 class ModelFileError(ECGError):
-    """A model file is corrupt, belongs to another package, or does not fit its companions."""
+    """A model file is corrupt, belongs to another package, or does not match the other models."""
 
 
 class PredictionsError(ECGError):
-    """A file of predictions is corrupt or does not fit the labels it is scored against."""
+    """A predictions file is corrupt or does not match the labels it is scored against."""
 
 
 class OptionError(ECGError):
@@ -33,8 +33,8 @@ class OptionError(ECGError):
 
 
 class JobError(ECGError):
-    """Jobs of a larger computation failed; the results of the others are kept."""
+    """Some jobs of a larger computation failed; the results of the others are kept."""
 
 
 class DownloadError(ECGError):
-    """A server does not answer, lacks a file it lists, or holds another than it lists."""
+    """A server does not answer, lacks a file it lists, or holds a different one."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and that one process writes at a time."""
+"""Files that are either complete or absent, and are written by one process at a time."""
 
 import csv
 import ctypes
@@ -18,20 +18,20 @@ import numpy as np
 
 from data_prep.errors import OptionError
 
-# A disk or quota that is full, a file that grew larger than the system or the shell's limit lets
-# it be, a disk that fails: the system does not say while writing what.
-_DISK_TROUBLES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# Disk or quota full, file larger than the system or the shell allows, disk failure: the system
+# does not say which file was being written.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 MOST_BYTES = 2**30
-"""Bytes of the largest recording or table that is read, also after unpacking."""
+"""Size limit of a recording or table, in bytes, also after decompression."""
 
 MOST_VALUES = 2**26
-"""Samples of all signals together in the largest recording: twelve leads, an hour at 1500 Hz."""
+"""Limit on the samples of all signals of a recording: twelve leads, an hour at 1500 Hz."""
 
 
 def is_file(path: Path) -> bool:
-    """Whether this is a regular file, also behind a link; False if no file can have this name."""
+    """Whether this is a regular file or a link to one; False if no file can have this name."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (OSError, ValueError):
@@ -45,14 +45,14 @@ def opened(path: Path, *, most: int = MOST_BYTES) -> BinaryIO:
 
     Args:
         path: of the file, or of a link to it.
-        most: bytes that it may have.
+        most: largest allowed size, bytes.
 
     Raises:
         OSError: if it cannot be read, is not a regular file, or is larger.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-    # Should it have become a pipe since, opening does not wait either.
+    # If it has become a pipe in the meantime, opening does not wait either.
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | _WITHOUT_WAITING))
     state = os.fstat(file.fileno())
     if stat.S_ISREG(state.st_mode) and state.st_size <= most:
@@ -66,17 +66,17 @@ _WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0)
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a place beside ``path`` to write to, and rename it to ``path`` when all went well.
+    """Give a temporary file beside ``path`` to write to, and rename it to ``path`` at the end.
 
-    What was written is on the disk before it takes the name, so that also a machine that loses
-    its power leaves the old file or the new one.
+    The data are flushed to disk before the renaming, so that even a power failure leaves either
+    the old file or the new one.
 
     Args:
         path: the file to make; its folder is created.
 
     Yields:
-        ``path`` with ``.part`` put before its ending (``best.part.keras``), so that libraries
-        which look at the ending are content; removed again if the block raises.
+        ``path`` with ``.part`` before its suffix (``best.part.keras``), for libraries that check
+        the suffix; removed if the block raises.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.stem}.part{path.suffix}")
@@ -84,11 +84,11 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise OSError(errno.EINVAL, "it is not a regular file", str(part))
     try:
         yield part
-        _bring_to_disk(part)
+        _flush_to_disk(part)
         os.replace(part, path)
-        _bring_to_disk(path.parent)
+        _flush_to_disk(path.parent)
     except OSError as error:
-        if error.errno in _DISK_TROUBLES and not error.filename:
+        if error.errno in _DISK_ERRORS and not error.filename:
             # To the user, an exhausted quota is a full disk.
             number = errno.ENOSPC if error.errno == errno.EDQUOT else error.errno
             raise OSError(number, error.strerror, str(path)) from error
@@ -97,10 +97,10 @@ def written_whole(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def _bring_to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, would survive a loss of power."""
+def _flush_to_disk(path: Path) -> None:
+    """Flush a file, or the names in a folder, to disk, so that they survive a power failure."""
     if os.name == "nt" and path.is_dir():
-        return  # Windows opens no folders
+        return  # Windows cannot open folders
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -109,7 +109,7 @@ def _bring_to_disk(path: Path) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write :func:`csv_text` to a file, in UTF-8; what that cannot hold becomes an escape.
+    """Write :func:`csv_text` to a file in UTF-8; characters it cannot encode become escapes.
 
     Args:
         path: of the table; its folder is created.
@@ -121,9 +121,9 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Lay out a table that spreadsheet programs show as it is.
+    """Format a table so that spreadsheet programs show it as it is.
 
-    They run a text that begins with =, +, - or @ as a formula; an apostrophe is put before it.
+    They run text that begins with =, +, - or @ as a formula, so an apostrophe is put before it.
     Numbers stay as they are.
 
     Args:
@@ -150,15 +150,15 @@ def _harmless(cell: object) -> object:
 
 @contextmanager
 def locked(path: Path, *, doing: str) -> Iterator[None]:
-    """Keep other processes from making the same file or folder.
+    """Keep other processes from writing the same file or folder.
 
-    The lock belongs to the operating system and ends with its process, even if that is killed.
-    The hidden file ``.NAME.lock`` beside ``path``, which a killed process leaves behind, locks
-    nothing.  On file systems without locks, as on some network drives, nothing is locked.
+    The operating system releases the lock when its process ends, even if it is killed.  A hidden
+    file ``.NAME.lock`` that a killed process leaves beside ``path`` locks nothing.  File systems
+    without locks, such as some network drives, are written without one.
 
     Args:
-        path: what is being made; its folder is created.
-        doing: what is being done, for the error in the other process, such as ``"trained"``.
+        path: the file or folder to write; its parent folder is created.
+        doing: the participle for the error in the other process, such as ``"trained"``.
 
     Raises:
         OptionError: if another process holds the lock.
@@ -179,10 +179,10 @@ def locked(path: Path, *, doing: str) -> Iterator[None]:
             f"{path} is being {doing} by {holder}; wait until that ends, or choose another --out."
         ) from None
     except OSError as error:
-        if error.filename:  # the file cannot be made; without a name, it cannot be locked
+        if error.filename:  # it cannot be created; an error without a file name means no locks
             raise
     try:
-        with suppress(OSError):  # Windows lets nobody write to a locked file
+        with suppress(OSError):  # on Windows, a locked file cannot be written to
             file.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
@@ -197,16 +197,16 @@ def locked(path: Path, *, doing: str) -> Iterator[None]:
 def written_as_one(
     folder: Path, *, names: Sequence[str], inputs: Sequence[Path] = ()
 ) -> Iterator[Path]:
-    """Give an empty folder beside ``folder`` to write to, and put it in its place at the end.
+    """Give an empty folder beside ``folder`` to write to, which replaces ``folder`` at the end.
 
-    The folder then holds what was written, all of it, and what an earlier run wrote is gone; until
-    then, and if the block raises or the process is killed, it is as it was.  Files that are not of
-    ``names`` stay.  Other processes cannot write to the same folder meanwhile.
+    The results of an earlier run are replaced all at once; until then, and if the block raises or
+    the process is killed, the folder is unchanged.  Files that do not match ``names`` are kept.
+    Other processes cannot write to the same folder meanwhile.
 
     Args:
-        folder: to make or replace.
-        names: patterns of the files and folders that such a run may write, such as ``"*.png"``.
-        inputs: what the run reads, none of which may lie in the folder.
+        folder: to create or replace.
+        names: patterns of the files and folders that a run may write, such as ``"*.png"``.
+        inputs: files that the run reads; none may be in the folder.
 
     Yields:
         ``.NAME.part`` beside the folder.
@@ -248,14 +248,14 @@ def written_as_one(
             elif not _exchange(part, place):
                 os.replace(place, old)
                 os.replace(part, place)
-            _bring_to_disk(place.parent)
+            _flush_to_disk(place.parent)
         finally:
             for left in (part, old):
                 _clear(left, place, names)
 
 
 def _clear(left: Path, place: Path, names: Sequence[str]) -> None:
-    """Remove a folder that is not needed any more, after moving what no run wrote to its place."""
+    """Remove a folder that is no longer needed, after moving the user's own files to ``place``."""
     if not left.is_dir():
         return
     for entry in left.iterdir():
@@ -266,7 +266,7 @@ def _clear(left: Path, place: Path, names: Sequence[str]) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders swap their names at once; False if the system cannot."""
+    """Swap the names of two folders atomically; False if the system cannot."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):
@@ -276,13 +276,13 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def require_text(array: np.ndarray) -> None:
-    """Refuse an array of a damaged file whose texts are none: Python itself fails on them.
+    """Reject an array with invalid strings, from a damaged file: Python itself fails on them.
 
     Args:
-        array: of any type; only texts are looked at.
+        array: of any type; only strings are checked.
 
     Raises:
-        ValueError: if a character is none of Unicode's.
+        ValueError: if a character is not a Unicode code point.
     """
     if array.dtype.kind == "U" and array.dtype.itemsize:
         characters = np.ascontiguousarray(array).view(

@@ -7,16 +7,16 @@ import sys
 from types import FrameType
 
 STATUS = 130
-"""The exit status of a command that Ctrl-C ended, as shells have it."""
+"""The exit status of a command ended by Ctrl-C, as in shells."""
 
 _PACKAGES = ("data_prep", "ecg_keras", "mlbf_keras", "mrm_keras")
 
 
 def end_quietly_while_importing() -> None:
-    """Let Ctrl-C end a command of this project without a traceback, until it runs.
+    """Let Ctrl-C end a command of this project without a traceback while it is still importing.
 
-    Nothing changes in other programs that import the packages, nor if Ctrl-C is handled otherwise
-    already, as in the processes that a command starts.
+    Nothing changes in other programs that import the packages, or if Ctrl-C already has another
+    handler, as in the processes that a command starts.
     """
     if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)

@@ -1,4 +1,4 @@
-"""Label tables of the user's own, and maps from a data set's codes to classes."""
+"""The user's own label tables, and maps from a data set's codes to classes."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,9 +18,9 @@ class Line:
 
     Attributes:
         number: of the line in the file.
-        labels: 0-based class indices; the main one first if the table has an order.
+        labels: 0-based class indices; the main one first if the table is ordered.
         patient: the patient's name; empty if unknown.
-        fold: 1 to 10; 0 if the table gives none.
+        fold: 1 to 10; 0 if the table has none.
         age: in years; NaN if unknown.
         sex: ``"male"``, ``"female"`` or, if unknown, ``""``.
     """
@@ -35,14 +35,14 @@ class Line:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Which record has which of the classes of one task.
+    """The labels of the records for one task.
 
     Attributes:
         path: of the file.
         task: its name.
         class_names: the classes, in order.
-        lines: by the recording's name.
-        in_order: whether the labels of a record have an order, the main one first.
+        lines: by the name of the recording.
+        in_order: whether the labels of a record are ordered, the main one first.
     """
 
     path: Path
@@ -58,7 +58,7 @@ class LabelTable:
             known: names of the recordings found.
 
         Raises:
-            LabelError: naming the first that was not.
+            LabelError: naming the first that was not found.
         """
         found = set(known)
         for name, line in self.lines.items():
@@ -74,10 +74,10 @@ class LabelTable:
         """Make sure that every class can be in every fold.
 
         Args:
-            num_folds: that the records are dealt into.
+            num_folds: number of folds.
 
         Raises:
-            LabelError: naming the first class that too few records, or patients, have.
+            LabelError: naming the first class with too few records, or patients.
         """
         what = "patients" if any(line.patient for line in self.lines.values()) else "records"
         for c, class_name in enumerate(self.class_names):
@@ -99,17 +99,17 @@ def read_label_table(path: Path, task: str) -> LabelTable:
         path: a CSV file with the column ``Recording`` and either a column ``labels``, names of
             classes separated by ``;``, the main one first, or one column of 0 and 1 for each
             class.  The columns ``patient``, ``fold`` (1 to 10), ``age`` (years) and ``sex``
-            (male or female) may be there too.  Beside ``labels``, other columns are ignored.
-        task: what the set of classes is to be called.  ``cpsc2018`` always has the nine classes
-            of CPSC 2018, by name or by number.
+            (male or female) are optional.  Beside ``labels``, further columns are ignored.
+        task: name of the set of classes.  ``cpsc2018`` always has the nine classes of CPSC
+            2018, by name or by number.
 
     Returns:
         The table.  Its classes are in the order of their columns; those of a column ``labels``
-        in that of CPSC 2018 if all are classes of it, and otherwise in alphabetical order.
+        are in the order of CPSC 2018 if all belong to it, and otherwise in alphabetical order.
 
     Raises:
-        LabelError: naming file and line, if the table cannot be understood, a record has two
-            lines with different labels, or no record has a class.
+        LabelError: naming file and line, if the table is invalid, a record has two lines
+            with different labels, or no record has a class.
     """
     rows = read_rows(path, ["Recording"])
     columns = list(rows[0][1])
@@ -181,7 +181,7 @@ def _names_of_columns(row: Mapping[str, str], names: Sequence[str], where: str) 
 
 
 def _class_names(names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, int]]:
-    """The classes in order, and the index of each as it is written."""
+    """The classes in order, and the index of each spelling."""
     folded = {name.casefold(): name for name in CPSC_CLASSES}
     if all(name.casefold() in folded for name in names):
         of_cpsc = {name: folded[name.casefold()] for name in names}
@@ -215,7 +215,7 @@ def _line(number: int, labels: tuple[int, ...], about: Mapping[str, str], path: 
 
 @dataclass(frozen=True)
 class CodeMap:
-    """Which class each code of a data set stands for.
+    """Map from the codes of a data set to classes.
 
     Attributes:
         class_names: the classes, in order.
@@ -232,8 +232,8 @@ class CodeMap:
             codes: in any letter case.
 
         Returns:
-            0-based class indices in the order of ``codes``, each once; codes that the map does
-            not name are passed over.
+            0-based class indices in the order of ``codes``, each once; codes that are not in
+            the map are ignored.
         """
         found = (self.classes.get(code.strip().casefold()) for code in codes)
         return tuple(
@@ -246,7 +246,7 @@ CPSC_MAP = CodeMap(
     {
         **{name.casefold(): name for name in CPSC_CLASSES},
         **CPSC_SNOMED,
-        # Pairs that the scoring of the PhysioNet challenges 2020 and 2021 takes as one.
+        # Pairs that the scoring of the PhysioNet challenges 2020 and 2021 treats as one class.
         "713427006": "RBBB",  # complete right bundle branch block
         "733534002": "LBBB",  # complete left bundle branch block
         "63593006": "PAC",  # supraventricular premature beats
@@ -276,8 +276,8 @@ def read_code_map(path: Path) -> CodeMap:
             ``cpsc2018`` stands for :data:`CPSC_MAP`.
 
     Returns:
-        The map.  Its classes are in the order in which the file first names them; if they are
-        the nine of CPSC 2018, in that of CPSC 2018.
+        The map.  Its classes are in the order in which the file first names them; the nine of
+        CPSC 2018 are in the order of CPSC 2018.
 
     Raises:
         LabelError: naming file and line, if a cell is empty or a code is given two classes.

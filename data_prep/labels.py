@@ -34,7 +34,7 @@ CPSC_SNOMED = {
 """SNOMED CT code of each of these classes, as in the headers of the PhysioNet challenges."""
 
 OWN_DATASET = "own"
-"""What a store's data set is called if it has labels of the user's own or holds several sets."""
+"""Data set name of a store with the user's own labels, or of several data sets."""
 
 PTBXL_TASKS = ("all", "diagnostic", "subdiagnostic", "superdiagnostic", "form", "rhythm")
 """The six label sets of the PTB-XL benchmark (Strodthoff et al. 2021, section III)."""
@@ -67,7 +67,7 @@ def read_recordings(path: Path) -> tuple[str, ...]:
         The names, in the file's order.
 
     Raises:
-        LabelError: if the file is missing, is no CSV, lacks the column or names nothing.
+        LabelError: if the file is missing, is not a CSV file, lacks the column or names nothing.
     """
     names = tuple(row["Recording"] for _, row in read_rows(path, ["Recording"]))
     if not all(names):
@@ -79,10 +79,10 @@ def read_recordings(path: Path) -> tuple[str, ...]:
 
 
 def read_reference(path: Path) -> dict[str, tuple[int, ...]]:
-    """Read a table of labels in the form of the challenge's ``REFERENCE.csv``.
+    """Read a table of labels in the format of the challenge's ``REFERENCE.csv``.
 
     Args:
-        path: a CSV file with the columns ``Recording``, ``First_label`` and, for records of
+        path: a CSV file with the columns ``Recording``, ``First_label`` and, for records with
             several labels, ``Second_label`` and ``Third_label``; labels are the numbers 1 to 9
             or the names of :data:`CPSC_CLASSES`, in any letter case.
 
@@ -90,7 +90,7 @@ def read_reference(path: Path) -> dict[str, tuple[int, ...]]:
         0-based class indices (of :data:`CPSC_CLASSES`) of each recording, First_label first.
 
     Raises:
-        LabelError: naming the file and line, if the table cannot be understood.
+        LabelError: naming the file and line, if the table is invalid.
     """
     reference: dict[str, tuple[int, ...]] = {}
     for line, row in read_rows(path, ["Recording", "First_label"]):
@@ -111,7 +111,7 @@ def read_reference(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def cpsc_label(text: str, where: str) -> int:
-    """Understand a label of CPSC 2018.
+    """Parse a label of CPSC 2018.
 
     Args:
         text: a number from 1 to 9, or the name of a class in any letter case.
@@ -121,7 +121,7 @@ def cpsc_label(text: str, where: str) -> int:
         The 0-based index of the class.
 
     Raises:
-        LabelError: if it is neither.
+        LabelError: if it is neither of these.
     """
     folded = text.casefold()
     for index, name in enumerate(CPSC_CLASSES):
@@ -143,8 +143,8 @@ def cpsc_label(text: str, where: str) -> int:
 def cpsc_order() -> dict[str, tuple[int, ...]]:
     """Return the labels, in order, of the public CPSC 2018 records that have several.
 
-    PhysioNet's copy of CPSC 2018 states the diagnoses of a record but not which comes first.
-    The challenge's own ``REFERENCE.csv`` did; its 476 lines with several labels are part of this
+    PhysioNet's copy of CPSC 2018 gives the diagnoses of a record but not their order.  The
+    challenge's own ``REFERENCE.csv`` did; its 476 lines with several labels are included in this
     package.
 
     Returns:
@@ -159,12 +159,12 @@ class PTBXLRecord:
 
     Attributes:
         patient: the patient's number.
-        age: in years; NaN if unknown or, as PTB-XL does beyond 89 years, masked by 300.
+        age: in years; NaN if unknown, or if above 89, which PTB-XL masks as 300.
         sex: ``"male"``, ``"female"`` or, if unknown, ``""``.
-        statements: SCP-ECG statements, whatever their likelihood.
+        statements: SCP-ECG statements of any likelihood.
         fold: the published fold, 1 to 10.
-        filename_lr: of the 100 Hz record, relative to the folder; ``""`` if not given.
-        filename_hr: of the 500 Hz record, likewise.
+        filename_lr: path of the 100 Hz record, relative to the folder; ``""`` if not given.
+        filename_hr: the same for the 500 Hz record.
     """
 
     patient: str
@@ -178,15 +178,15 @@ class PTBXLRecord:
 
 @dataclass(frozen=True)
 class PTBXLTables:
-    """What ``ptbxl_database.csv`` and ``scp_statements.csv`` say.
+    """The contents of ``ptbxl_database.csv`` and ``scp_statements.csv``.
 
     Attributes:
         class_names: for each of :data:`PTBXL_TASKS` its classes, in the order in which
-            ``scp_statements.csv`` first names them; the superclasses as
+            ``scp_statements.csv`` first names them; the superclasses in the order of
             :data:`PTBXL_SUPERCLASSES`.
-        classes: for each task the class that each of its statements belongs to.
+        classes: for each task, the class of each of its statements.
         records: the lines of the database.
-        refused: name and reason of each line that cannot be understood.
+        refused: the lines that cannot be read, by name, each with the reason.
     """
 
     class_names: dict[str, tuple[str, ...]]
@@ -197,8 +197,8 @@ class PTBXLTables:
     def labels(self, task: str, statements: Iterable[str]) -> tuple[int, ...]:
         """Map a record's statements to the classes of a task.
 
-        A statement counts whatever its likelihood, also 0, which in PTB-XL stands for
-        "unknown": so the benchmark's published code does it, and so its record counts come out.
+        A statement counts whatever its likelihood, even 0, which in PTB-XL means "unknown": the
+        benchmark's published code does so, and only this reproduces its record counts.
 
         Args:
             task: one of :data:`PTBXL_TASKS`.
@@ -218,11 +218,11 @@ def read_ptbxl_tables(folder: Path) -> PTBXLTables:
         folder: holds ``ptbxl_database.csv`` and ``scp_statements.csv``.
 
     Returns:
-        The classes of the six tasks, without tasks that have none, and all records.
+        The classes of the six tasks, except those that have none, and all records.
 
     Raises:
-        LabelError: naming the file and line, if a table, or each of its lines, cannot be
-            understood, or a record carries a statement that ``scp_statements.csv`` does not know.
+        LabelError: naming the file and line, if a table, or every one of its lines, cannot be
+            read, or a record has a statement that is not in ``scp_statements.csv``.
     """
     classes = {t: of for t, of in _read_statements(folder / "scp_statements.csv").items() if of}
     names = {task: tuple(dict.fromkeys(of.values())) for task, of in classes.items()}
@@ -236,14 +236,14 @@ def read_ptbxl_tables(folder: Path) -> PTBXLTables:
         try:
             records.append(_ptbxl_record(row, classes["all"], f"{path}, line {number}"))
         except _LineError as error:
-            if len(table) == 1 + len(refused):  # all of them
+            if len(table) == 1 + len(refused):  # every line
                 raise
             refused.append((row["filename_lr"] or f"line {number}", str(error)))
     return PTBXLTables(names, classes, tuple(records), tuple(refused))
 
 
 class _LineError(LabelError):
-    """A line of a table cannot be understood."""
+    """A line of a table cannot be read."""
 
 
 def _read_statements(path: Path) -> dict[str, dict[str, str]]:
@@ -274,7 +274,7 @@ def _ptbxl_record(row: dict[str, str], known: dict[str, str], where: str) -> PTB
         age = float(row.get("age") or "nan")
     except (
         *(ValueError, TypeError, SyntaxError, OverflowError),
-        *(RecursionError, MemoryError),  # expressions in thousands of brackets
+        *(RecursionError, MemoryError),  # thousands of nested brackets
     ) as error:
         raise _LineError(
             f"{where}: a column cannot be understood ({error}); use the file as published."
@@ -301,13 +301,13 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
 
     Args:
         path: of the file, in UTF-8; its first line names the columns.
-        columns: those it must have.
+        columns: required columns.
 
     Returns:
-        Each row's line number and its texts by column, stripped of spaces.
+        Each row's line number and its cells by column, stripped of spaces.
 
     Raises:
-        LabelError: if it cannot be read, is no CSV, lacks a column or has no rows.
+        LabelError: if it cannot be read, is not a CSV file, lacks a column or has no rows.
     """
     try:
         # Spreadsheet programs put a byte-order mark before the first column's name.
@@ -339,10 +339,10 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
 
 
 def one_hot(classes: np.ndarray, num_classes: int) -> np.ndarray:
-    """Turn classes ``(N,)``, 0-based, into a matrix ``(N, num_classes)`` uint8 of 0 and 1.
+    """Turn 0-based classes ``(N,)`` into a uint8 matrix ``(N, num_classes)`` of 0 and 1.
 
     Raises:
-        PredictionsError: if a class is outside 0..num_classes - 1, as an unknown one (-1) is.
+        PredictionsError: if a class is not in 0..num_classes - 1, such as -1 (unknown).
     """
     classes = np.asarray(classes)
     outside = (classes < 0) | (classes >= num_classes)
@@ -355,15 +355,15 @@ def one_hot(classes: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def main_labels(labels: np.ndarray, first_labels: np.ndarray | None) -> np.ndarray:
-    """Return the label that counts if a record may have just one.
+    """Return the main label of every record, for networks with one label per record.
 
     Args:
         labels: ``(N, C)`` of 0 and 1.
         first_labels: ``(N,)`` 0-based, -1 if unknown; None if all are.
 
     Returns:
-        ``(N,)`` int64, 0-based: the first label if it is known, else the only one; -1 if a record
-        has several, or none.
+        ``(N,)`` int64, 0-based: the first label if it is known, else the only one; -1 for a
+        record with no label, or with several in unknown order.
     """
     labels = np.asarray(labels)
     known = np.full(len(labels), -1) if first_labels is None else np.array(first_labels, np.int64)
@@ -373,7 +373,7 @@ def main_labels(labels: np.ndarray, first_labels: np.ndarray | None) -> np.ndarr
 
 
 def rarest_labels(labels: np.ndarray, first_labels: np.ndarray) -> np.ndarray:
-    """Give records of several labels in no known order the rarest of them as the main one.
+    """Choose the rarest label as the main one if a record has several in unknown order.
 
     Args:
         labels: ``(N, C)`` of 0 and 1.

@@ -1,7 +1,7 @@
 """Plausibility checks: warnings raised before prediction.
 
-A warning does not stop a prediction.  The thresholds are set so that hardly any record of CPSC
-2018, PTB-XL, Georgia or Chapman-Shaoxing triggers one.
+A warning does not stop a prediction.  The thresholds are set so that very few records of CPSC
+2018, PTB-XL, Georgia or Chapman-Shaoxing trigger one.
 """
 
 from dataclasses import dataclass
@@ -28,24 +28,24 @@ _V6 = LEADS.index("V6")
 
 # Standard deviations of a lead in mV; surface ECGs lie from 0.02 to 1.2.
 _SPREADS = (0.015, 3.0)
-# Surface ECGs and pacemakers' spikes stay below, mV from the median.
+# Surface ECGs and pacemaker spikes stay below this, mV from the median.
 _MOST = 15.0
-_FLAT = 0.01  # mV from lowest to highest in a second
+_FLAT = 0.01  # mV, peak to peak in one second
 _SECONDS = 5.0
 _INVALID_PART = 0.05
-# Part of the limb leads' own size by which they may contradict each other: rounding and filters.
+# Tolerated contradiction between limb leads, relative to their size: rounding and filters.
 _CONTRADICTION = 0.25
-# Beats a minute, the mean frequency of slopes, and up to which frequency it is taken, in hertz.
-# One of 476 real recordings lies beyond these; at half or twice their rate, four of five do.
+# Beats per minute, mean frequency of the slopes, and its upper limit of integration, in hertz.
+# One of 476 real recordings exceeds these; at half or twice their rate, four of five do.
 _HALVED, _DOUBLED = (50.0, 12.0, 30.0), (110.0, 26.0, 45.0)
-_SLOWEST = 38.0  # beats a minute
-_SWAPPED_QRS = 0.1  # mV, lowest to highest in two seconds
+_SLOWEST = 38.0  # beats per minute
+_SWAPPED_QRS = 0.1  # mV, peak to peak in two seconds
 _OPPOSITE = -0.5  # correlation
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """A reason to doubt the answer to a recording.
+    """A reason to doubt the prediction for a recording.
 
     Attributes:
         kind: the kind of warning.
@@ -57,7 +57,7 @@ class Doubt:
 
 
 def check(record: Record) -> tuple[Doubt, ...]:
-    """Look for what makes a recording implausible.
+    """Check whether a recording is plausible.
 
     Args:
         record: from :func:`data_prep.records.read_record`.
@@ -92,7 +92,7 @@ def _by_lead(statistic: object, signal: np.ndarray) -> np.ndarray:
 
 
 def _ranges(signal: np.ndarray, width: int) -> np.ndarray:
-    """From lowest to highest in each window and lead: ``(window, 12)``, 0 if all is invalid."""
+    """Peak-to-peak range in each window and lead: ``(window, 12)``, 0 if all invalid."""
     windows = max(1, len(signal) // width)
     parts = signal[: windows * width].reshape(windows, -1, signal.shape[1])
     highest = np.where(np.isnan(parts), -np.inf, parts).max(axis=1)
@@ -164,7 +164,7 @@ def _clipped(centred: np.ndarray, fs: float) -> Doubt | None:
 
 
 def _times_clipped(lead: np.ndarray, fs: float) -> int:
-    """How often a lead stays at its extreme for 12 ms and at least three samples."""
+    """How often a lead stays at its extreme for at least 12 ms and three samples."""
     if not lead.size or np.ptp(lead) < 0.5:
         return 0
     shortest = max(3, round(0.012 * fs))
@@ -177,10 +177,10 @@ def _times_clipped(lead: np.ndarray, fs: float) -> int:
 
 
 def _contradiction(centred: np.ndarray, derived: tuple[str, ...]) -> Doubt | None:
-    """Einthoven's II = I + III, and Goldberger's aVR, aVL and aVF.
+    """Check Einthoven's II = I + III, and Goldberger's aVR, aVL and aVF.
 
-    They hold in each recording of one machine, whatever the heart does, since all six leads are
-    made of the potentials of three electrodes.
+    They hold for every rhythm, since all six leads are computed from the potentials of three
+    electrodes.
     """
     limbs = centred[np.isfinite(centred[:, :6]).all(axis=1), :6]
     if not len(limbs):
@@ -207,13 +207,13 @@ def _contradiction(centred: np.ndarray, derived: tuple[str, ...]) -> Doubt | Non
 
 
 def _sampling_rate(centred: np.ndarray, fs: float) -> Doubt | None:
-    """Slow beats with slow slopes, or fast ones with fast slopes: the time axis is another.
+    """Slow beats with slow slopes, or fast beats with fast slopes, mean a wrong sampling rate.
 
     In bradycardia QRS complexes stay steep, and broad complexes do not slow the heart.
     """
     from scipy.signal import find_peaks
 
-    leads = np.nan_to_num(centred[:, [0, 1, *range(6, 12)]])  # the others follow from these
+    leads = np.nan_to_num(centred[:, [0, 1, *range(6, 12)]])  # the others are computed from these
     leads = leads / (leads.std(axis=0) + _FLAT)
     width = max(1, round(0.1 * fs))
     steepness = np.convolve((np.diff(leads, axis=0) ** 2).sum(axis=1), np.ones(width), "same")
@@ -226,7 +226,7 @@ def _sampling_rate(centred: np.ndarray, fs: float) -> Doubt | None:
     power = (np.abs(np.fft.rfft(leads, axis=0)) ** 2).sum(axis=1) * frequency**2
 
     def slopes(most: float) -> float:
-        here = (frequency > 2) & (frequency < most)  # without drift
+        here = (frequency > 2) & (frequency < most)  # without baseline drift
         return float((power * frequency)[here].sum() / power[here].sum())
 
     if pulse < _SLOWEST or (pulse < _HALVED[0] and slopes(_HALVED[2]) < _HALVED[1]):
@@ -243,10 +243,10 @@ def _sampling_rate(centred: np.ndarray, fs: float) -> Doubt | None:
 
 
 def _right_leg(ranges: np.ndarray) -> Doubt | None:
-    """One of I, II and III all but flat: the right leg's electrode is on an arm.
+    """One of I, II and III almost flat: the right-leg electrode is on an arm.
 
-    A peak-to-peak amplitude below 0.1 mV in that lead alone is the sign that Batchvarov, Malik &
-    Camm (Europace 2007; 9: 1081-1090) describe.
+    The sign is a peak-to-peak amplitude below 0.1 mV in that lead only (Batchvarov, Malik & Camm,
+    Europace 2007; 9: 1081-1090).
     """
     i, ii, iii = np.median(ranges[:, :3], axis=0)
     for lead, size, others, electrodes in (
@@ -267,8 +267,8 @@ def _arms(centred: np.ndarray, fs: float) -> Doubt | None:
     """Lead I inverted: the arm electrodes are swapped.
 
     After Batchvarov, Malik & Camm (Europace 2007; 9: 1081-1090): P, QRS and T of lead I are
-    inverted while the precordial leads are unchanged, so that I runs against V6, which it
-    otherwise follows.  An upright aVR is not required: it then shows what aVL did, which often
+    inverted while the precordial leads are unchanged, so that lead I is opposite to V6, which it
+    otherwise resembles.  An upright aVR is not required: aVR and aVL are exchanged, and aVL often
     points down.  Dextrocardia looks the same in the limb leads.
     """
     from scipy.signal import butter, sosfiltfilt
@@ -278,7 +278,7 @@ def _arms(centred: np.ndarray, fs: float) -> Doubt | None:
     i, v6 = (sosfiltfilt(filters, np.nan_to_num(centred[:, lead])) for lead in (0, _V6))
     if min(i.std(), v6.std()) < _FLAT:
         return None
-    # How much further lead I reaches up than down, but for single artefacts.
+    # How much further lead I reaches up than down, ignoring single artefacts.
     deflection = np.quantile(i, 0.995) + np.quantile(i, 0.005)
     if np.corrcoef(i, v6)[0, 1] < _OPPOSITE and deflection < 0:
         return Doubt(

@@ -12,11 +12,11 @@ from data_prep import __version__
 PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn")
 
 FORMS: dict[str, str] = {}
-"""How the networks in this process compute what has several forms; each network adds its own."""
+"""Which of several implementations the networks of this process use; each adds its own."""
 
 
 def provenance() -> dict[str, str | int]:
-    """Return versions, commit, forms and machine, to be written beside a result."""
+    """Return versions, commit, implementations and machine, to be saved with a result."""
     return {
         "ecg-keras": __version__,
         "commit": _commit(),
@@ -30,7 +30,7 @@ def provenance() -> dict[str, str | int]:
 
 
 def _precision() -> dict[str, str]:
-    """Whether TensorFlow, if in use, may round to TF32 (GPUs) and computes with oneDNN (CPUs)."""
+    """Whether TensorFlow, if in use, may round to TF32 (GPUs) and uses oneDNN (CPUs)."""
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is None:
         return {}
@@ -48,7 +48,7 @@ def version_of(package: str) -> str:
 
 
 def _commit() -> str:
-    """The commit of the checkout this code runs from, with a plus sign if it was changed."""
+    """The commit of the checkout this code runs from, with a plus sign if files were changed."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         # Fails for a package that is installed inside the checkout of another project.

@@ -1,4 +1,4 @@
-"""Any supported ECG file, read as millivolts with the leads in one order."""
+"""Reads any supported ECG file, in millivolts and with the leads in one order."""
 
 import os
 import re
@@ -49,26 +49,26 @@ _TABLES = (".csv", ".tsv", ".txt")
 def read_record(path: str | Path, *, fs: float | None = None, unit: str | None = None) -> Record:
     """Read a recording.
 
-    Supported are WFDB records (a ``.hea`` header with its ``.mat`` or ``.dat`` file, such as
-    PTB-XL and the PhysioNet challenges 2020 and 2021 have), the MATLAB structs in which CPSC
-    2018 was first published, CSV and TSV tables, NumPy arrays, EDF, DICOM, SCP-ECG, GE MUSE XML
-    and HL7 aECG.  If III, aVR, aVL or aVF are missing, they are computed from I and II.
+    Supported are WFDB records (a ``.hea`` header with its ``.mat`` or ``.dat`` file, as in PTB-XL
+    and the PhysioNet challenges 2020 and 2021), the MATLAB structs in which CPSC 2018 was first
+    published, CSV and TSV tables, NumPy arrays, EDF, DICOM, SCP-ECG, GE MUSE XML and HL7 aECG.
+    If III, aVR, aVL or aVF are missing, they are computed from I and II.
 
     Args:
-        path: of the file; of a WFDB record, the header, the signal file, or the two without
-            their ending.
+        path: of the file; for a WFDB record, the header, the signal file, or their path without
+            the suffix.
         fs: sampling rate in hertz, needed if the file states none (arrays, and tables without
-            a column of times).
-        unit: ``"mV"``, ``"uV"``, ``"V"`` or ``"nV"``, for a file that states none; without it,
-            values are taken for millivolts if they can be.
+            a time column).
+        unit: ``"mV"``, ``"uV"``, ``"V"`` or ``"nV"``, for a file that states none; by default,
+            values are taken to be millivolts if that is plausible.
 
     Returns:
-        The recording, its leads put in order by their names.
+        The recording, its leads ordered by name.
 
     Raises:
-        RecordError: naming the file, if it is missing, cannot be understood, is cut short,
-            lacks a lead, holds no plausible ECG, or states another rate or unit than is given;
-            or if a library that it needs is not installed.
+        RecordError: naming the file, if it is missing, cannot be read, is truncated, lacks a
+            lead, does not hold a plausible ECG, or contradicts the given rate or unit; or if a
+            library that it needs is not installed.
     """
     file = _record_file(Path(path))
     _require_name(file)
@@ -78,17 +78,17 @@ def read_record(path: str | Path, *, fs: float | None = None, unit: str | None =
 def record_of_array(
     signal: np.ndarray, *, fs: float, unit: str | None = None, name: str = "array"
 ) -> Record:
-    """Make a recording of an array.
+    """Make a recording from an array.
 
     Args:
         signal: ``(time, 12)`` or ``(12, time)``, leads in the order of
             :data:`data_prep.labels.LEADS`, NaN if invalid.
         fs: its sampling rate, hertz.
         unit: as in :func:`read_record`.
-        name: what the recording is called in answers and errors.
+        name: of the recording in predictions and errors.
 
     Raises:
-        RecordError: if the shape is another, or it holds no plausible ECG.
+        RecordError: if it has another shape or does not hold a plausible ECG.
     """
     try:
         tracing = tracing_of(np.asarray(signal))
@@ -104,10 +104,10 @@ def find_records(folder: str | Path) -> dict[str, Path]:
         folder: where to look.
 
     Returns:
-        The file to give to :func:`read_record` of each recording, by its name, sorted.
+        The file of each recording, for :func:`read_record`, sorted by name.
 
     Raises:
-        RecordError: if the folder is missing, or two recordings have one name.
+        RecordError: if the folder is missing, or two recordings have the same name.
     """
     records: dict[str, Path] = {}
     for name, path in list_records(folder):
@@ -121,7 +121,7 @@ def find_records(folder: str | Path) -> dict[str, Path]:
 
 
 def list_records(folder: str | Path) -> list[tuple[str, Path]]:
-    """List all recordings in a folder and the folders below it, also those of one name.
+    """List all recordings in a folder and the folders below it, including those that share a name.
 
     Args:
         folder: where to look.
@@ -137,12 +137,12 @@ def list_records(folder: str | Path) -> list[tuple[str, Path]]:
 
 @dataclass(frozen=True)
 class FolderScan:
-    """What lies in a folder and the folders below it.
+    """The contents of a folder and the folders below it.
 
     Attributes:
-        records: name and file of each recording, sorted; also those of one name.
-        refused: what is none although its ending is a recording's, and folders that cannot be
-            read, each with the reason, sorted.
+        records: name and file of each recording, sorted; names may repeat.
+        refused: files with the suffix of a recording that are not recordings, and folders that
+            cannot be read, each with the reason, sorted.
     """
 
     records: list[tuple[str, Path]]
@@ -150,10 +150,10 @@ class FolderScan:
 
 
 def scan_folder(folder: str | Path) -> FolderScan:
-    """Find the recordings in a folder and the folders below it, and what only looks like one.
+    """Find the recordings in a folder and the folders below it, and files that only look like one.
 
-    Files with the endings of other things are passed over, and so are tables about recordings,
-    such as ``REFERENCE.csv``, and hidden files.
+    Files with other suffixes are ignored, and so are tables about recordings, such as
+    ``REFERENCE.csv``, and hidden files.
 
     Args:
         folder: where to look.
@@ -170,7 +170,7 @@ def scan_folder(folder: str | Path) -> FolderScan:
             (Path(error.filename), f"{error.filename} cannot be read ({error.strerror})")
         )
 
-    # Copies made by macOS leave files such as ._A0001.mat that are none.
+    # Copying on macOS leaves files such as ._A0001.mat, which are not recordings.
     files = [
         Path(parent, name)
         for parent, _, names in os.walk(folder, onerror=unreadable)
@@ -191,7 +191,7 @@ def scan_folder(folder: str | Path) -> FolderScan:
 
 
 def _why_refused(path: Path) -> str:
-    """Why a file is no recording; nothing if it is a table about recordings."""
+    """Why a file is not a recording; empty for a table about recordings."""
     with suppress(OSError), opened(path) as file:
         if path.suffix.casefold() in (".csv", ".tsv"):
             line = file.readline(10_000).decode("utf-8-sig", errors="replace")
@@ -204,13 +204,13 @@ def _why_refused(path: Path) -> str:
     return f"{path} is read only if it is named itself."
 
 
-# Columns of the tables of labels and answers that lie among recordings.
+# Columns of the tables of labels and predictions that are found among recordings.
 _ABOUT_RECORDS = {"recording", "record", "ecg_id", "diagnostic_class"}
 _OTHER_ENDINGS = (".csv", ".tsv", ".npy", ".npz", ".edf", ".bdf", ".dcm", ".scp", ".xml")
 
 
 def _record_file(path: Path) -> Path:
-    """The header, struct or other file that a path with or without its ending means."""
+    """The header, struct or other file meant by a path with or without its suffix."""
     if path.suffix == ".hea" and is_file(path):
         return path
     stem = path.with_suffix("") if path.suffix in (".mat", ".dat", ".hea") else path
@@ -218,7 +218,7 @@ def _record_file(path: Path) -> Path:
     for file in (header, struct):
         if is_file(file):
             return file
-    # Samples that lost their header may begin as other files do.
+    # Signal files without a header may begin like other formats.
     if is_file(path) and path.suffix != ".dat" and format_of(path):
         return path
     if is_file(path):
@@ -235,7 +235,7 @@ def _record_file(path: Path) -> Path:
 
 
 def _require_name(path: Path) -> None:
-    """Refuse a recording whose name no table of answers could hold."""
+    """Reject a recording whose name a table of predictions could not hold."""
     try:
         path.stem.encode()
     except UnicodeEncodeError:
@@ -244,13 +244,13 @@ def _require_name(path: Path) -> None:
 
 
 def format_of(path: Path) -> str | None:
-    """Tell a file's format by its first bytes, and WFDB, MATLAB and tables by their endings.
+    """Identify a format by its first bytes, or WFDB, MATLAB and tables by their suffixes.
 
     Args:
         path: an existing file.
 
     Returns:
-        The format's name, or None if it is another.
+        The name of the format; None if it is not a supported one.
 
     Raises:
         RecordError: if the file cannot be read or is too large for a recording.
@@ -287,7 +287,7 @@ _UTF16_TAGS = (b"\xff\xfe<\0", b"\xfe\xff\0<")
 
 
 def holds_recording(path: Path) -> bool:
-    """Tell whether a file found in a folder is a recording, and no table of something else.
+    """Tell whether a file found in a folder is a recording and not some other table.
 
     Args:
         path: an existing file.

@@ -1,4 +1,4 @@
-"""Heart rate and how irregular the beats are, from QRS complexes that several leads agree on."""
+"""Heart rate and irregularity, from QRS complexes on which several leads agree."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ from data_prep.labels import LEADS
 from data_prep.records import Record
 from data_prep.signals import resample
 
-# Detection runs at this rate: at PTB-XL's 100 Hz many complexes are missed or found twice.
+# Sampling rate for detection: at PTB-XL's 100 Hz many complexes are missed or found twice.
 _RATE = 250.0
-# III, aVR, aVL and aVF follow from I and II.
+# III, aVR, aVL and aVF are computed from I and II.
 _INDEPENDENT = [
     lead for lead, name in enumerate(LEADS) if name in ("I", "II") or name[1:].isdigit()
 ]
-_SAME_BEAT = 0.06  # seconds around a complex within which another lead means the same one
+_SAME_BEAT = 0.06  # seconds within which detections in two leads are the same beat
 _REFRACTORY = 0.25  # seconds
 _FLAT = 0.05  # mV
 
@@ -24,8 +24,8 @@ class Rhythm:
     """The beats of one recording.
 
     Attributes:
-        beats: times of the QRS complexes, seconds from the beginning.
-        rate: beats a minute, from the median RR interval.
+        beats: times of the QRS complexes, seconds from the start.
+        rate: beats per minute, from the median RR interval.
         irregularity: standard deviation of the RR intervals divided by their mean.
     """
 
@@ -71,7 +71,7 @@ def rhythm(record: Record) -> Rhythm | None:
 def _complexes(lead: np.ndarray) -> np.ndarray:
     from wfdb.processing import xqrs_detect
 
-    # A detector that learns from the first seconds may divide by zero if they are flat.
+    # The detector learns from the first seconds and may divide by zero if they are flat.
     with np.errstate(all="ignore"):
         return np.asarray(xqrs_detect(lead.astype(np.float64), fs=_RATE, verbose=False), int)
 

@@ -13,18 +13,18 @@ from data_prep.labels import LEADS
 
 
 def fill_invalid(signal: np.ndarray, *, max_fraction: float = 0.2) -> np.ndarray:
-    """Bridge invalid samples by straight lines, lead by lead.
+    """Interpolate invalid samples linearly, lead by lead.
 
     Args:
-        signal: ``(time, lead)``, NaN or infinite if invalid; it is not changed.
-        max_fraction: of the samples of a lead that may be invalid, 0 to 1.
+        signal: ``(time, lead)``, NaN or infinite if invalid; not modified.
+        max_fraction: largest allowed fraction of invalid samples in a lead, 0 to 1.
 
     Returns:
         An array of the same shape and type, all finite; before the first and after the last
         valid sample of a lead, that sample is repeated.
 
     Raises:
-        RecordError: if a lead has a larger part of invalid samples, or none that is valid.
+        RecordError: if a larger fraction of a lead is invalid, or no sample of it is valid.
     """
     invalid = ~np.isfinite(signal)
     if not invalid.any():
@@ -46,27 +46,27 @@ def resample(signal: np.ndarray, *, fs: float, target_fs: float) -> np.ndarray:
     """Change the sampling rate by polyphase filtering.
 
     The line from the first to the last sample is subtracted first and added back afterwards, so
-    that a baseline far from zero does not ring at the ends.
+    that a baseline far from zero causes no ringing at the ends.
 
     Args:
         signal: ``(time, lead)``, finite.
         fs: its rate, hertz.
-        target_fs: the rate wanted, hertz.
+        target_fs: the new rate, hertz.
 
     Returns:
         float32 ``(ceil(time * target_fs / fs), lead)``.
     """
     from scipy.signal import resample_poly
 
-    # Rates such as 499.99 Hz would ask for filters of millions of taps; the error of this
-    # fraction stays under a sample in 10 minutes.
+    # Rates such as 499.99 Hz would need filters of millions of taps; the error of this
+    # fraction is below one sample in 10 minutes.
     ratio = Fraction(target_fs / fs).limit_denominator(1000)
     if ratio == 1:
         return signal.astype(np.float32)
     up, down = ratio.numerator, ratio.denominator
     values = signal.astype(np.float64)
     first, slope = values[0], (values[-1] - values[0]) / max(1, len(values) - 1)
-    # (A filter of several phases passes each at a slightly other gain: a level would ripple.)
+    # The gain of a polyphase filter differs slightly between phases, so an offset would ripple.
     around_line = values - (first + slope * np.arange(len(values))[:, None])
     resampled = resample_poly(around_line, up, down, axis=0)
     resampled += first + slope * (np.arange(len(resampled))[:, None] * (down / up))
@@ -74,11 +74,11 @@ def resample(signal: np.ndarray, *, fs: float, target_fs: float) -> np.ndarray:
 
 
 def crop_or_pad(signal: np.ndarray, length: int) -> np.ndarray:
-    """Cut a signal at its end, or add zeros there.
+    """Crop a signal at its end, or pad it there with zeros.
 
     Args:
         signal: ``(time, lead)``.
-        length: samples wanted.
+        length: number of samples.
 
     Returns:
         ``(length, lead)``, of the same type.
@@ -92,10 +92,11 @@ def stretch(signal: np.ndarray, length: int) -> np.ndarray:
 
     Args:
         signal: ``(time, lead)``, finite.
-        length: samples wanted.
+        length: number of samples.
 
     Returns:
-        float32 ``(length, lead)``: the same duration at another rate, if seen as periodic.
+        float32 ``(length, lead)``: the same duration at another rate; the signal is treated as
+        periodic.
     """
     from scipy.signal import resample as fourier_resample
 
@@ -108,7 +109,7 @@ def standardise(signal: np.ndarray, *, mean: float, std: float) -> np.ndarray:
     Args:
         signal: millivolts, of any shape.
         mean: over all samples and leads of the training records, millivolts.
-        std: likewise, above 0.
+        std: the same, above 0.
 
     Returns:
         float32, of the same shape.
@@ -117,24 +118,24 @@ def standardise(signal: np.ndarray, *, mean: float, std: float) -> np.ndarray:
 
 
 def fit_standardisation(signals: Iterable[ArrayLike]) -> tuple[float, float]:
-    """Find one mean and one standard deviation over all samples and leads.
+    """Compute one mean and one standard deviation over all samples and leads.
 
     Args:
-        signals: the *training* records, each ``(time, lead)`` in millivolts; they are seen one
-            by one, so that they need not fit in memory together.
+        signals: the *training* records, each ``(time, lead)`` in millivolts; they are read one
+            by one and need not fit in memory together.
 
     Returns:
-        ``(mean, std)`` in millivolts, both of all samples together (a long record weighs more).
+        ``(mean, std)`` in millivolts, over all samples together (long records weigh more).
 
     Raises:
-        RecordError: if there are no samples, an invalid one, or all are equal.
+        RecordError: if there are no samples, one is invalid, or all are equal.
     """
     count, mean, squares = 0, 0.0, 0.0
     for signal in signals:
         values = np.asarray(signal, np.float64)
         if not values.size:
             continue
-        # Chan, Golub & LeVeque (1983), eq. 2.1: merging two sets without cancellation.
+        # Chan, Golub & LeVeque (1983), eq. 2.1: merges two sets without cancellation.
         step, total = values.mean() - mean, count + values.size
         squares += values.var() * values.size + step**2 * count * values.size / total
         mean += step * values.size / total
@@ -156,16 +157,16 @@ def prepare(
     length: int,
     fit: Literal["pad", "stretch"],
 ) -> np.ndarray:
-    """Bring a recording to the rate and length of a network's input.
+    """Convert a recording to the rate and length of a network's input.
 
     Args:
         signal: ``(time, 12)``, millivolts, NaN if invalid.
         fs: its rate, hertz.
         target_fs: the input's rate, hertz.
         length: of the input, samples.
-        fit: what to do with a recording that is shorter: ``"pad"`` adds zeros at its end
-            (MLBF-Net, section IV-C), ``"stretch"`` resamples it up (MRM-Net, section IV-A). A
-            longer one is cut at its end either way.
+        fit: treatment of shorter recordings: ``"pad"`` adds zeros at the end (MLBF-Net,
+            section IV-C), ``"stretch"`` upsamples (MRM-Net, section IV-A). Longer recordings
+            are cropped at the end either way.
 
     Returns:
         float32 ``(length, 12)``, millivolts.

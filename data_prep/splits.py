@@ -1,4 +1,4 @@
-"""Folds: stratified over several labels or random, and never with one patient in two of them."""
+"""Folds, stratified by all labels or random; no patient is ever in two folds."""
 
 import numpy as np
 
@@ -10,15 +10,15 @@ def stratified_folds(
 ) -> np.ndarray:
     """Assign records to folds so that every class is spread evenly.
 
-    By iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011), which looks at all labels
-    of a record, not only at the first.
+    Uses iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011), which considers all
+    labels of a record, not only the first.
 
     Args:
-        labels: uint8 ``(records, classes)``, 1 if a record carries the class.
-        seed: of the dealing; the same seed and labels give the same folds.
+        labels: uint8 ``(records, classes)``, 1 if a record has the class.
+        seed: of the assignment; the same seed and labels give the same folds.
         num_folds: how many folds, 2 or more.
-        patients: str ``(records,)``, ``""`` if unknown: all records of a patient, who counts
-            once with the labels of all of them, get one fold.
+        patients: str ``(records,)``, ``""`` if unknown: all records of a patient get the same
+            fold; the patient counts once, with all their labels.
 
     Returns:
         int16 ``(records,)``, 1 to ``num_folds``.
@@ -34,7 +34,7 @@ def stratified_folds(
         np.maximum.at(together, groups, labels)
         return stratified_folds(together, seed=seed, num_folds=num_folds)[groups]
     _require_records(len(labels), num_folds)
-    if labels.shape[1] == 1:  # the dealer knows several classes only
+    if labels.shape[1] == 1:  # the stratifier needs two or more classes
         labels = np.hstack([labels, 1 - labels])
     dealer = MultilabelStratifiedKFold(n_splits=num_folds, shuffle=True, random_state=seed)
     folds = np.zeros(len(labels), np.int16)
@@ -44,7 +44,7 @@ def stratified_folds(
 
 
 def _groups(patients: np.ndarray) -> np.ndarray:
-    """Number the patients 0, 1, … as they first come; a record without one is its own."""
+    """Number the patients 0, 1, … as they first occur; a record without one is its own group."""
     numbers: dict[str, int] = {}
     names = [str(name) or f"\0{i}" for i, name in enumerate(patients)]
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
@@ -55,13 +55,14 @@ def random_folds(
 ) -> np.ndarray:
     """Assign records to folds of equal size at random, whatever their labels.
 
-    As MLBF-Net's paper does (sections IV-D and V-A).
+    As in the MLBF-Net paper (sections IV-D and V-A).
 
     Args:
-        num_records: how many records; folds differ in size by one record at most.
-        seed: of the dealing; the same seed and number give the same folds.
+        num_records: how many records; fold sizes differ by at most one record.
+        seed: of the assignment; the same seed and number give the same folds.
         num_folds: how many folds, 2 or more.
-        patients: str ``(records,)``, ``""`` if unknown: all records of a patient get one fold.
+        patients: str ``(records,)``, ``""`` if unknown: all records of a patient get the same
+            fold.
 
     Returns:
         int16 ``(records,)``, 1 to ``num_folds``.
@@ -86,7 +87,7 @@ def _require_records(num_records: int, num_folds: int) -> None:
 
 
 def require_patients_apart(folds: np.ndarray, patients: np.ndarray) -> None:
-    """Make sure that all records of a patient are in one fold.
+    """Check that all records of a patient are in one fold.
 
     Args:
         folds: int ``(records,)``.

@@ -11,17 +11,17 @@ The schema, version 1.  Attributes of the file: ``schema`` (``"ecg-keras store"`
 ``sexes``          (N,)         UTF-8 bytes    ``male``, ``female`` or empty
 ``ages``           (N,)         float32        years, NaN if unknown
 ``folds``          (N,)         int16          1 to 10
-``first_labels``   (N,)         int16          class that comes first, -1 if unknown; if it is
-                                               known for several tasks, (N, tasks), by name
-``sources``        (N,)         UTF-8 bytes    the folder that a record came from; absent in the
-                                               first stores of this version
-``labels/TASK``    (N, C)       uint8          1 if a record carries the class; its attribute
+``first_labels``   (N,)         int16          main class, -1 if unknown; if known for several
+                                               tasks, (N, tasks), tasks sorted by name
+``sources``        (N,)         UTF-8 bytes    the folder that a record came from; absent in
+                                               early stores of this version
+``labels/TASK``    (N, C)       uint8          1 if a record has the class; its attribute
                                                ``class_names`` (JSON) names the columns
 ``checksums``      (N,)         uint32         CRC-32 of each record's signal, as little-endian
-                                               bytes; absent in the first stores of this version
+                                               bytes; absent in early stores of this version
 =================  ===========  =============  ==============================================
 
-Each table but ``signals`` carries its own CRC-32 in the attribute ``crc32``.
+Every table except ``signals`` has its own CRC-32 in the attribute ``crc32``.
 """
 
 import errno
@@ -46,15 +46,15 @@ from data_prep.splits import require_patients_apart
 SCHEMA = "ecg-keras store"
 SCHEMA_VERSION = 1
 
-_MOST_TABLE = 2**28  # bytes of a table but the signals: a million records, 256 classes
+_MOST_TABLE = 2**28  # bytes of a table other than the signals: a million records, 256 classes
 _REBUILD = "build it again with ecg-build"
 
 
 class _Disk(FileIO):
-    """The file that HDF5 writes to; failed writes are hidden from HDF5, which could not close it.
+    """The file that HDF5 writes to, which hides failed writes from HDF5.
 
-    (HDF5 that cannot flush its caches keeps the file open, and the process crashes at its end.)
-    The first failure is kept, later writes go nowhere, and the ``with`` block ends by raising it.
+    (If HDF5 cannot flush its caches, it cannot close the file and crashes the process at exit.)
+    After the first failure nothing more is written, and the ``with`` block raises it at its end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -85,20 +85,20 @@ class _Disk(FileIO):
 
 
 class StoreWriter:
-    """Writes a store record by record, in memory that does not grow with the signals.
+    """Writes a store record by record; memory use does not grow with the signals.
 
-    Used in a ``with`` block: the file gets its name when the block ends without an error; if it
-    raises or is interrupted, a store of that name stays as it was.
+    Used in a ``with`` block: the file gets its name if the block ends without an error; if it
+    raises or is interrupted, an existing store of that name stays as it was.
 
     Args:
         path: of the store.
         dataset: ``"cpsc2018"``, ``"ptb-xl"`` or :data:`data_prep.labels.OWN_DATASET`.
         fs: sampling rate of all signals, hertz.
         class_names: for each task its classes, in order.
-        provenance: what the store was made from and how; kept as JSON.
+        provenance: what the store was made from and how; saved as JSON.
 
     Raises:
-        StoreError: at the block's end, if there is no record, a record has no fold, or a
+        StoreError: at the end of the block, if there is no record, a record has no fold, or a
             patient is in several folds.
         OSError: with ``errno.ENOSPC`` if the disk is full.
     """
@@ -137,14 +137,14 @@ class StoreWriter:
                 maxshape=(None, len(LEADS)),
                 chunks=(4096, len(LEADS)),
                 dtype=np.float32,
-                # Without times in the file, the same records give the same bytes.
+                # Without timestamps, the same records give the same bytes.
                 track_times=False,
             )
             self._exit = stack.pop_all()
         return self
 
     def __contains__(self, record_id: str) -> bool:
-        """Whether a record of this name is in the store already."""
+        """Whether a record of this name is already in the store."""
         return record_id in self._ids
 
     def __len__(self) -> int:
@@ -170,8 +170,8 @@ class StoreWriter:
             record_id: its name, not yet in the store.
             signal: ``(time, 12)``, millivolts at the store's rate, all finite.
             labels: for each task the 0-based class indices, possibly none.
-            first_label: 0-based class that comes first, -1 if unknown; a mapping gives it task
-                by task, and leaves it unknown for the others.
+            first_label: 0-based main class, -1 if unknown; a mapping gives it by task, and it is
+                unknown for tasks not in the mapping.
             fold: 1 to 10; may be left at 0 if :meth:`set_folds` follows.
             patient: the patient's name, empty if unknown.
             age: in years, NaN if unknown.
@@ -180,7 +180,7 @@ class StoreWriter:
 
         Raises:
             StoreError: if the name is taken or the signal is not as stated.
-            LabelError: if a task is missing or a label is none of its classes.
+            LabelError: if a task is missing or a label is not one of its classes.
         """
         if record_id in self._ids:
             raise StoreError(f"{self.path} holds {record_id} already; give each record once.")
@@ -218,7 +218,7 @@ class StoreWriter:
         return np.array(self._first_labels[task], np.int16)
 
     def set_first_labels(self, task: str, first_labels: np.ndarray) -> None:
-        """Give every record so far its first label.
+        """Set the first labels of all records so far.
 
         Args:
             task: of the labels.
@@ -242,7 +242,7 @@ class StoreWriter:
         return np.array([row[3] for row in self._rows], np.str_)
 
     def set_folds(self, folds: np.ndarray) -> None:
-        """Give every record so far its fold.
+        """Set the folds of all records so far.
 
         Args:
             folds: int ``(records,)``, 1 to 10.
@@ -255,7 +255,7 @@ class StoreWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Write the tables and rename the file, or, after an error, remove it."""
+        """Write the tables and rename the file, or remove it after an error."""
         with self._exit:
             if error is not None:
                 raise error
@@ -290,7 +290,7 @@ class StoreWriter:
             dataset.attrs["crc32"] = np.uint32(_checksum(table))
         for task, names in self.class_names.items():
             self._file[f"labels/{task}"].attrs["class_names"] = json.dumps(names)
-        # Written last: a file without it was never completed.
+        # Written last: a file without it is incomplete.
         self._file.attrs["dataset"] = self.dataset
         self._file.attrs["fs"] = self.fs
         self._file.attrs["provenance"] = json.dumps(self.provenance, sort_keys=True)
@@ -299,7 +299,7 @@ class StoreWriter:
 
 
 class Store:
-    """A store opened for reading; also a ``with`` block that closes it.
+    """A store opened for reading; can be used in a ``with`` block, which closes it.
 
     Args:
         path: of the HDF5 file.
@@ -313,15 +313,15 @@ class Store:
         lengths: int64 ``(N,)``, samples.
         folds: int16 ``(N,)``, 1 to 10.
         patients: str ``(N,)``, empty if unknown.
-        sources: str ``(N,)``, the folder each record came from; empty in the first stores.
+        sources: str ``(N,)``, the folder each record came from; empty in early stores.
         ages: float32 ``(N,)``, years, NaN if unknown.
         sexes: str ``(N,)``, ``"male"``, ``"female"`` or empty if unknown.
         checksums: uint32 ``(N,)``, CRC-32 of each signal; None in stores of earlier releases.
         provenance: what the store was made from, and how.
 
     Raises:
-        StoreError: if the file is missing, is no store, is of another schema version, or is
-            broken.
+        StoreError: if the file is missing, is not a store, has another schema version, or is
+            damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -385,7 +385,7 @@ class Store:
             self._require_schema()
 
     def _require_schema(self) -> None:
-        """Refuse tables that contradict each other or the schema, whatever their checksums say."""
+        """Reject tables that contradict each other or the schema, whatever their checksums."""
         tables = [self.patients, self.sexes, self.ages, self.folds, self.sources]
         tables += self._first_labels.values()
         tables += [] if self.checksums is None else [self.checksums]
@@ -398,7 +398,7 @@ class Store:
             raise ValueError("its offsets do not ascend from 0")
         if len(set(self.ids.tolist())) < len(self.ids):
             raise ValueError("two of its records have one name")
-        # 11 holds records that only train; see mlbf-reproduce.
+        # Fold 11 holds records used only for training; see mlbf-reproduce.
         if ((self.folds < 1) | (self.folds > 11)).any():
             raise ValueError("its folds are not 1 to 10")
         most = max(map(len, self._class_names.values()), default=0)
@@ -428,10 +428,10 @@ class Store:
         self._file.close()
 
     def resolve_task(self, task: str | None = None) -> str:
-        """Check the name of a task, or find the only one.
+        """Check the name of a task, or return the only one.
 
         Args:
-            task: its name; None for the only one of the store.
+            task: its name; None for the only task of the store.
 
         Raises:
             StoreError: listing the tasks, if there is no such task or None is ambiguous.
@@ -448,20 +448,20 @@ class Store:
         return self._class_names[self.resolve_task(task)]
 
     def labels(self, task: str | None = None) -> np.ndarray:
-        """Return the labels of a task: uint8 ``(N, C)``, 1 if a record carries the class."""
+        """Return the labels of a task: uint8 ``(N, C)``, 1 if a record has the class."""
         return self._labels[self.resolve_task(task)]
 
     def first_labels(self, task: str | None = None) -> np.ndarray:
-        """Return the class that comes first: int16 ``(N,)``, 0-based, -1 if unknown."""
+        """Return the main class: int16 ``(N,)``, 0-based, -1 if unknown."""
         return self._first_labels[self.resolve_task(task)]
 
     def records_of(self, task: str | None = None, *, single_label: bool = False) -> np.ndarray:
         """Return the records that can be used for a task.
 
         Args:
-            task: its name; None for the only one of the store.
-            single_label: leave out records of several labels in no known order, which a network
-                with one answer a record can neither learn nor be scored on.
+            task: its name; None for the only task of the store.
+            single_label: leave out records with several labels in unknown order, which a
+                single-label network can neither learn from nor be scored on.
 
         Returns:
             Indices, int64, of the records with at least one label of the task.
@@ -481,7 +481,7 @@ class Store:
             float32 ``(time, 12)``, millivolts at the store's rate.
 
         Raises:
-            StoreError: if the file is broken there, or the signal has changed since it was written.
+            StoreError: if the file is damaged there, or the signal changed after it was written.
         """
         with self._broken_as_store_error():
             signal = np.asarray(self._signals[self._offsets[index] : self._offsets[index + 1]])
@@ -496,7 +496,7 @@ class Store:
 
     @contextmanager
     def _broken_as_store_error(self) -> Iterator[None]:
-        """HDF5 reports damage by several kinds of errors, depending on where it finds it."""
+        """Convert the errors by which HDF5 reports damage: the type depends on where it is."""
         try:
             yield
         except (
@@ -507,18 +507,18 @@ class Store:
 
 
 def _own(group: h5py.Group, name: str) -> Any:
-    """What a group holds itself, not by a link, which may lead into any other file."""
+    """An item of a group itself, never a link, which could point into another file."""
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise ValueError(f"its {name} is missing or a link to elsewhere")
     return group[name]
 
 
 def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
-    """A dataset whose values are all in the file."""
+    """A dataset stored completely in the file."""
     dataset = _own(group, name)
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
         raise ValueError(f"its {name} is no dataset, or its values are in another file")
-    # What was never written takes no place, and would be read as zeros of any number.
+    # Data that were never written take no space and would be read as any number of zeros.
     packed = dataset.id.get_create_plist().get_nfilters()
     if not packed and dataset.id.get_storage_size() < dataset.nbytes:
         raise ValueError(f"its {name} has fewer values than it states")
@@ -537,7 +537,7 @@ def _table(group: h5py.Group, name: str, kinds: str, *, ndim: tuple[int, ...] = 
 
 
 def _checksum(array: np.ndarray) -> int:
-    """CRC-32 of the values, whatever the machine's byte order."""
+    """CRC-32 of the values, for any byte order of the machine."""
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return zlib.crc32(np.ascontiguousarray(little).view(np.uint8).data)
 

@@ -1,13 +1,13 @@
 """A small physiological generator of labelled 12-lead records.
 
 It is for demos and tests and is no substitute for patients: networks trained on its records learn
-its textbook signs and nothing about people, and no score on them says how well a network does on
-real recordings.
+textbook signs and nothing about people, and no score on them says how well a network does on real
+recordings.
 
-The heart is one moving dipole.  Its P, QRS, ST and T waves are Gaussian bumps with directions in
+The heart is one moving dipole.  Its P, QRS, ST and T waves are Gaussian curves with directions in
 the body, its potentials at nine electrodes come from the lead vectors of Dower's transform (Dower
 et al., J Electrocardiol 1980), and every lead, noise included, is a difference of electrodes; so
-Einthoven's and Goldberger's relations hold as they do in a real recorder.  The signs of the nine
+Einthoven's and Goldberger's relations hold as in a real recording.  The signs of the nine
 classes are those of the AHA/ACCF/HRS recommendations for the interpretation of the
 electrocardiogram (Circulation 2009, parts III and VI) and of common textbooks.
 """
@@ -46,7 +46,7 @@ _DOWER = np.array(
     ]
 )
 
-# Potentials of RA, LA, LL against Wilson's terminal from leads I and II, then V1 ... V6 themselves.
+# Potentials of RA, LA, LL against Wilson's terminal, from leads I and II; then V1 ... V6.
 _ELECTRODES_FROM_LEADS = np.eye(9, 8, k=-1)
 _ELECTRODES_FROM_LEADS[:3, :2] = np.array([[-1, -1], [2, -1], [-1, 2]]) / 3
 
@@ -68,17 +68,17 @@ _P = np.array(
 _QRS_NORMAL = np.array(
     [
         [17, 7, 7, -0.16, -0.06, 0.30],  # septum: q in I and V6, r in V1
-        [42, 10, 10, 1.10, 0.95, -0.15],  # left ventricle's free wall
+        [42, 10, 10, 1.10, 0.95, -0.15],  # free wall of the left ventricle
         [60, 9, 9, 0.25, 0.25, -0.75],  # its back wall: S in V1, V2
         [78, 7, 7, -0.18, -0.16, -0.15],  # base of the heart
     ]
 )
 _QRS_RBBB = np.array(
     [
-        [17, 7, 7, -0.16, -0.06, 0.32],  # the left ventricle as ever: r ...
+        [17, 7, 7, -0.16, -0.06, 0.32],  # the left ventricle as usual: r ...
         [42, 10, 10, 1.05, 0.80, -0.15],
         [59, 9, 9, 0.20, 0.25, -0.50],  # ... S ...
-        [102, 19, 19, -0.80, -0.10, 0.72],  # the right ventricle late and slowly: R' in V1
+        [102, 19, 19, -0.80, -0.10, 0.72],  # the right ventricle, late and slow: R' in V1
     ]
 )
 _QRS_LBBB = np.array(
@@ -101,7 +101,7 @@ _T_NORMAL = np.array([0.30, 0.22, 0.22])
 _T_RBBB = np.array([0.36, 0.20, -0.08])
 _T_LBBB = np.array([-0.40, -0.08, 0.38])
 
-# QRS counts as begun and ended this many SDs from the peaks of its first and last wave.
+# QRS starts and ends this many SDs from the peaks of its first and last wave.
 _QRS_EDGE = 2.2
 
 _HEART_RATES = {  # of the ventricles, beats per minute
@@ -116,8 +116,8 @@ _HEART_RATES = {  # of the ventricles, beats per minute
     "STE": (60, 108),
 }
 
-# Where ST shifts: the leads that must show it, the dipole's direction, for elevation and (with
-# its sign turned) depression.
+# Territories of ST shifts: the leads that must show it, and the direction of the dipole for
+# elevation and (sign reversed) depression.
 _TERRITORIES: dict[str, dict[str, tuple[tuple[str, ...], tuple[float, float, float]]]] = {
     "STE": {
         "inferior": (("II", "III", "aVF"), (-0.25, 1.0, 0.0)),
@@ -131,7 +131,7 @@ _TERRITORIES: dict[str, dict[str, tuple[tuple[str, ...], tuple[float, float, flo
     },
 }
 
-_EXCLUSIVE = (  # pairs that cannot be, or cannot be told, in one short record
+_EXCLUSIVE = (  # pairs that cannot occur, or be recognised, in one short record
     {"AF", "I-AVB"},
     {"AF", "PAC"},
     {"LBBB", "RBBB"},
@@ -143,22 +143,22 @@ _EXCLUSIVE = (  # pairs that cannot be, or cannot be told, in one short record
 
 @dataclass(frozen=True)
 class SyntheticRecord:
-    """A generated recording, and what was put into it.
+    """A synthetic recording with its annotations.
 
     Attributes:
         signal: float32 ``(time, 12)``, millivolts, leads in the order of ``LEADS``.
         fs: sampling rate, hertz.
         age: years.
         sex: ``"male"`` or ``"female"``.
-        labels: 0-based CPSC classes, in the order asked for.
+        labels: 0-based CPSC classes, in the order requested.
         beat_onsets: ``(beats,)``, start of each QRS complex, seconds from the first sample.
         beat_kinds: ``(beats,)``, ``"N"`` conducted in the record's usual way, ``"A"`` premature
             atrial, ``"V"`` premature ventricular.
         pr_intervals: ``(beats,)``, from the start of P to that of QRS, seconds; NaN if there
             is no P.
         qrs_widths: ``(beats,)``, seconds.
-        st_shift: ``(12,)``, millivolts by which ST departs from the baseline in each lead, beyond
-            what wide QRS complexes bring with them; zeros without STD and STE.
+        st_shift: ``(12,)``, shift of ST from the baseline in each lead in millivolts, without
+            the shift due to wide QRS complexes; zeros without STD and STE.
         territory: ``"inferior"``, ``"anterior"`` or ``"lateral"``; empty without STD and STE.
     """
 
@@ -182,14 +182,14 @@ def synthetic_record(
     seed: int | np.random.SeedSequence,
     fs: float = RATE,
 ) -> SyntheticRecord:
-    """Make one recording that shows the signs of its labels.
+    """Generate one recording that shows the signs of its labels.
 
     It is for demos and tests and is no substitute for patients.
 
     Args:
-        labels: 0-based CPSC classes; several only where they can be seen together.
+        labels: 0-based CPSC classes; several only if they can be seen together.
         seconds: length, 6 to 600 s.
-        seed: of all that is random in it; the same seed gives the same record.
+        seed: of everything random; the same seed gives the same record.
         fs: sampling rate, hertz, at least 100.
 
     Returns:
@@ -216,12 +216,12 @@ def synthetic_record(
     length = round(seconds * fs)
     dipole = _rendered(waves, length=length, fs=fs)
     time = np.arange(length) / fs
-    # Breathing turns and shifts the heart a little under the electrodes.
+    # Respiration rotates and shifts the heart slightly relative to the electrodes.
     phase = rng.uniform(0, 2 * np.pi)
     dipole *= 1 + rng.uniform(0.01, 0.05) * np.sin(2 * np.pi * breathing * time + phase)[:, None]
     potentials = dipole @ electrodes.T
     if "AF" in names:
-        # V1 lies right over the right atrium, nearer than a distant dipole would have it.
+        # V1 lies right over the right atrium, closer than the distant-dipole model assumes.
         nearness = np.where(np.arange(9) == _V1_ELECTRODE, 1.3, 1.0)
         potentials += nearness * (_fibrillation(rng, time) @ electrodes.T)
     potentials += _electrode_noise(rng, length=length, fs=fs, breathing=breathing)
@@ -258,22 +258,22 @@ def main(
     They are for demos and tests and are no substitute for patients: no figure obtained on them
     says how well a network does on real recordings.
 
-    Writes OUT/train with one WFDB header and one MATLAB v4 file a record (500 Hz, 1000 units per
-    mV) and REFERENCE.csv (Recording, First_label, Second_label, Third_label; 1 to 9); with
-    --test-records also OUT/test, laid out alike, and OUT/test.csv, which has a column Recording
-    and no answers. The nine classes take turns; every thirteenth record has a second label,
-    unless it is Normal.
+    Writes OUT/train with one WFDB header and one MATLAB v4 file per record (500 Hz, 1000 units
+    per mV) and REFERENCE.csv (Recording, First_label, Second_label, Third_label; 1 to 9); with
+    --test-records also OUT/test, with the same layout, and OUT/test.csv, which has a column
+    Recording and no labels. The nine classes take turns; every thirteenth record has a second
+    label, unless it is Normal.
 
     Args:
-        out: folder to write to; made if absent, and must be empty.
+        out: folder to write to; created if missing; must be empty.
         records: number of training records.
         seed: of everything random, 0 or above; the same seed and options give the same bytes,
             whatever the number of workers.
         test_records: number of records held out for testing; 0 writes no test part.
         min_seconds: shortest record, in seconds, at least 6.
-        max_seconds: longest record, in seconds, at most 600; lengths are spread as in CPSC 2018
-            (median 12 s, most from 8 to 20 s, a few to 60 s) and cut to these two.
-        workers: processes to use; by default one for each core.
+        max_seconds: longest record, in seconds, at most 600; durations are distributed as in
+            CPSC 2018 (median 12 s, mostly 8 to 20 s, a few up to 60 s), clipped to these limits.
+        workers: number of processes; by default one per core.
     """
     from joblib import Parallel, delayed
     from tqdm import tqdm
@@ -298,7 +298,7 @@ def main(
 
     out.mkdir(parents=True, exist_ok=True)
     parts = {"train": records, "test": test_records}
-    # Inside OUT, so that an interrupted run leaves OUT empty and fit to be used again.
+    # Inside OUT, so that an interrupted run leaves OUT empty and usable.
     with TemporaryDirectory(prefix=".part", dir=out) as unfinished:
         jobs = [
             delayed(_write_one)(Path(unfinished), part, index, seed, min_seconds, max_seconds)
@@ -308,7 +308,7 @@ def main(
         for part, count in parts.items():
             if count:
                 (Path(unfinished) / part).mkdir()
-        # Closed before the folder goes, so that no process still writes there.
+        # Closed before the folder is removed, so that no process is still writing there.
         with closing(Parallel(n_jobs=workers or -1, return_as="generator")(jobs)) as done:
             rows = list(tqdm(done, total=len(jobs), desc="synthetic records", unit="record"))
         for part, these in (("train", rows[:records]), ("test", rows[records:])):
@@ -323,10 +323,10 @@ def main(
 
 
 def is_generated(path: Path) -> bool:
-    """Say whether a recording was written by ``ecg-synthetic``; its header says so.
+    """Tell from its header whether a recording was written by ``ecg-synthetic``.
 
     Args:
-        path: of the recording, with any ending.
+        path: of the recording, with any suffix.
     """
     try:
         with opened(path.with_suffix(".hea"), most=1_000_000) as file:
@@ -370,17 +370,17 @@ def _compatible(name: str, other: str) -> bool:
     return name != other and "Normal" not in (name, other) and {name, other} not in _EXCLUSIVE
 
 
-# ---- the heart's rhythm ----
+# ---- rhythm ----
 
 
 def _rhythm(
     rng: np.random.Generator, names: tuple[str, ...], *, seconds: float, breathing: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """QRS onsets (s), kinds of beat and the interval before each (s), from before 0 to past end."""
+    """QRS onsets (s), kinds of beat and preceding intervals (s), from before 0 to past the end."""
     low = max(_HEART_RATES[name][0] for name in names)
     high = min(_HEART_RATES[name][1] for name in names)
     mean = 60 / rng.uniform(low, high)
-    # Long enough still when premature beats pull what follows them forward.
+    # Enough beats even if premature beats move the following ones forward.
     count = math.ceil(1.7 * seconds / mean) + 8
     if "AF" in names:
         spread = rng.uniform(0.19, 0.27)
@@ -392,7 +392,7 @@ def _rhythm(
     times = start + np.cumsum(intervals)
 
     kinds = np.full(count, "N")
-    # A premature beat counts as visible when the beats before and after it lie in the record.
+    # A premature beat counts as visible if the beats before and after it are in the record.
     before = times - intervals
     after = np.append(times[1:], np.inf)
     if "AF" in names:
@@ -402,11 +402,11 @@ def _rhythm(
     for kind in wanted:
         another_to_come = kind != wanted[-1]
         candidates = np.flatnonzero(free)
-        # The first of them is sure to be placed, also where two beats must stay for another kind.
+        # The first is always placed, even if two beats must be reserved for another kind.
         chosen = rng.choice(candidates[:-2] if another_to_come else candidates)
         extra = rng.poisson(seconds * rng.uniform(0.05, 0.2))
         for index in (chosen, *rng.permutation(candidates)[:extra]):
-            # Never two in a row: each pause is seen undisturbed.
+            # Never two in a row, so that each pause is complete.
             left = free.copy()
             left[index - 1 : index + 2] = False
             if free[index] and (left.any() or not another_to_come):
@@ -422,7 +422,7 @@ def _rhythm(
             intervals[index] = max(coupling * mean, 0.36)
             intervals[index + 1] = mean * rng.uniform(1.2, 1.5)
         else:
-            # The sinus node goes on undisturbed: the next beat comes when it would have.
+            # The sinus node is not reset: the next beat comes at its usual time.
             total = usual + intervals[index + 1]
             intervals[index] = max(coupling * usual, 0.38)
             intervals[index + 1] = total - intervals[index]
@@ -434,7 +434,7 @@ def _rhythm(
 def _heart_rate_variability(
     rng: np.random.Generator, count: int, *, mean: float, breathing: float
 ) -> np.ndarray:
-    """Relative RR intervals ``(count,)``: respiratory, 0.1 Hz and 1/f parts around 1."""
+    """Relative RR intervals ``(count,)``: respiratory, 0.1 Hz and 1/f components around 1."""
     time = mean * np.arange(count)
     phases = rng.uniform(0, 2 * np.pi, size=2)
     respiratory = rng.uniform(0.008, 0.035) * np.sin(2 * np.pi * breathing * time + phases[0])
@@ -459,7 +459,7 @@ def _waves(
     axis: np.ndarray,
     st: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All waves of a record, rows like the tables above but in seconds; PR and QRS of each beat."""
+    """All waves of a record, as rows of the tables above but in seconds; PR and QRS per beat."""
     usual_qrs, t_direction = _QRS_NORMAL, _T_NORMAL
     stretch = rng.uniform(0.85, 1.08)
     if "RBBB" in names:
@@ -475,12 +475,12 @@ def _waves(
     if "STE" in names:
         t_dipole = t_dipole + rng.uniform(0.2, 0.6) * st
     usual = _shaped(usual_qrs, stretch=stretch, gain=qrs_gain, axis=axis)
-    # One origin a record; its T points the other way.
+    # One origin per record; its T wave is opposite to QRS.
     pvc = _QRS_PVC[rng.integers(len(_QRS_PVC))]
     pvc = _shaped(pvc, stretch=rng.uniform(0.95, 1.12), gain=qrs_gain, axis=axis)
     pvc_t = -0.42 * pvc[:, 3:].sum(axis=0) / 2
     p = _shaped(_P, stretch=rng.uniform(0.92, 1.08), gain=p_gain, axis=axis)
-    # From low in either atrium: against the usual direction, so P is inverted in II.
+    # From low in either atrium, against the usual direction: P is inverted in II.
     ectopic_p = p * [1, 1, 1, rng.uniform(-0.3, 0.6), rng.uniform(-1.1, -0.7), 1]
 
     usual_pr = rng.uniform(0.215, 0.32) if "I-AVB" in names else rng.uniform(0.13, 0.18)
@@ -503,7 +503,7 @@ def _waves(
         repolarisation = pvc_t if kind == "V" else t_dipole
         rows.append(np.array([[t_peak, 0.055 * spread, 0.038 * spread, *repolarisation]]))
         if st.any():
-            # Rises at J, and falls under the T wave.
+            # Rises at the J point and falls during the T wave.
             rows.append(np.array([[onset + width + 0.035, 0.016, 0.090 * spread, *st]]))
         if kind == "V" or "AF" in names:
             pr_intervals.append(math.nan)
@@ -518,12 +518,12 @@ def _waves(
 
 
 def _shaped(waves: np.ndarray, *, stretch: float, gain: float, axis: np.ndarray) -> np.ndarray:
-    """A table of waves in seconds, stretched in time, scaled, and turned with the heart."""
+    """A table of waves in seconds, stretched in time, scaled, and rotated with the heart."""
     return np.hstack([waves[:, :3] * stretch / 1000, gain * waves[:, 3:] @ axis.T])
 
 
 def _extent(qrs: np.ndarray) -> tuple[float, float]:
-    """Start of a QRS complex on its table's clock, and its width, seconds."""
+    """Start of a QRS complex, on the time axis of its table, and its width, seconds."""
     begin = float(np.min(qrs[:, 0] - _QRS_EDGE * qrs[:, 1]))
     return begin, float(np.max(qrs[:, 0] + _QRS_EDGE * qrs[:, 2])) - begin
 
@@ -565,7 +565,7 @@ def _rendered(waves: np.ndarray, *, length: int, fs: float) -> np.ndarray:
 def _fibrillation(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
     """Fibrillation waves ``(time, 3)`` (mV): two wandering oscillations of 4 to 9 Hz."""
     waves = np.zeros((len(time), 3))
-    # The first and larger points from the left atrium to V1.
+    # The first and larger one points from the left atrium to V1.
     for direction, size in (
         (np.array([-0.55, 0.25, 0.45]), rng.uniform(0.06, 0.12)),
         (np.array([0.1, 0.9, 0.2]), rng.uniform(0.01, 0.03)),
@@ -580,17 +580,17 @@ def _fibrillation(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
     return waves
 
 
-# ---- from the heart to the leads ----
+# ---- from dipole to leads ----
 
 
 def _electrode_vectors(rng: np.random.Generator) -> np.ndarray:
-    """Potential at each electrode for a unit dipole ``(9, 3)``, a little different in each body."""
+    """Potential at each electrode for a unit dipole ``(9, 3)``, slightly different in each body."""
     vectors = _ELECTRODES_FROM_LEADS @ _DOWER
     return vectors * np.exp(0.08 * np.clip(rng.standard_normal((9, 1)), -2, 2))
 
 
 def _rotation(rng: np.random.Generator) -> np.ndarray:
-    """A turn of the heart ``(3, 3)``: in the frontal plane, then about the body's length."""
+    """A rotation of the heart ``(3, 3)``: in the frontal plane, then about the long axis."""
     frontal = math.radians(float(np.clip(12 * rng.standard_normal(), -25, 25)))
     transverse = math.radians(float(np.clip(7 * rng.standard_normal(), -14, 14)))
     c, s = math.cos(frontal), math.sin(frontal)
@@ -626,7 +626,7 @@ def _electrode_noise(
 
 
 def _twelve_leads(potentials: np.ndarray) -> np.ndarray:
-    """Leads ``(..., 12)`` of electrode potentials ``(..., 9)``."""
+    """Leads ``(..., 12)`` from electrode potentials ``(..., 9)``."""
     leads = potentials @ _LEADS_FROM_ELECTRODES.T
     return _with_limb_leads(leads[..., 0], leads[..., 1], leads[..., 2:])
 
@@ -644,8 +644,8 @@ def _write_one(
     folder: Path, part: str, index: int, seed: int, min_seconds: float, max_seconds: float
 ) -> tuple[str, tuple[int, ...]]:
     """Write record ``index`` of a part; return its name and labels."""
-    # A seed for each record by its place, so that neither the number of records nor who writes
-    # it changes it.
+    # Every record is seeded by its index, so that it depends neither on the number of records
+    # nor on the process that writes it.
     place = (("train", "test").index(part), index)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(*place, 0)))
     labels: tuple[int, ...] = (index % len(CPSC_CLASSES),)
@@ -667,11 +667,11 @@ def _write_one(
 
 
 def _write_record(path: Path, record: SyntheticRecord) -> None:
-    """Write PATH.hea and PATH.mat as the PhysioNet/CinC Challenges laid out CPSC 2018."""
+    """Write PATH.hea and PATH.mat in the format of CPSC 2018 in the PhysioNet/CinC Challenges."""
     from scipy.io import savemat
 
-    # I, II and the chest leads are rounded and the others taken from those, so that the relations
-    # hold between the integers too.
+    # I, II and the chest leads are rounded and the others computed from them, so that the
+    # relations also hold between the integers.
     microvolts = np.rint(record.signal.astype(np.float64) * 1000)
     leads = _with_limb_leads(microvolts[:, 0], microvolts[:, 1], microvolts[:, 6:])
     digital = np.rint(leads).astype(np.int16)
@@ -681,7 +681,7 @@ def _write_record(path: Path, record: SyntheticRecord) -> None:
     lines = [f"{path.name} 12 {record.fs:g} {len(digital)}"]
     for lead, samples in zip(LEADS, digital.T, strict=True):
         checksum = (int(samples.sum(dtype=np.int64)) + 0x8000) % 0x10000 - 0x8000
-        # 24 bytes of MATLAB's header stand before the samples.
+        # The 24-byte MATLAB header precedes the samples.
         lines.append(f"{path.name}.mat 16+24 1000/mV 16 0 {samples[0]} {checksum} 0 {lead}")
     lines += [
         f"#Age: {record.age}",
@@ -695,7 +695,7 @@ def _write_record(path: Path, record: SyntheticRecord) -> None:
 
 
 def _write_reference(path: Path, rows: list[tuple[str, tuple[int, ...]]]) -> None:
-    """Write the table of labels, 1-based, as the challenge gives it."""
+    """Write the table of labels, 1-based, in the challenge's format."""
     with path.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["Recording", "First_label", "Second_label", "Third_label"])

@@ -8,7 +8,7 @@ __all__ = ["build_model", "compile_model", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import TensorFlow only when a model is asked for, so that ``--help`` answers at once."""
+    """Import TensorFlow only when a model is needed, so that ``--help`` is fast."""
     if name in __all__:
         from mlbf_keras import model
 

@@ -1,4 +1,4 @@
-"""What an MLBF-Net looked at: its attentions in time, and what each lead gave to the answer."""
+"""Explains an MLBF-Net: attention over time, and the contribution of each lead."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,10 +21,10 @@ from ecg_keras.model.model_files import ECGModel
 
 
 class Explainer:
-    """Explains the answers of one MLBF-Net, or of an ensemble.
+    """Explains the predictions of one MLBF-Net, or of an ensemble.
 
-    Nothing is trained or changed: the attention weights are outputs of layers that the network
-    has, read through a second functional model on the same layers.
+    Nothing is trained or changed: the attention weights are outputs of the network's own layers,
+    read through a second functional model on the same layers.
 
     Args:
         models: from :func:`mlbf_keras.load_model`.
@@ -44,13 +44,13 @@ class Explainer:
         self._step = 2 ** len(models[0].network.get_layer("f_cnn").kernel_sizes)
 
     def explain(self, record: Record) -> Explanation:
-        """Explain the answer to one recording.
+        """Explain the prediction for one recording.
 
         Args:
             record: from :func:`data_prep.records.read_record`.
 
         Returns:
-            Probabilities of the ensemble and of each lead's head, the answer without each lead,
+            Probabilities of the ensemble and of each lead's head, probabilities without each lead,
             attention and relevance along the recording.
 
         Raises:
@@ -67,7 +67,7 @@ class Explainer:
         return explain(self.models, seen, attention=attention, answers=answers)
 
     def _attention(self, seen: View, name: str, alpha: np.ndarray) -> Attention:
-        """Draw weights ``(time, branch)`` along the recording, above or below all being alike."""
+        """Draw weights ``(time, branch)`` along the recording, relative to uniform weights."""
         edges = step_edges(len(alpha), self._step)
         inside = alpha[edges[:-1] < seen.recorded]
         above = alpha * len(alpha) - 1  # alpha sums to 1 over time
@@ -95,15 +95,15 @@ class Explainer:
 
 
 def attention_network(network: Any) -> Any:
-    """Open a network so that it gives its attention weights too (MLBF-Net, eq. 6).
+    """Extend a network to output its attention weights too (MLBF-Net, eq. 6).
 
     Args:
         network: a Keras model of this package.
 
     Returns:
-        A Keras model on the same layers, from ``signal`` to a pair: the network's answers, and
-        the weights alpha ``(batch, time, branch)`` by the layer's name: ``fused_attention`` and,
-        where leads have heads, ``lead_attention``; of a BranchNet ``attention``.
+        A Keras model on the same layers, from ``signal`` to a pair: the network's outputs, and
+        the weights alpha ``(batch, time, branch)`` by layer name: ``fused_attention`` and, if the
+        leads have heads, ``lead_attention``; for a BranchNet ``attention``.
     """
     names = ("fused_attention", "lead_attention", "attention")
     layers = {layer.name: layer for layer in network.layers if layer.name in names}
@@ -114,11 +114,11 @@ def attention_network(network: Any) -> Any:
 def step_edges(steps: int, step: int) -> np.ndarray:
     """Bounds of the time steps of f_BiGRU in samples of the input, ``(steps + 1,)``.
 
-    Each block halves the time with a convolution whose output j is centred between the inputs 2j
-    and 2j + 1; so after five blocks output j is centred on the samples 32 j to 32 j + 31.
+    Each block ends with a stride-2 convolution whose output j is centred between inputs 2j and
+    2j + 1; so after five blocks output j is centred on samples 32 j to 32 j + 31.
 
     Args:
         steps: number of time steps.
-        step: samples a step, 2 to the power of the number of blocks.
+        step: samples per step, 2 to the power of the number of blocks.
     """
     return np.arange(steps + 1) * step

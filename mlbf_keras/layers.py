@@ -1,8 +1,8 @@
-"""The boxes of MLBF-Net (Fig. 1, Table I) that hold weights, one layer for all leads together.
+"""The boxes of MLBF-Net (Fig. 1, Table I) that have weights, one layer for all leads together.
 
-The twelve branches are equal in form and differ in their weights alone, so each layer here holds
-the weights of all branches stacked on the first axis and computes them side by side.  That changes
-no number; it replaces some five hundred variables by forty and twenty-four recurrences by one.
+The twelve branches have the same architecture and differ only in their weights, so each layer here
+holds the weights of all branches, stacked on the first axis, and computes them side by side.  The
+results are the same; some five hundred variables become forty, and twenty-four recurrences one.
 """
 
 import itertools
@@ -19,16 +19,16 @@ from ecg_keras.model.backend import keras, tf
 
 ops = keras.ops
 
-LEAKY_SLOPE = 0.3  # Keras' default when the paper was written; the paper gives none.
+LEAKY_SLOPE = 0.3  # Keras' default when the paper was written; not given in the paper.
 
-# A batch is convolved in this many slices of similar length.  Of 64 random recordings as long as
-# those of CPSC 2018, four slices compute 1.3 times what is recorded, eight 1.1 times and one 3.6
-# times.  On two cores four, six and eight took the same time, and each more costs seconds before
-# the first step.
+# A batch is convolved in this many slices of similar length.  For 64 random recordings with the
+# lengths of CPSC 2018, four slices compute 1.3 times the recorded samples, eight 1.1 times and one
+# 3.6 times.  On two cores four, six and eight took the same time, and each extra slice costs
+# seconds before the first step.
 SLICES = 4
 
-# The convolutions answer this many neighbouring outputs at once: TensorFlow's kernels for CPUs
-# are slow at the paper's twelve channels.  Four cost more products than they save.
+# The convolutions compute this many neighbouring outputs at once: TensorFlow's CPU kernels are
+# slow with the paper's twelve channels.  With four, the extra products cost more than is saved.
 PHASES = 2
 FORMS["MLBF-Net's convolutions"] = (
     f"each batch in {SLICES} slices of similar length, {PHASES} outputs at once"
@@ -36,13 +36,13 @@ FORMS["MLBF-Net's convolutions"] = (
 
 
 def stacked(make: Callable[[], Any], stack_dims: int) -> Callable[..., Any]:
-    """Initialise each member of a stack of weights as if it stood alone.
+    """Initialise each member of a stack of weights separately.
 
-    An initialiser shown the whole stack would take the stack axes for part of the fan-in.
+    For the whole stack, an initialiser would count the stack axes in the fan-in.
 
     Args:
-        make: gives a fresh initialiser, with a seed of its own, for each member.
-        stack_dims: how many leading axes of the shape are the stack.
+        make: returns a new initialiser, with its own seed, for each member.
+        stack_dims: number of leading axes of the shape that form the stack.
 
     Returns:
         An initialiser for the stacked shape.
@@ -60,18 +60,18 @@ def stacked(make: Callable[[], Any], stack_dims: int) -> Callable[..., Any]:
 
 
 def keep_mask(x: Any, rate: float, seed: Any) -> Any:
-    """Draw the mask of a dropout: 0 for a share ``rate`` of the entries of ``x``, 1 for the others.
+    """Draw a dropout mask: 0 for a fraction ``rate`` of the entries of ``x``, 1 for the others.
 
     One 32-bit random number serves two entries: sixteen bits resolve the rate to 1.5e-5, and
-    half the random numbers cost half the time.
+    half as many random numbers take half the time.
 
     Args:
         x: any tensor with a last axis of known size.
-        rate: share of zeros, in [0, 1).
+        rate: fraction of zeros, in [0, 1).
         seed: int32 pair for a stateless generator.
 
     Returns:
-        A tensor of the shape and type of ``x``.
+        A tensor with the shape and type of ``x``.
     """
     shape, width = tf.shape(x), x.shape[-1]
     half = tf.concat([shape[:-1], [(width + 1) // 2]], axis=0)
@@ -85,13 +85,13 @@ def keep_mask(x: Any, rate: float, seed: Any) -> Any:
 def widened(kernels: Any, strides: int) -> Any:
     """Rewrite kernels for signals whose neighbouring samples are folded into the channels.
 
-    A "same" convolution answers :data:`PHASES` neighbouring outputs at once if each step of time
+    A "same" convolution computes :data:`PHASES` neighbouring outputs at once if each time step
     holds ``PHASES * strides`` samples: stride 1, fewer taps, more channels.  Each entry of the
-    wide kernel is an entry of the given one, or zero if a sample is out of its reach.
+    wide kernel is an entry of the given one, or zero for samples outside its support.
 
     Args:
         kernels: ``(branch, tap, channel, filter)``; an even number of taps for stride 2, since
-            TensorFlow aligns odd ones by the parity of the signal's length.
+            for odd ones TensorFlow's alignment depends on the parity of the signal length.
         strides: 1 or 2.
 
     Returns:
@@ -116,7 +116,7 @@ def _convolve(x: Any, kernel: Any, bias: Any) -> Any:
 
     Args:
         x: ``(batch, 1, time, channel)``.
-        kernel: ``(step, samples a step * channel, PHASES * filter)``.
+        kernel: ``(step, samples per step * channel, PHASES * filter)``.
         bias: ``(filter,)``.
 
     Returns:
@@ -135,12 +135,12 @@ def _convolve(x: Any, kernel: Any, bias: Any) -> Any:
 
 @tf.custom_gradient
 def _convolve_wide(x: Any, kernel: Any, bias: Any) -> tuple[Any, Callable[..., Any]]:
-    """LeakyReLU of a "same" convolution of stride 1, with gradients of the fastest form.
+    """LeakyReLU of a "same" convolution with stride 1, with fast gradients.
 
-    The sign of the output is the sign of what went into the LeakyReLU, so nothing else need be
-    kept, and TensorFlow may run the three operations as one.  The gradient of x is a convolution
-    with the reversed kernel, that of the kernel one matrix product a tap: TensorFlow's own take
-    up to three times as long on CPUs.
+    The output of the LeakyReLU has the sign of its input, so only the output need be kept, and
+    TensorFlow may fuse the three operations.  The gradient of x is a convolution with the reversed
+    kernel, that of the kernel one matrix product per tap: TensorFlow's own gradients take up to
+    three times as long on CPUs.
 
     Args:
         x: ``(batch, 1, time, channel)``.
@@ -148,7 +148,7 @@ def _convolve_wide(x: Any, kernel: Any, bias: Any) -> tuple[Any, Callable[..., A
         bias: ``(filter,)``.
 
     Returns:
-        ``(batch, 1, time, filter)``, and the function giving the three gradients.
+        ``(batch, 1, time, filter)``, and the function that returns the three gradients.
     """
     taps, channels, filters = kernel.shape
     linear = tf.nn.bias_add(tf.nn.conv2d(x, kernel[None], strides=1, padding="SAME"), bias)
@@ -176,16 +176,16 @@ def _convolve_wide(x: Any, kernel: Any, bias: Any) -> tuple[Any, Callable[..., A
 
 @tf.custom_gradient
 def _reordered(x: Any, order: Any, back: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return the rows ``x[order]``; their gradient is put back by ``back``, the inverse."""
+    """Return the rows ``x[order]``; their gradient is reordered by ``back``, the inverse."""
     return tf.gather(x, order), lambda dy: (tf.gather(dy, back), None, None)
 
 
 @tf.custom_gradient
 def _begin(x: Any, length: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return ``x[:, :, :length]``, with a gradient that pads, and costs nothing if nothing was cut.
+    """Return ``x[:, :, :length]``, with a gradient that pads, or does nothing if nothing was cut.
 
-    TensorFlow's own gradient of a slice fills the whole and copies on one core, fifteen times
-    slower; it was an eighth of a training step.
+    TensorFlow's own gradient of a slice fills and copies the whole array on one core, which is
+    fifteen times slower and took an eighth of a training step.
     """
 
     def gradient(dy: Any) -> tuple[Any, None]:
@@ -194,8 +194,8 @@ def _begin(x: Any, length: Any) -> tuple[Any, Callable[..., Any]]:
     return x[:, :, :length], gradient
 
 
-# Functions of their own in TensorFlow's graph: they are then traced, differentiated and optimised
-# once for all branches and slices, which is most of the time before the first step.
+# Separate functions in TensorFlow's graph are traced, differentiated and optimised once for all
+# branches and slices; this takes most of the time before the first step.
 _once = tf.function(autograph=False, experimental_attributes={"_noinline": True})
 
 
@@ -203,17 +203,17 @@ _once = tf.function(autograph=False, experimental_attributes={"_noinline": True}
 def _convolve_silence(
     time: int, kernels: list[Any], biases: list[Any], rate: float, seeds: Any
 ) -> list[Any]:
-    """Run one branch's blocks over an all-zero signal.
+    """Run the blocks of one branch over an all-zero signal.
 
     Args:
-        time: of the padded signals.
-        kernels: of each convolution, three a block, each :func:`widened`.
+        time: length of the padded signals.
+        kernels: of each convolution, three per block, each :func:`widened`.
         biases: ``(filter,)`` of each convolution.
         rate: of the dropout after each block.
         seeds: ``(block, 2)`` int32, of that dropout.
 
     Returns:
-        What goes into each block and what comes out of the last, ``(1, 1, time / 2**block, ...)``.
+        The input of each block and the output of the last, ``(1, 1, time / 2**block, ...)``.
     """
     silences = [tf.zeros([1, 1, time, kernels[0].shape[1] // PHASES], kernels[0].dtype)]
     for block, weights in enumerate(_blocks(kernels, biases, rate)):
@@ -232,14 +232,14 @@ def _convolve_slice(
     rate: float,
     seeds: Any,
 ) -> Any:
-    """Run one branch's blocks over recordings, and append what the silence after them gives.
+    """Run the blocks of one branch over recordings, and append the features of the padding.
 
     Args:
-        x: ``(batch, 1, recorded, channel)``: the branch's signals as far as any is recorded.
-        silences: from :func:`_convolve_silence`, to which the arguments after the next were given,
-            too.
+        x: ``(batch, 1, recorded, channel)``: the signals of the branch, up to the end of the
+            longest recording.
+        silences: from :func:`_convolve_silence` with the same kernels, biases, rate and seeds.
         reaches: of each block, in samples of its input.
-        kernels: of each convolution, three a block, each :func:`widened`.
+        kernels: of each convolution, three per block, each :func:`widened`.
         biases: ``(filter,)`` of each convolution.
         rate: of the dropout after each block.
         seeds: ``(block, 2)`` int32, of that dropout.
@@ -249,7 +249,7 @@ def _convolve_slice(
     """
     batch = tf.shape(x)[0]
     for block, weights in enumerate(_blocks(kernels, biases, rate)):
-        # Lengths are multiples of what a convolution folds wherever the signal's end allows it.
+        # Lengths are multiples of the fold of a convolution, if the end of the signal allows it.
         recorded, full = tf.shape(x)[2], silences[block].shape[2]
         touched = _whole_steps((recorded + reaches[block] + 1) // 2)
         touched = tf.minimum(touched, (full + 1) // 2)
@@ -264,9 +264,9 @@ def _convolve_slice(
 
 
 def _blocks(kernels: list[Any], biases: list[Any], rate: float) -> list[list[tuple[Any, Any]]]:
-    """Give the three kernels and biases of each block, the last with dropout's factor.
+    """Return the three kernels and biases of each block, the last scaled for dropout.
 
-    A LeakyReLU lets 1 / (1 - rate) through from the weights to its output.
+    A LeakyReLU passes the factor 1 / (1 - rate) from the weights to its output.
     """
     weights = list(zip(kernels, biases, strict=True))
     if rate:
@@ -275,20 +275,20 @@ def _blocks(kernels: list[Any], biases: list[Any], rate: float) -> list[list[tup
 
 
 def _sliced(signal: Any) -> tuple[list[Any], list[Any], Any, Any]:
-    """Sort recordings by length and cut them into slices of about as many samples.
+    """Sort recordings by length and cut them into slices of about equal numbers of samples.
 
     Args:
-        signal: ``(batch, time, channel)``, zeros after each recording's end.
+        signal: ``(batch, time, channel)``, zeros after the end of each recording.
 
     Returns:
-        :data:`SLICES` times ``(rows, recorded, channel)``, as far as the longest is recorded, and
-        how many of each slice's rows are recordings: a slice of a small batch may have none, and
-        then one row of zeros, since oneDNN computes wrong shapes from no rows.  Then which row of
-        the batch each row of the slices is, ``(batch,)``, and which row of the slices each row of
-        the batch is.  If XLA compiles the whole step, which takes fixed shapes, there is one
-        slice, the batch as it is.
+        :data:`SLICES` arrays ``(rows, recorded, channel)``, each up to the end of its longest
+        recording, and the number of recordings in each slice: a slice of a small batch may have
+        none, and then has one row of zeros, since oneDNN computes wrong shapes from no rows.  Then
+        two index arrays ``(batch,)``: from the rows of the slices to those of the batch, and the
+        inverse.  If XLA compiles the whole step, which needs fixed shapes, there is one slice: the
+        batch as it is.
     """
-    # TensorFlow has no public way to ask this.
+    # TensorFlow has no public function for this.
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
     if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
@@ -305,7 +305,7 @@ def _sliced(signal: Any) -> tuple[list[Any], list[Any], Any, Any]:
     bounds = [0, *tf.unstack(bounds), tf.shape(ends)[0]]
     slices, counts = [], []
     for start, end in itertools.pairwise(bounds):
-        recorded = tf.maximum(tf.reduce_max(ends[start:end]), 1)  # of no rows it is the least int
+        recorded = tf.maximum(tf.reduce_max(ends[start:end]), 1)  # no rows give the least int
         rows = signal[start:end, : tf.minimum(_whole_steps(recorded), time)]
         slices.append(tf.pad(rows, [[0, tf.cast(start == end, tf.int32)], [0, 0], [0, 0]]))
         counts.append(end - start)
@@ -313,7 +313,7 @@ def _sliced(signal: Any) -> tuple[list[Any], list[Any], Any, Any]:
 
 
 def _whole_steps(samples: Any) -> Any:
-    """Round up to what one step of a folded convolution of stride 2 holds."""
+    """Round up to a multiple of the samples in one step of a folded stride-2 convolution."""
     return -(-samples // (2 * PHASES)) * 2 * PHASES
 
 
@@ -327,39 +327,39 @@ def _convolve_block(x: Any, weights: list[tuple[Any, Any]]) -> Any:
 class BranchConvolutions(keras.layers.Layer):
     """The convolutional subnetwork of every branch (MLBF-Net, eq. 1 and Table I).
 
-    Each block is two convolutions of stride 1 and one of stride 2, each followed by a LeakyReLU,
-    and a dropout.
+    Each block is two convolutions with stride 1 and one with stride 2, each followed by a
+    LeakyReLU, and a dropout.
 
-    Most of a batch of recordings is the padding after them (three quarters of CPSC 2018 padded
-    to 60 s), and what the convolutions compute there does not depend on the recording.  Nor does
-    what they compute of one recording depend on the others.  So the rows of a batch are sorted by
-    length and cut into :data:`SLICES` slices of about as many samples; the convolutions run over
-    each slice only as far as its longest recording reaches, and over one all-zero signal of full
-    length; what follows the recordings is taken from that signal, and the rows are put back in
-    their order.  A block's output is touched by a recording up to ``reach`` samples after its
-    end, and is wrong up to ``reach`` samples before the end of what it was given, so each block is
-    given ``2 * reach`` samples of the all-zero signal's features beyond what it must answer for.
-    Outputs and gradients are those of the whole computation (the gradient of the signal up to the
-    end of its slice's longest recording: the zeros after it are no input).
+    Most of a batch is padding (three quarters of CPSC 2018 padded to 60 s), and the features of
+    the padding do not depend on the recording; nor do those of one recording depend on the others.
+    So the rows of a batch are sorted by length and cut into :data:`SLICES` slices of about equal
+    numbers of samples.  The convolutions run over each slice only to the end of its longest
+    recording, and over one all-zero signal of full length, from which the features of the padding
+    are taken; then the rows are put back in their order.  A recording affects the output of a block
+    up to ``reach`` samples after its end, and the last ``reach`` samples of a block's output are
+    wrong because its input was cut.  Each block therefore gets ``2 * reach`` extra samples of the
+    features of the all-zero signal.  Outputs and gradients are those of the full computation (the
+    gradient of the signal only up to the end of the longest recording of its slice: the zeros after
+    it are not an input).
 
-    Dropout draws, after the longest recording of each slice, one mask for all recordings of the
-    batch: every recording still meets independent masks of the right rate, only shares that part
-    of them with its neighbours of this one step.
+    After the longest recording of each slice, dropout draws one mask for all recordings of the
+    batch: each recording still gets independent masks of the right rate, but in this part shares
+    them with the rest of the batch.
 
     Args:
-        branches: number of branches; the input's channels are dealt to them in order.
-        filters: filters of every convolution.
+        branches: number of branches; the input channels are assigned to them in order.
+        filters: number of filters of every convolution.
         kernel_sizes: taps of the three convolutions of each block; the last must be even.
-        dropout: share of a block's outputs dropped in training.
+        dropout: fraction of the outputs of a block dropped in training.
 
     Raises:
-        OptionError: the last kernel of a block has an odd number of taps.
+        OptionError: if the last kernel of a block has an odd number of taps.
 
     Call arguments:
-        signal: ``(batch, time, channel)``, millivolts; zeros after each recording's end.
+        signal: ``(batch, time, channel)``, millivolts; zeros after the end of each recording.
 
     Returns:
-        f_CNN: a list with one ``(batch, ceil(time / 2**blocks), filters)`` for each branch.
+        f_CNN: a list with one ``(batch, ceil(time / 2**blocks), filters)`` per branch.
     """
 
     def __init__(
@@ -383,7 +383,7 @@ class BranchConvolutions(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator()
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Make one stack of kernels and one of biases for each convolution."""
+        """Create one stack of kernels and one of biases per convolution."""
         assert input_shape[-1] is not None
         channels = input_shape[-1] // self.branches
         self.kernels, self.biases = [], []
@@ -445,7 +445,7 @@ class BranchConvolutions(keras.layers.Layer):
     def compute_output_shape(
         self, input_shape: tuple[int | None, ...]
     ) -> list[tuple[int | None, ...]]:
-        """One feature map for each branch."""
+        """Return the shape of one feature map per branch."""
         batch, time, _ = input_shape
         assert time is not None
         for _ in self.kernel_sizes:
@@ -464,12 +464,12 @@ class BranchConvolutions(keras.layers.Layer):
 
 
 def _times(weight: Any, x: Any) -> Any:
-    """Multiply ``(branch, in, out)`` weights with ``(branch, in, batch)`` columns."""
+    """Multiply ``(branch, in, out)`` weights by ``(branch, in, batch)`` columns."""
     return tf.matmul(weight, x, transpose_a=True)
 
 
 def _scan(step: Callable[..., Any], state: Any, steps: int, reverse: bool) -> tuple[Any, Any]:
-    """Run ``state, outputs = step(t, state)`` over time and stack the outputs in time's order."""
+    """Run ``state, outputs = step(t, state)`` over time and stack the outputs in order of time."""
     outputs = step(tf.constant(0), state)[1]
     arrays = [tf.TensorArray(tf.float32, steps, element_shape=o.shape) for o in outputs]
 
@@ -489,16 +489,16 @@ def _scan(step: Callable[..., Any], state: Any, steps: int, reverse: bool) -> tu
 def _gru_states(
     x: Any, kernel: Any, recurrent: Any, bias: Any, *, reverse: bool, keep: bool
 ) -> list[Any]:
-    """Run one GRU for each branch, side by side: ``keep`` adds what the gradient needs.
+    """Run one GRU per branch, side by side.
 
     Args:
-        x: ``(time, branch, in, batch)``; with the batch last, every operation of a step runs
-            over contiguous vectors.
+        x: ``(time, branch, in, batch)``; with the batch last, every operation of a step uses
+            contiguous vectors.
         kernel: ``(branch, in, 3 * unit)``: update gate, reset gate, candidate.
         recurrent: ``(branch, unit, 3 * unit)``.
-        bias: ``(branch, 2, 3 * unit)``: that of the input, that of the recurrence.
+        bias: ``(branch, 2, 3 * unit)``: of the input, and of the recurrence.
         reverse: run from the last time step to the first.
-        keep: also return the gates.
+        keep: also return what the gradient needs.
 
     Returns:
         States ``(time, branch, unit, batch)``; with ``keep`` also update gate, reset gate,
@@ -522,15 +522,15 @@ def _gru_states(
 def _gru_gradients(
     dy: Any, x: Any, kept: list[Any], kernel: Any, recurrent: Any, *, reverse: bool
 ) -> tuple[Any, Any, Any, Any]:
-    """Backpropagate through :func:`_gru_states`, accumulating the weights' gradients on the way.
+    """Backpropagate through :func:`_gru_states`, accumulating the gradients of the weights.
 
     Args:
         dy: gradient of the states, ``(time, branch, unit, batch)``.
-        x: as given to the forward pass.
-        kept: what it returned.
-        kernel: as given to it.
-        recurrent: as given to it.
-        reverse: as given to it.
+        x: as in the forward pass.
+        kept: the result of the forward pass.
+        kernel: as in the forward pass.
+        recurrent: as in the forward pass.
+        reverse: as in the forward pass.
 
     Returns:
         The gradients of ``x``, ``kernel``, ``recurrent`` and ``bias``.
@@ -567,10 +567,10 @@ def _gru_gradients(
 
 @cache
 def _recurrence() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return :func:`_gru_states` and :func:`_gru_gradients` as graphs, compiled if XLA can do so.
+    """Return :func:`_gru_states` and :func:`_gru_gradients` as graphs, compiled if XLA can.
 
-    A step is some thirty operations on tensors of a few kilobytes.  Compiled, the loop costs a
-    tenth of what TensorFlow's interpreter needs for it; the compiler keeps one version a shape.
+    A step is some thirty operations on tensors of a few kilobytes.  The compiled loop takes a
+    tenth of the time of TensorFlow's interpreter; the compiler keeps one version per shape.
     """
     states, gradients = (
         tf.function(f, jit_compile=True, autograph=False) for f in (_gru_states, _gru_gradients)
@@ -591,16 +591,16 @@ def _recurrence() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def _gru(x: Any, *weights: Any, reverse: bool, training: bool) -> Any:
-    """Run the GRUs of :func:`_gru_states` with a gradient written out by hand.
+    """Run the GRUs of :func:`_gru_states` with a hand-written gradient.
 
-    TensorFlow's own gradient of a loop stores every intermediate of every step in lists, and took
-    six times as long.  Outside training the gates are computed again if a gradient is asked for.
+    TensorFlow's own gradient of a loop stores every intermediate result of every step in lists,
+    and took six times as long.  Outside training the gates are recomputed if a gradient is needed.
     """
     states, gradients = _recurrence()
 
     @tf.custom_gradient
     def run(x: Any, *weights: Any) -> tuple[Any, Callable[..., Any]]:
-        # Outside a graph, TensorFlow would look for its own gradient of the compiled loop.
+        # In eager mode, TensorFlow would look for its own gradient of the compiled loop.
         held = [tf.stop_gradient(value) for value in (x, *weights)]
         kept = states(*held, reverse=reverse, keep=training)
 
@@ -619,16 +619,16 @@ def _gru(x: Any, *weights: Any, reverse: bool, training: bool) -> Any:
 class BranchBiGRU(keras.layers.Layer):
     """The bidirectional GRU of every branch (MLBF-Net, eq. 2 and Fig. 2).
 
-    All recurrences, two for each branch, are independent of each other; those of one direction
-    run as one loop over time with a batched matrix product.  The recurrence has a bias vector of
-    its own (Keras' ``reset_after=True``), as the paper's Table VI counts 1,872 parameters.
+    The recurrences, two per branch, are independent of each other; those of one direction run as
+    one loop over time with a batched matrix product.  The recurrence has its own bias vector
+    (Keras' ``reset_after=True``), since Table VI of the paper counts 1,872 parameters.
 
     Args:
         units: of each direction.
-        dropout: share of the outputs dropped in training.
+        dropout: fraction of the outputs dropped in training.
 
     Call arguments:
-        features: f_CNN: a list with one ``(batch, time, feature)`` for each branch.
+        features: f_CNN: a list with one ``(batch, time, feature)`` per branch.
 
     Returns:
         f_BiGRU: ``(batch, time, branch, 2 * units)``, float32: forward, then backward.
@@ -641,7 +641,7 @@ class BranchBiGRU(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator()
 
     def build(self, input_shape: list[tuple[int | None, ...]]) -> None:
-        """Make the weights of both directions of every branch."""
+        """Create the weights of both directions of every branch."""
         branches, width, gates = len(input_shape), input_shape[0][-1], 3 * self.units
         self.kernel = self.add_weight(
             name="kernel",
@@ -658,7 +658,7 @@ class BranchBiGRU(keras.layers.Layer):
     def call(self, features: list[Any], training: bool = False) -> Any:
         """Run every branch in both directions."""
         # The recurrence stays in float32: its steps are too small to gain from half precision,
-        # and 469 of them add up their rounding.
+        # and rounding errors would accumulate over 469 of them.
         x = tf.transpose(tf.cast(tf.stack(features), tf.float32), [2, 0, 3, 1])
         directions = []
         for direction, reverse in enumerate((False, True)):
@@ -674,7 +674,7 @@ class BranchBiGRU(keras.layers.Layer):
         return y
 
     def compute_output_spec(self, features: list[Any], training: bool = False) -> Any:
-        """Both directions of every branch."""
+        """Return the shape of both directions of every branch."""
         batch, time, _ = features[0].shape
         shape = (batch, time, len(features), 2 * self.units)
         return keras.KerasTensor(shape, dtype="float32")
@@ -686,10 +686,10 @@ class BranchBiGRU(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("ecg_keras")
 class BranchAttention(keras.layers.Layer):
-    """The attention module (MLBF-Net, eq. 5 to 7), one for each branch.
+    """The attention module (MLBF-Net, eq. 5 to 7), one per branch.
 
     ``u_t = tanh(f_t W + b)``, ``alpha = softmax over t (u_t . u_w)``, output
-    ``sum over t of alpha_t f_t``.  For the fused features there is one branch.
+    ``sum over t of alpha_t f_t``.  The fused features form one branch.
 
     Call arguments:
         features: ``(batch, time, branch, feature)``.
@@ -699,7 +699,7 @@ class BranchAttention(keras.layers.Layer):
     """
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Make W, b and u_w of every branch."""
+        """Create W, b and u_w of every branch."""
         _, _, branches, width = input_shape
         self.kernel = self.add_weight(
             name="kernel",
@@ -715,7 +715,7 @@ class BranchAttention(keras.layers.Layer):
 
     def call(self, features: Any) -> tuple[Any, Any]:
         """Weigh the time steps and sum them."""
-        # Branch first: one transposition, and every product and sum runs over contiguous memory.
+        # Branch first: one transposition, and every product and sum uses contiguous memory.
         f = ops.transpose(features, [2, 0, 1, 3])  # (branch, batch, time, feature)
         u = ops.tanh(ops.matmul(f, self.kernel[:, None]) + self.bias[:, None, None])
         scores = ops.sum(u * self.context[:, None, None, :, 0], axis=-1)
@@ -725,7 +725,7 @@ class BranchAttention(keras.layers.Layer):
         return attended, alpha
 
     def compute_output_spec(self, features: Any) -> Any:
-        """One feature vector a branch; one weight, float32, a branch and time step."""
+        """Return the shapes of the features, and of the float32 weights per branch and step."""
         batch, time, branches, width = features.shape
         return (
             keras.KerasTensor((batch, branches, width), dtype=self.compute_dtype),
@@ -739,8 +739,8 @@ class BranchSoftmax(keras.layers.Layer):
 
     Args:
         num_classes: number of classes.
-        activation: ``"softmax"``, or ``"sigmoid"`` for records of several labels, which the paper
-            does not have.
+        activation: ``"softmax"``, or ``"sigmoid"`` for records with several labels, which the
+            paper does not have.
 
     Call arguments:
         features: ``(batch, branch, feature)``.
@@ -755,7 +755,7 @@ class BranchSoftmax(keras.layers.Layer):
         self.activation = activation
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Make the weights of every branch."""
+        """Create the weights of every branch."""
         _, branches, width = input_shape
         self.kernel = self.add_weight(
             name="kernel",
@@ -773,7 +773,7 @@ class BranchSoftmax(keras.layers.Layer):
         return ops.sigmoid(logits) if self.activation == "sigmoid" else ops.softmax(logits, axis=-1)
 
     def compute_output_spec(self, features: Any) -> Any:
-        """One probability a branch and class, float32."""
+        """Return the shape of the float32 probabilities per branch and class."""
         batch, branches, _ = features.shape
         return keras.KerasTensor((batch, branches, self.num_classes), dtype="float32")
 

@@ -22,14 +22,14 @@ def default_contract(
     num_leads: int = 12,
     single_label: bool = True,
 ) -> Contract:
-    """Return the contract of a network that was given none: CPSC 2018 at 250 Hz.
+    """Return the contract of a network built without one: CPSC 2018 at 250 Hz.
 
     Args:
         network: name of the network.
         num_classes: number of classes; nine get the names of CPSC 2018.
         input_length: in samples.
-        num_leads: number of leads; the first of the standard order.
-        single_label: whether the network gives one answer a record.
+        num_leads: number of leads, the first ones in the standard order.
+        single_label: whether the network gives one label per record.
     """
     names = tuple(f"class {i}" for i in range(1, num_classes + 1))
     return Contract(
@@ -45,7 +45,7 @@ def default_contract(
 
 
 def _answers_of(contract: Contract, single_label: bool) -> str:
-    """Return the heads' activation, after checking that the contract promises such answers."""
+    """Return the activation of the heads, after checking that the contract agrees."""
     if contract.single_label != single_label:
         raise OptionError(
             f"the contract promises single_label={contract.single_label}, but the model was asked"
@@ -66,21 +66,21 @@ def build_model(
     single_label: bool = True,
     contract: Contract | None = None,
 ) -> Any:
-    """Build MLBF-Net: one branch a lead, and a head on the features of all (Fig. 1).
+    """Build MLBF-Net: one branch per lead, and a head on the features of all (Fig. 1).
 
     Args:
         input_length: L, samples of the input; 15,000 are 60 s at 250 Hz.
-        num_leads: number of leads, and so of branches.
+        num_leads: number of leads, and of branches.
         num_classes: C.
-        filters: of every convolution.
+        filters: number of filters of every convolution.
         gru_units: of each direction of the GRU.
-        dropout: share dropped after each block, after the GRU and after the attention.
-        auxiliary_heads: give each branch its attention and its softmax; without them the network
-            has the one loss of the ablation in Table V.
-        single_label: one answer a record, by softmax, as in the paper.  False is our extension to
-            records of several labels: each class has a probability of its own, by sigmoid, and
-            :func:`compile_model` takes binary cross-entropy in place of categorical.
-        contract: what the model file is to say of input and output; by default
+        dropout: fraction dropped after each block, after the GRU and after the attention.
+        auxiliary_heads: give each branch its own attention and softmax; without them the network
+            is the single-loss ablation of Table V.
+        single_label: one label per record, by softmax, as in the paper.  False is our extension
+            to records with several labels: each class has its own probability, by sigmoid, and
+            :func:`compile_model` uses binary instead of categorical cross-entropy.
+        contract: description of input and output in the model file; by default
             :func:`default_contract`.
 
     Returns:
@@ -89,7 +89,7 @@ def build_model(
         ``"lead_V6"``.
 
     Raises:
-        OptionError: the contract contradicts the other arguments.
+        OptionError: if the contract contradicts the other arguments.
     """
     contract = contract or default_contract(
         num_classes=num_classes,
@@ -110,7 +110,7 @@ def build_model(
     f_bigru = BranchBiGRU(gru_units, dropout=dropout, name="f_bigru")(f_cnn)
     # (batch, 469, 12, 24)
 
-    # Integrity: the features of all leads side by side, and one attention over them.
+    # Integrity: the features of all leads side by side, with one attention over them.
     time, width = f_bigru.shape[1], num_leads * 2 * gru_units
     fused = keras.layers.Reshape((time, 1, width), name="fused")(f_bigru)
     # (batch, 469, 1, 288)
@@ -124,10 +124,10 @@ def build_model(
     )(f_att)
     outputs = {"diagnosis": diagnosis}
 
-    # Diversity: an attention and an answer for each lead.
+    # Diversity: an attention and a prediction for each lead.
     if auxiliary_heads:
         f_att, _ = BranchAttention(name="lead_attention")(f_bigru)  # (batch, 12, 24)
-        # Normalising the 288 channels at once is normalising each branch's 24.
+        # Normalising the 288 channels at once also normalises the 24 of each branch.
         f_att = keras.layers.Reshape((width,), name="lead_features")(f_att)
         f_att = keras.layers.BatchNormalization(name="lead_norm")(f_att)
         f_att = keras.layers.Dropout(dropout, name="lead_dropout")(f_att)
@@ -154,15 +154,15 @@ def build_branchnet(
 
     Args:
         input_length: L, samples of the input.
-        num_leads: channels of the one branch.
+        num_leads: number of channels of the branch.
         num_classes: C.
-        filters: of every convolution.
+        filters: number of filters of every convolution.
         gru_units: of each direction of the GRU.
-        dropout: share dropped after each block, after the GRU and after the attention.
-        single_label: one answer a record, by softmax, as in the paper.  False is our extension to
-            records of several labels: each class has a probability of its own, by sigmoid, and
-            :func:`compile_model` takes binary cross-entropy in place of categorical.
-        contract: what the model file is to say of input and output; by default
+        dropout: fraction dropped after each block, after the GRU and after the attention.
+        single_label: one label per record, by softmax, as in the paper.  False is our extension
+            to records with several labels: each class has its own probability, by sigmoid, and
+            :func:`compile_model` uses binary instead of categorical cross-entropy.
+        contract: description of input and output in the model file; by default
             :func:`default_contract`.
 
     Returns:
@@ -170,7 +170,7 @@ def build_branchnet(
         ``{"diagnosis": (batch, num_classes)}``.
 
     Raises:
-        OptionError: the contract contradicts the other arguments.
+        OptionError: if the contract contradicts the other arguments.
     """
     contract = contract or default_contract(
         network="BranchNet",
@@ -201,14 +201,14 @@ def compile_model(
 ) -> Any:
     """Compile with Adam and ``L = L_c + lambda * sum of L_j`` (eq. 10).
 
-    Each L is the cross-entropy of one head: categorical, or binary if the contract lets a record
-    have several labels.
+    Each L is the cross-entropy of one head: categorical, or binary if the contract allows several
+    labels per record.
 
     Args:
         model: from :func:`build_model` or :func:`build_branchnet`.
-        learning_rate: Adam's, fixed.
+        learning_rate: Adam's, constant.
         loss_weight: lambda, the weight of each branch's cross-entropy.
-        jit_compile: compile the whole step with XLA; slower on a CPU, untried on a GPU.
+        jit_compile: compile the whole step with XLA; slower on a CPU, not tested on a GPU.
 
     Returns:
         The model.
@@ -221,7 +221,7 @@ def compile_model(
         loss_weights={head: 1.0 if head == "diagnosis" else loss_weight for head in heads},
         jit_compile=jit_compile,
     )
-    # Otherwise the first step is traced once only to find that these variables are missing.
+    # Otherwise the first step is traced an extra time just to create these variables.
     model.optimizer.build(model.trainable_variables)
     return model
 
@@ -236,9 +236,9 @@ def load_model(path: str | Path) -> Any:
         A :class:`ecg_keras.model.model_files.ECGModel`: the network with its contract.
 
     Raises:
-        ModelFileError: if the file is missing, corrupt, or another network's.
+        ModelFileError: if the file is missing, corrupt, or of another network.
     """
-    import mlbf_keras.layers  # noqa: F401  (registers what the file is made of)
+    import mlbf_keras.layers  # noqa: F401  (registers the layers of the file)
     from ecg_keras.model import model_files
 
     return model_files.load_model(path, networks=NETWORKS)

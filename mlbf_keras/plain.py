@@ -1,7 +1,7 @@
-"""MLBF-Net's layers in operations that every runtime has, for answering only.
+"""MLBF-Net's layers in operations that every runtime supports, for inference only.
 
-The layers that train run through compiled loops and functions of TensorFlow's own.  These give the
-same numbers from the same weights, by layers of Keras and one plain loop.
+The training layers use compiled loops and functions specific to TensorFlow.  These compute the
+same from the same weights, with Keras layers and one plain loop.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ layers, ops = keras.layers, keras.ops
 
 
 def branch_convolutions(layer: Any, signal: Any) -> list[Any]:
-    """``BranchConvolutions``: a row of ``Conv1D`` for each branch."""
+    """``BranchConvolutions``: a sequence of ``Conv1D`` per branch."""
     weights = [layer.get_weights()[i : i + 2] for i in range(0, 6 * len(layer.kernel_sizes), 2)]
     taps = [taps for block in layer.kernel_sizes for taps in block]
     signals = ops.split(signal, layer.branches, axis=-1) if layer.branches > 1 else [signal]
@@ -32,7 +32,7 @@ def branch_convolutions(layer: Any, signal: Any) -> list[Any]:
 
 
 def branch_attention(layer: Any, features: Any) -> tuple[Any, Any]:
-    """``BranchAttention`` of one branch: the head of all leads."""
+    """``BranchAttention`` with one branch: the head on all leads."""
     _, time, branches, width = features.shape
     assert branches == 1, "only the branches' own heads have more, and they are not exported"
     kernel, bias, context = (values[0] for values in layer.get_weights())
@@ -48,8 +48,8 @@ def branch_attention(layer: Any, features: Any) -> tuple[Any, Any]:
 class LoopedBiGRU(BranchBiGRU):
     """``BranchBiGRU`` as one loop over time for both directions of all branches.
 
-    What the loop has found is shifted along by one step at each step: LiteRT has no list of
-    tensors whose size, the batch, is not known in advance.
+    Results are collected in a tensor that is shifted by one step at each step: LiteRT has no list
+    of tensors whose size, the batch, is not known in advance.
     """
 
     def call(self, features: list[Any], training: bool = False) -> Any:
@@ -57,7 +57,7 @@ class LoopedBiGRU(BranchBiGRU):
         _, time, width = features[0].shape
         units = self.units
         both = 2 * len(features)
-        # All forward recurrences, then all backward ones, which see the time reversed.
+        # All forward recurrences, then all backward ones on the reversed signal.
         x = tf.stack(features)  # (branch, batch, time, in)
         x = tf.concat([x, tf.reverse(x, [2])], axis=0)  # (both, batch, time, in)
         kernel = tf.reshape(self.kernel, [both, width, 3 * units])

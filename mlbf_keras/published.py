@@ -1,4 +1,4 @@
-"""The figures of the MLBF-Net paper (Zhang et al., arXiv 2008.07263), as it prints them."""
+"""The figures of the MLBF-Net paper (Zhang et al., arXiv 2008.07263), as printed."""
 
 NUM_PUBLIC_RECORDS = 6877
 
@@ -10,7 +10,7 @@ PUBLIC_FIRST_LABELS = (918, 1098, 704, 207, 1695, 574, 653, 826, 202)
 PRIVATE_TEST_SET = (394, 466, 295, 97, 756, 250, 276, 340, 80)
 
 # Table III: work, year, architecture, F1 of the nine classes and their average, on the private
-# test set of CPSC 2018.  Empty where the work does not report it.
+# test set of CPSC 2018.  "-" if the work does not report it.
 TABLE_III = (
     ("[28]", "2018", "CNN+LSTM")
     + ("0.753", "0.900", "0.809", "0.874", "0.922", "0.638", "0.832", "0.762", "0.462", "0.772"),
@@ -47,7 +47,7 @@ TABLE_IV = {
 
 # Table V: mean and SD of the average F1, in the table's order: the single loss, three values of
 # lambda below 1, lambda = 1, three above it.  Section V-A confirms the single loss and lambda = 1,
-# and says that lambda went from 0 to 10; which six values the others are is not printed.
+# and says that lambda ranged from 0 to 10; the six other values are not printed.
 TABLE_V_SINGLE_LOSS = (0.828, 0.021)
 TABLE_V_BELOW_1 = ((0.837, 0.020), (0.844, 0.017), (0.849, 0.017))
 TABLE_V_1 = (0.852, 0.021)

@@ -1,4 +1,4 @@
-"""Command: every table and figure of the MLBF-Net paper, by its number."""
+"""Command that reproduces the tables and figures of the MLBF-Net paper."""
 
 from dataclasses import asdict
 from functools import partial
@@ -87,8 +87,8 @@ def main(
         loss_weights: table5: the values of lambda; the paper has seven from 0 to 10, three below
             and three above 1, but does not say which.
         reference: table2: count the labels of this REFERENCE.csv instead of a store's.
-        held_out: table3: a REFERENCE.csv of recordings that are in no store, to score on; by
-            default the figures are out-of-fold.
+        held_out: table3: a REFERENCE.csv of recordings to score on, which are not in the store;
+            by default the figures are out-of-fold.
         held_out_records: table3: folder of these recordings.
         extra_store: generated: a store whose records are added to the training set.
         record: fig3: the record to draw; by default the first whose only label is normal.

@@ -61,8 +61,8 @@ def table2(*, store: Path | None = None, reference: Path | None = None) -> Resul
     """Count the records of each class (Table II).
 
     Args:
-        store: whose labels are counted; or
-        reference: a REFERENCE.csv whose labels are counted.
+        store: the store whose labels are counted; or
+        reference: the REFERENCE.csv whose labels are counted.
     """
     if reference is not None:
         entries = [*read_reference(reference).values()]
@@ -117,7 +117,7 @@ def table6() -> ResultTable:
     def count(
         layer: str, *, branches: int = 1, only: Callable[[str], bool] = bool
     ) -> tuple[int, int]:
-        """Count the parameters of a layer, and those of them that are trained."""
+        """Count the parameters of a layer, and the trained ones among them."""
         weights = [w for w in model.get_layer(layer).weights if only(w.name)]
         sizes = [(math.prod(w.shape), w.trainable) for w in weights]
         return (
@@ -178,8 +178,8 @@ def fig3(store: Path, record: str | None) -> Figure:
     """Draw a record on ECG paper (Fig. 3).
 
     Args:
-        store: that holds it.
-        record: its name; None for the first that is normal and nothing else.
+        store: path of the store.
+        record: its name; None for the first whose only label is normal.
 
     Raises:
         OptionError: if the store has no such record.
@@ -206,11 +206,11 @@ def fig3(store: Path, record: str | None) -> Figure:
 
 @dataclass(frozen=True)
 class _Model:
-    """A model of a training.
+    """One of the models that a training gives.
 
     Attributes:
         job: the training.
-        part: the folder of the model in the job's folder; empty for the job's own.
+        part: the model's subfolder of the job's folder; empty for the folder itself.
     """
 
     job: Job
@@ -233,9 +233,9 @@ class Reproduction(reproduction.Reproduction):
         """Score one model and the ensemble (Table III).
 
         Args:
-            held_out: a REFERENCE.csv of other recordings; None to score out-of-fold, where the
-                ensemble that answers for a fold is the models of all other folds, none of which
-                has seen it.
+            held_out: a REFERENCE.csv of other recordings; None to score out-of-fold, with each
+                fold predicted by the models validated on the other folds, none of which was
+                trained on it.
             records: folder of these recordings.
         """
         private = "private test set"
@@ -289,12 +289,12 @@ class Reproduction(reproduction.Reproduction):
                 f"The private test set of {sum(PRIVATE_TEST_SET):,} records was never published:"
                 " figures from here and figures on it are on other data. What anyone can reproduce"
                 " is a figure on the public records.",
-                *self._dealt,
+                *self._about_folds,
             ),
         )
 
     def _out_of_fold(self) -> tuple[list[Predictions], list[Predictions]]:
-        """For each test fold, the answers of one model and of the ensemble."""
+        """Return the predictions of one model and of the ensemble for each test fold."""
         members = [
             (test, validation)
             for test in self.folds
@@ -316,7 +316,7 @@ class Reproduction(reproduction.Reproduction):
     def _held_out(
         self, held_out: Path, records: Path
     ) -> tuple[list[Predictions], list[Predictions]]:
-        """The answers of one model and of the ensemble to recordings that are in no store."""
+        """Return the predictions of one model and of the ensemble for recordings in no store."""
         from ecg_keras.prediction.ensemble import choose_records, open_models, predict_records
 
         chosen = choose_records(csv_file=held_out, records=records)
@@ -368,7 +368,7 @@ class Reproduction(reproduction.Reproduction):
         )
 
     def table5(self, loss_weights: tuple[float, ...]) -> ResultTable:
-        """Compare weights of the leads' losses (Table V).
+        """Compare weights of the branch losses (Table V).
 
         Args:
             loss_weights: the values of lambda.
@@ -419,7 +419,7 @@ class Reproduction(reproduction.Reproduction):
         )
 
     def generated(self) -> ResultTable:
-        """Compare training with and without generated records, in equally many steps."""
+        """Compare training with and without synthetic records, for the same number of steps."""
         with Store(self.store) as opened:
             num_extra = int((opened.folds == EXTRA_FOLD).sum())
             num_train = (len(opened) - num_extra) * (len(self._present) - 2) // len(self._present)
@@ -465,8 +465,8 @@ class Reproduction(reproduction.Reproduction):
     def fig4(self) -> Figure:
         """Draw the t-SNE of one model's features of its test records (Fig. 4).
 
-        As section V-B describes them: what the attention of each branch gives (24 numbers), and
-        what the attention over all leads gives (288).
+        The features of section V-B: the output of each branch's attention (24 values) and of the
+        attention over all leads (288).
         """
         from mlbf_keras.model import load_model
 
@@ -501,10 +501,10 @@ class Reproduction(reproduction.Reproduction):
         *,
         extra: bool | None = None,
     ) -> "_Model":
-        """Name one model to be trained; ``extra`` is for :meth:`generated` alone.
+        """Specify the training of one model; ``extra`` is for :meth:`generated` only.
 
-        Two models whose test and validation folds are exchanged train on the same records.  Table
-        III needs MLBF-Net both ways, so that one training gives both; the seed is that of the pair.
+        Exchanging the test and validation folds leaves the training records the same.  Table III
+        needs MLBF-Net both ways, so one training gives both models; the seed is that of the pair.
         """
         from ecg_keras.training.folds import SECOND
 
@@ -532,13 +532,13 @@ class Reproduction(reproduction.Reproduction):
         return _Model(job, SECOND if both_ways and validation_fold == min(folds) else "")
 
     def _run(self, models: Sequence["_Model"]) -> list[Path]:
-        """Run the trainings that are not done yet; return the folder of each model."""
+        """Run the trainings that are not yet done; return the folder of each model."""
         folders = self.run(model.job for model in models)
         return [folders[model.job.name] / model.part for model in models]
 
     @cached_property
     def _present(self) -> tuple[int, ...]:
-        """All folds of the store."""
+        """The folds of the store."""
         present = choose_test_folds(self.store, ("all",))
         if len(present) < 3:
             raise OptionError(
@@ -548,11 +548,11 @@ class Reproduction(reproduction.Reproduction):
         return present
 
     def _next_fold(self, fold: int) -> int:
-        """The fold that validates when this one is tested."""
+        """The validation fold that goes with a test fold."""
         return self._present[(self._present.index(fold) + 1) % len(self._present)]
 
     def _cross_validated(self, variants: dict[str, Variant]) -> dict[str, list[Predictions]]:
-        """Train each variant for each fold, and load its answers to the test folds."""
+        """Train each variant for each test fold; return its predictions for these folds."""
         models = [
             self._model(variant, fold, self._next_fold(fold))
             for variant in variants.values()
@@ -563,7 +563,7 @@ class Reproduction(reproduction.Reproduction):
     def _answers(
         self, names: Iterable[str], models: Sequence["_Model"]
     ) -> dict[str, list[Predictions]]:
-        """Train the models, one for each name and fold, and load their answers."""
+        """Train the models, one per name and test fold; return their predictions."""
         folders = iter(self._run(models))
         return {
             name: [load_predictions(next(folders) / "test.npz") for _ in self.folds]
@@ -573,7 +573,7 @@ class Reproduction(reproduction.Reproduction):
     def _compared(
         self, names: Iterable[str], answers: dict[str, list[Predictions]], table: str
     ) -> list[tuple[Cell, ...]]:
-        """For each row its name, average F1 by fold, pooled score, and difference to the first."""
+        """Per row: its name, average F1 over folds, pooled score, difference to the first row."""
         results = {name: self._scored(_file_name(name), answers[name], table) for name in names}
         first = next(iter(results.values()))
         return [
@@ -587,7 +587,7 @@ class Reproduction(reproduction.Reproduction):
         ]
 
     def _scored(self, name: str, parts: Sequence[Predictions], table: str) -> Result:
-        """Keep the out-of-fold predictions of a row and score them as ecg-evaluate does."""
+        """Save the out-of-fold predictions of a row and score them as ecg-evaluate does."""
         path = self.out / table / f"{name}.npz"
         save_predictions(path, pooled(parts))
         return score_predictions(
@@ -600,7 +600,7 @@ class Reproduction(reproduction.Reproduction):
         )
 
     def _difference(self, first: Result, second: Result) -> Estimate:
-        """How much the second is better than the first, by a paired bootstrap."""
+        """Score of the second minus that of the first, with a paired bootstrap."""
         difference = compare(first, second, resamples=self.bootstrap, seed=self.protocol.seed)
         assert difference is not None
         return difference.values[SCORE]
@@ -615,7 +615,7 @@ class Reproduction(reproduction.Reproduction):
         return f"out-of-fold on {count:,} records ({len(parts)} of {present} folds{ratio})"
 
     def _notes(self, parts: Sequence[Predictions]) -> tuple[str, ...]:
-        """Say what a reader needs to know of the figures by fold."""
+        """Notes on the training and on the averages over folds."""
         lacking = {
             name: sum(c not in np.asarray(part.first_labels) for part in parts)
             for c, name in enumerate(CPSC_CLASSES)
@@ -635,12 +635,12 @@ class Reproduction(reproduction.Reproduction):
                 if without
                 else []
             ),
-            *self._dealt,
+            *self._about_folds,
         )
 
     @property
-    def _dealt(self) -> tuple[str, ...]:
-        """Say how the records were dealt into folds, if the store knows it."""
+    def _about_folds(self) -> tuple[str, ...]:
+        """A note on how the folds were assigned, if the store records it."""
         with Store(self.store) as opened:
             made = opened.provenance
         options = made.get("stores", [made])[0].get("options", {})
@@ -654,7 +654,7 @@ class Reproduction(reproduction.Reproduction):
 
 
 def _fold_spreads(parts: Sequence[Predictions]) -> list[Spread]:
-    """Mean and SD over folds of each class's F1, and of their average."""
+    """Mean and SD over folds of the F1 of each class, and of their average."""
     folds = []
     for part in parts:
         assert part.first_labels is not None
@@ -676,17 +676,17 @@ def _file_name(row: str) -> str:
 def features_of(
     model: "ECGModel", store: Store, records: np.ndarray, *, batch_size: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Compute what the attentions of an MLBF-Net give to its heads.
+    """Compute the attention outputs of an MLBF-Net, from which its heads predict.
 
     Args:
-        model: an MLBF-Net with a head for each lead.
+        model: an MLBF-Net with a head per lead.
         store: an open store.
-        records: indices of its records.
-        batch_size: records at a time.
+        records: indices of records in the store.
+        batch_size: records per batch.
 
     Returns:
-        The features ``(records, 288)`` of all leads together, by the name ``"MLBF-Net"``, and
-        those ``(records, 24)`` of each lead by its name; and the records' classes, 0-based.
+        A dict with the fused features ``(records, 288)`` under ``"MLBF-Net"`` and those of each
+        lead ``(records, 24)`` under its name; and the records' classes, 0-based.
     """
     from ecg_keras.model.backend import keras
     from ecg_keras.training.batches import StoreBatches

@@ -1,4 +1,4 @@
-"""Command: from a store to trained MLBF-Nets, one per fold."""
+"""Command that trains MLBF-Nets on a store, one per fold."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,14 +20,14 @@ class MLBFNet:
     Attributes:
         network: mlbf-net, or branchnet for one branch with all leads (Table IV).
         input_length: samples at 250 Hz; longer records are cut, shorter ones padded with zeros.
-        filters: of every convolution.
+        filters: number of filters of every convolution.
         gru_units: of each direction of the GRU.
-        dropout: share of features dropped in training, 0 to 1.
+        dropout: fraction of features dropped in training, 0 to 1.
         auxiliary_heads: give each lead its own head and loss; --no-auxiliary-heads is the
             single-loss network (Table V).
         loss_weight: lambda, the weight of the leads' losses (eq. 10).
-        single_label: one answer a record; --no-single-label, our extension, gives each class a
-            probability of its own.
+        single_label: one label per record; --no-single-label, our extension, gives each class its
+            own probability.
     """
 
     network: Literal["mlbf-net", "branchnet"] = "mlbf-net"

@@ -1,4 +1,4 @@
-"""The trainings of the paper's tables: MLBF-Net and its variants, each a unit of work."""
+"""The trainings for the paper's tables: MLBF-Net and its variants, each a unit of work."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from data_prep.store import Store, StoreWriter
 from ecg_keras.training.settings import Precision, Settings, picked
 from mlbf_keras.train import MLBFNet
 
-# The fold of records that train only, in a store made by :func:`merge_stores`.
+# The fold of the records used only for training in a store made by :func:`merge_stores`.
 EXTRA_FOLD = 11
 
 
@@ -33,8 +33,8 @@ class Variant:
 
     Attributes:
         network: ``"MLBF-Net"`` or ``"BranchNet"``.
-        auxiliary_heads: each lead has its own head and loss.
-        loss_weight: lambda, the weight of those losses.
+        auxiliary_heads: whether each lead has its own head and loss.
+        loss_weight: lambda, the weight of these losses.
     """
 
     network: str = "MLBF-Net"
@@ -64,17 +64,17 @@ def train(
     """Train one model and let it predict its test fold: a unit of every table.
 
     Writes what ``mlbf-train`` writes for a fold, and ``test.npz`` with the predictions of the best
-    epoch for the test fold, at thresholds found on the validation fold.  Trained both ways, it
-    also writes to the folder ``second`` what a training with the two folds exchanged would give:
-    both use the same training records, so with one seed they differ only in the epoch they keep.
+    epoch for the test fold, with thresholds from the validation fold.  With ``both_ways`` it also
+    writes to the folder ``second`` what a training with the two folds exchanged would give: both
+    use the same training records, so with the same seed they differ only in the epoch they keep.
 
     Args:
         store: the store's path.
         folder: where to write.
-        test_fold: neither trains nor validates; None for no test.
-        validation_fold: chooses epoch and thresholds.
-        both_ways: also choose by the test fold, and predict the validation fold.
-        extra: train also on the records of :data:`EXTRA_FOLD`.
+        test_fold: the fold used neither for training nor for validation; None for no test.
+        validation_fold: the fold that chooses epoch and thresholds.
+        both_ways: also choose the epoch on the test fold, and predict the validation fold.
+        extra: also train on the records of :data:`EXTRA_FOLD`.
         options: the fields of :class:`Variant` and :class:`Protocol`.
     """
     from ecg_keras.evaluation.predictions import save_predictions
@@ -128,16 +128,16 @@ def merge_stores(store: Path, extra: Path, out: Path) -> Path:
     """Merge two stores; the records of the second are used for training only.
 
     Args:
-        store: whose records keep their folds, 1 to 10.
-        extra: whose records all go into fold :data:`EXTRA_FOLD`, with ``extra-`` before their
-            names.
-        out: the store to write; left as it is if it already holds both.
+        store: the store whose records keep their folds, 1 to 10.
+        extra: the store whose records all go into fold :data:`EXTRA_FOLD`, with ``extra-`` before
+            their names.
+        out: the store to write; left unchanged if it already holds both.
 
     Returns:
         ``out``.
 
     Raises:
-        StoreError: if the two differ in rate or classes.
+        StoreError: if the two differ in sampling rate or classes.
     """
     with Store(store) as real, Store(extra) as added:
         task = real.resolve_task("cpsc2018")
@@ -178,15 +178,15 @@ def merge_stores(store: Path, extra: Path, out: Path) -> Path:
 
 
 def choose_test_folds(store: Path, folds: tuple[str, ...]) -> tuple[int, ...]:
-    """Turn the ``--folds`` of the command into numbers.
+    """Parse the ``--folds`` of the command.
 
     Args:
         store: path of the store.
-        folds: numbers, or the one word ``all``.
+        folds: numbers, or the single word ``all``.
 
     Raises:
-        OptionError: if no fold is named, or a word is not a number.
-        StoreError: if the store has no record in a fold or is not at 250 Hz.
+        OptionError: if no fold is given, or a word is not a number.
+        StoreError: if the store has no record in a fold, or is not at 250 Hz.
     """
     from ecg_keras.training.folds import choose_folds
     from mlbf_keras.model import SAMPLING_RATE

@@ -1,20 +1,21 @@
-"""Convolutions over time, each computed in the way that is fastest at its length.
+"""Convolutions over time, each computed in the fastest way for its kernel length.
 
-A long kernel is applied as a short list of products.  Any correlation of a block of N samples
-with k taps, of which V = N - k + 1 outputs need no sample outside the block, can be written
+A convolution with a long kernel is reduced to a small number of products.  Any correlation of a
+block of N samples with k taps, of which V = N - k + 1 outputs need no sample outside the block,
+can be written
 
     y = A ((G w) * (D x)),    D: (R, N),  G: (R, k),  A: (V, R),
 
-with R elementwise products instead of the k V of the sum itself.  Here D and G are discrete
-Fourier transforms.  The signal being real, the products at frequencies 0 and N/2 are real and
+with R elementwise products instead of the k V of the direct sum.  Here D and G are discrete
+Fourier transforms.  Since the signal is real, the products at frequencies 0 and N/2 are real and
 those at 0 < f < N/2 complex, and a complex product takes three real ones,
 
     (a + bi)(c + di) = (p - r) + (p + q)i,    p = (a + b) c,  q = a (d - c),  r = b (c + d),
 
-so that R = 2 + 3 (N/2 - 1); A is the inverse transform of p, q and r, cut to the V outputs.
-With C input and C' output channels each product becomes a (C, C') matrix product, and all of
-the convolution R of them.  At 33 taps and N = 96 that is 143 products for 64 outputs, 2.2 an
-output instead of 33, and the rounding is that of any other order of summation in float32.
+so that R = 2 + 3 (N/2 - 1); A is the inverse transform of p, q and r, restricted to the V outputs.
+With C input and C' output channels each product becomes a (C, C') matrix product, and the whole
+convolution R of them.  With 33 taps and N = 96 that is 143 products for 64 outputs, 2.2 per output
+instead of 33, with rounding errors like those of any other order of summation in float32.
 """
 
 from collections.abc import Callable
@@ -29,13 +30,13 @@ from ecg_keras.model.backend import tf
 
 Array = NDArray[np.float32]
 
-# From here on the Fourier form is faster, measured on CPUs at 128 and more channels.
+# From this length on the Fourier form is faster, measured on CPUs with 128 or more channels.
 LONG_KERNEL = 16
 FORMS["MRM-Net's convolutions"] = f"by Fourier transform from {LONG_KERNEL} taps on"
 
 
 def convolve(x: Any, kernel: Any, strides: int) -> Any:
-    """Correlate x with the kernel, as PyTorch's Conv1d with padding k // 2 does.
+    """Correlate x with the kernel, like PyTorch's Conv1d with padding k // 2.
 
     Args:
         x: ``(batch, time, C)``.
@@ -58,17 +59,17 @@ def convolve(x: Any, kernel: Any, strides: int) -> Any:
 
 @tf.custom_gradient
 def short_convolve(x: Any, kernel: Any) -> tuple[Any, Callable[..., Any]]:
-    """Correlate x with a short kernel; the kernel's gradient is one matrix product a tap.
+    """Correlate x with a short kernel; the gradient of the kernel is one matrix product per tap.
 
-    TensorFlow's own gradient of a kernel runs at a third of the speed of its convolution if it
-    computes with oneDNN; as products it runs at four fifths.
+    With oneDNN, TensorFlow's own gradient of a kernel runs at a third of the speed of its
+    convolution; as matrix products it runs at four fifths.
 
     Args:
         x: ``(batch, time, C)``.
         kernel: ``(k, C, C')``, k odd.
 
     Returns:
-        ``(batch, time, C')``, and the function giving both gradients.
+        ``(batch, time, C')``, and the function that returns both gradients.
     """
     taps, channels, filters = kernel.shape
     length = x.shape[1]
@@ -91,12 +92,12 @@ def short_convolve(x: Any, kernel: Any) -> tuple[Any, Callable[..., Any]]:
 def long_convolve_by_twos(x: Any, kernel: Any) -> Any:
     """Convolve with stride 2: two time steps folded into the channels, then stride 1.
 
-    With x[t] = (x[2t], x[2t + 1]) and the kernel folded alike, half the taps on twice the
-    channels sum the same products, and the transforms see a signal of half the length.
+    With x[t] = (x[2t], x[2t + 1]) and the kernel folded in the same way, half the taps on twice
+    the channels sum the same products, and the transforms work on a signal of half the length.
     """
     taps, channels, filters = kernel.shape
     length = x.shape[1]
-    # A fold begins at an even sample; if the kernel's reach is odd it gets a tap before it.
+    # Folds start at even samples; a kernel of odd half-width gets an extra tap in front.
     odd = taps // 2 % 2
     kernel = tf.pad(kernel, ((odd, 1 - odd), (0, 0), (0, 0)))
     kernel = tf.reshape(kernel, ((taps + 1) // 2, 2 * channels, filters))
@@ -106,13 +107,13 @@ def long_convolve_by_twos(x: Any, kernel: Any) -> Any:
 
 
 def long_convolve(x: Any, kernel: Any, *, before: int, length: int) -> Any:
-    """Correlate x with a long kernel by the products this module derives.
+    """Correlate x with a long kernel by the products derived in this module.
 
     Args:
         x: ``(batch, time, C)``.
         kernel: ``(k, C, C')``, float32.
-        before: how many zeros stand before x.
-        length: how many outputs to give; zeros follow x as far as they are needed.
+        before: number of zeros before x.
+        length: number of outputs; x is followed by as many zeros as needed.
 
     Returns:
         ``(batch, length, C')`` in the precision of x.
@@ -122,7 +123,7 @@ def long_convolve(x: Any, kernel: Any, *, before: int, length: int) -> Any:
     products, block = d.shape
     hop = len(a)
     blocks = -(-length // hop)
-    reach = -(-block // hop)  # how many hops a block touches
+    reach = -(-block // hop)  # hops that a block covers
     after = (blocks + reach - 1) * hop - before - x.shape[1]
     dtype = x.dtype
     batch = tf.shape(x)[0]
@@ -157,7 +158,7 @@ def fourier_products(taps: int) -> tuple[Array, Array, Array]:
         taps: k.
 
     Returns:
-        Arrays ``(R, N)``, ``(R, k)`` and ``(V, R)``, N being even.
+        Arrays ``(R, N)``, ``(R, k)`` and ``(V, R)``, with N even.
     """
     block = 3 * (taps // 2 * 2)
     half = block // 2

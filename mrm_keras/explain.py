@@ -1,4 +1,4 @@
-"""What an MRM-Net looked at: its attentions in time and over channels, and what marked a class."""
+"""Explains an MRM-Net: attention over time and channels, and relevance for a class."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,14 +18,14 @@ from ecg_keras.explanation.methods import (
 from ecg_keras.model.backend import keras
 from ecg_keras.model.model_files import ECGModel
 
-_SAMPLES = {"low": 2, "high": 4}  # of the input, in a step of the branch
+_SAMPLES = {"low": 2, "high": 4}  # of the input per step of the branch
 
 
 class Explainer:
-    """Explains the answers of one MRM-Net, or of an ensemble.
+    """Explains the predictions of one MRM-Net, or of an ensemble.
 
-    Nothing is trained or changed: the attentions are parts of layers that the network has, called
-    by themselves in a second functional model.
+    Nothing is trained or changed: the attentions are parts of the network's own layers, called
+    separately in a second functional model.
 
     Args:
         models: from :func:`mrm_keras.load_model`.
@@ -44,14 +44,14 @@ class Explainer:
         ]
 
     def explain(self, record: Record) -> Explanation:
-        """Explain the answer to one recording.
+        """Explain the prediction for one recording.
 
         Args:
             record: from :func:`data_prep.records.read_record`.
 
         Returns:
-            Probabilities of the ensemble and of both branches, the answer without each lead,
-            attention and relevance along the recording, and the channels' weights.
+            Probabilities of the ensemble and of both branches, probabilities without each lead,
+            attention and relevance along the recording, and the weights of the channels.
 
         Raises:
             RecordError: if the recording cannot be used.
@@ -78,15 +78,15 @@ class Explainer:
 
 
 def attention_network(network: Any) -> Any:
-    """Open a network so that it gives its attention weights too (MRM-Net, eq. 1 and 2).
+    """Extend a network to output its attention weights too (MRM-Net, eq. 1 and 2).
 
     Args:
         network: a Keras model of this package.
 
     Returns:
-        A function from ``signal`` to a pair: the network's answers, and for each branch, ``low``
-        or ``high`` or both, ``low_spatial`` ``(batch, time, 1)`` and ``low_channel``
-        ``(batch, 1, C)``, in 0..1.
+        A function from ``signal`` to a pair: the network's outputs, and for each of its branches
+        the weights ``low_spatial`` ``(batch, time, 1)`` and ``low_channel`` ``(batch, 1, C)`` (or
+        ``high_…``), in 0..1.
     """
     names = [layer.name for layer in network.layers]
     layers = {
@@ -111,23 +111,23 @@ def attention_network(network: Any) -> Any:
 def step_edges(steps: int, samples: int) -> np.ndarray:
     """Bounds of a branch's time steps in samples of the input, ``(steps + 1,)``.
 
-    Output i of a pool of the trunk is the larger of its inputs i - 1 and i, so that each of the
-    four shifts the time by half a sample: output i of the trunk is centred on sample i - 2. The
-    low branch pools the outputs 2j and 2j + 1. The high branch convolves with stride 2 before,
-    and pools what is centred on the outputs 4j and 4j + 2.
+    Output i of a pool of the trunk is the larger of its inputs i - 1 and i, so each of the four
+    pools shifts time by half a sample: output i of the trunk is centred on sample i - 2. The low
+    branch pools the outputs 2j and 2j + 1. The high branch first convolves with stride 2, so its
+    pool combines steps centred on the outputs 4j and 4j + 2.
 
     Args:
         steps: number of time steps.
-        samples: of the input in a step: 2 of the low branch, 4 of the high.
+        samples: of the input per step: 2 for the low branch, 4 for the high.
     """
     centres = np.arange(steps) * samples + {2: 0.5, 4: 1.0}[samples] - 2
-    # A sample lies from half a sample before its centre to half a sample after.
+    # A sample extends from half a sample before its centre to half a sample after.
     return np.append(centres - samples / 2, centres[-1] + samples / 2) + 0.5
 
 
 def _attention(seen: View, branch: str, weights: np.ndarray) -> Attention:
     edges = step_edges(len(weights), _SAMPLES[branch])
-    # What all moments share says nothing of where the network looked.
+    # The mean over time does not show where the network looked.
     shading = seen.shading("attention, above mean", edges, weights - weights.mean(), least=0.25)
     step = seen.seconds / seen.recorded * _SAMPLES[branch]
     return Attention(

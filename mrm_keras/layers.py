@@ -1,10 +1,9 @@
-"""The blocks of MRM-Net that hold weights or add a loss, named as in the paper.
+"""The blocks of MRM-Net that have weights or add a loss, named as in the paper.
 
-If the paper is silent, the blocks follow PyTorch, in which it was written: convolutions are
-padded with k//2 zeros on both sides whatever their stride, batch norm has epsilon 1e-5 and keeps
-0.9 of its moving statistics at each step, pools pad with minus infinity, and weights start
-uniform within 1/sqrt(fan-in).  Convolutions followed by batch norm have no bias, everything else
-has one.
+What the paper does not state follows PyTorch, in which the network was written: convolutions are
+padded with k//2 zeros on both sides for any stride, batch norm has epsilon 1e-5 and keeps 0.9 of
+its moving statistics at each step, pools pad with minus infinity, and initial weights are uniform
+within 1/sqrt(fan-in).  Convolutions followed by batch norm have no bias, everything else has one.
 """
 
 from collections.abc import Sequence
@@ -29,14 +28,14 @@ def torch_uniform() -> keras.initializers.Initializer:
 
 @keras.saving.register_keras_serializable("ecg_keras")
 class ConvBlock(keras.layers.Layer):
-    """Convolution, batch norm, and if wanted ReLU and max-pooling (MRM-Net, Fig. 2).
+    """Convolution, batch norm, and optionally ReLU and max-pooling (MRM-Net, Fig. 2).
 
-    With several kernel sizes the convolution is the average of one convolution of each size: the
+    With several kernel sizes the result is the average of one convolution of each size: the
     multi-scale fusion of MRM-Net, section III-B.  A convolution is linear in its kernel, and
     with k//2 padding all (odd) kernels are centred on the same sample; so the average of the
     convolutions is one convolution with the average of the kernels, the shorter ones padded
-    with zeros: 33 taps instead of 3 + 13 + 23 + 33 = 72.  Without training, batch norm is a scale
-    and an offset too and becomes part of the kernel.
+    with zeros: 33 taps instead of 3 + 13 + 23 + 33 = 72.  At inference, batch norm is only a scale
+    and an offset and is merged into the kernel.
 
     Args:
         filters: C, the number of output channels.
@@ -47,7 +46,7 @@ class ConvBlock(keras.layers.Layer):
             padding 1, so that the length grows by one; ``"halve"`` has stride 2.
 
     Raises:
-        OptionError: a kernel size is even.
+        OptionError: if a kernel size is even.
 
     Call arguments:
         x: ``(batch, time, channel)``.
@@ -77,7 +76,7 @@ class ConvBlock(keras.layers.Layer):
         self.pool = pool
 
     def build(self, input_shape: Shape) -> None:
-        """Create one kernel per size, scale, offset and moving statistics."""
+        """Create one kernel per size, and scale, offset and moving statistics."""
         self.kernels = [
             self.add_weight(
                 name=f"kernel_{size}",
@@ -133,7 +132,7 @@ class ConvBlock(keras.layers.Layer):
             epsilon=EPSILON,
             is_training=True,
         )
-        # TensorFlow gives the variance over n - 1, Keras keeps the one over n.
+        # TensorFlow divides the variance by n - 1, Keras by n.
         count = tf.cast(tf.size(y) // self.filters, "float32")
         variance *= (count - 1) / count
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
@@ -165,8 +164,8 @@ class BaseBlock(keras.layers.Layer):
     """Residual block of two 3-wide convolutions (MRM-Net, section III-C).
 
     relu(BN(conv3(relu(BN(conv3(x))))) + x); if the number of channels changes, the residual
-    path is a convolution of kernel 1 with batch norm.  The paper does not draw the inside of the
-    block; this is the residual block it names.
+    path is a convolution of kernel 1 with batch norm.  The paper only names the block as residual
+    and does not show its layers.
 
     Args:
         filters: C, the number of output channels.
@@ -198,7 +197,7 @@ class BaseBlock(keras.layers.Layer):
             self.projection.build(input_shape)
 
     def call(self, x: Any, training: bool = False) -> Any:
-        """Add what the two convolutions make of x to x, and rectify."""
+        """Add the output of the two convolutions to x, and rectify."""
         y = self.conv_2(self.conv_1(x, training=training), training=training)
         shortcut = x if self.projection is None else self.projection(x, training=training)
         return ops.relu(y + shortcut)
@@ -220,7 +219,7 @@ class ChannelAttention(keras.layers.Layer):
     dense C (the paper does not give its sizes).
 
     Args:
-        reduction: by which the hidden layer is narrower than C (at least one unit is kept).
+        reduction: factor by which the hidden layer is narrower than C (at least one unit).
 
     Call arguments:
         z: ``(batch, time, C)``.
@@ -299,8 +298,8 @@ class SpatialAttention(keras.layers.Layer):
 class AttentionFusion(keras.layers.Layer):
     """LN(concat[CA(Z) * Z, SA(Z) * Z]), both attentions side by side (MRM-Net, Fig. 3b).
 
-    The paper's eq. 3 repeats eq. 2; its text and figure give this.  The layer norm is over the
-    2C channels of each time step.
+    The paper's eq. 3 repeats eq. 2 by mistake; this follows its text and figure.  The layer norm
+    is over the 2C channels of each time step.
 
     Args:
         reduction: of the channel attention.
@@ -346,19 +345,19 @@ class AttentionFusion(keras.layers.Layer):
 class MutualLearning(keras.layers.Layer):
     """Lets two features of equal size learn from each other (MRM-Net, eq. 5-7).
 
-    While training, adds weight * T^2 * mean over the batch of KL(p_a || p_b) + KL(p_b || p_a),
-    with p = softmax(flatten(.) / T) and each KL summed over the features; gradients flow into
-    both sides.  The features pass unchanged.  T^2 keeps the gradients' size independent of T;
-    the paper gives neither T nor the reduction, these are the ones its authors trained with.
+    In training, adds weight * T^2 * mean over the batch of KL(p_a || p_b) + KL(p_b || p_a), with
+    p = softmax(flatten(.) / T) and each KL summed over the features; gradients flow into both
+    sides.  The features pass unchanged.  T^2 keeps the size of the gradients independent of T; the
+    paper gives neither T nor the reduction, and these are the ones its authors trained with.
 
     Args:
         weight: alpha, beta or gamma of eq. 7.
         temperature: T.
-        flatten: which numbers of the two features meet. ``"channel"`` flattens channel by channel,
-            as the paper has it (Z1 in R^(C x 2N), Z2 in R^(2C x N)): channel c of the low branch
-            meets channels 2c and 2c + 1 of the high one. ``"time"`` flattens step by step, so that
-            two steps of the low branch meet the one step of the high branch which covers the same
-            time; it is another loss.
+        flatten: which values of the two features are compared. ``"channel"`` flattens channel by
+            channel, as in the paper (Z1 in R^(C x 2N), Z2 in R^(2C x N)): channel c of the low
+            branch is compared with channels 2c and 2c + 1 of the high one. ``"time"`` flattens
+            step by step, so that two steps of the low branch are compared with the step of the
+            high branch that covers the same time; this is a different loss.
 
     Call arguments:
         features: the pair a, b, ``(batch, time, channel)`` or ``(batch, class)``, with the same
@@ -382,7 +381,7 @@ class MutualLearning(keras.layers.Layer):
         self.flatten = flatten
 
     def call(self, features: Sequence[Any], training: bool = False) -> Any:
-        """Add the loss and hand on the features."""
+        """Add the loss and return the features."""
         if training and self.weight:
             log_a, log_b = (self.log_probabilities(x) for x in features)
             # KL(a||b) + KL(b||a) = sum of (p_a - p_b) (log p_a - log p_b)
@@ -391,14 +390,14 @@ class MutualLearning(keras.layers.Layer):
         return list(features)
 
     def log_probabilities(self, x: Any) -> Any:
-        """Log softmax(flatten(x) / T), ``(batch, elements)``, float32 whatever the policy."""
+        """Log softmax(flatten(x) / T), ``(batch, elements)``, float32 under any policy."""
         if self.flatten == "channel" and len(x.shape) == 3:
             x = ops.transpose(x, (0, 2, 1))
         flat = ops.reshape(ops.cast(x, "float32"), (ops.shape(x)[0], -1))
         return ops.log_softmax(flat / self.temperature)
 
     def compute_output_shape(self, input_shape: Sequence[Shape]) -> list[Shape]:
-        """The shapes stay as they are."""
+        """Return the shapes unchanged."""
         return list(input_shape)
 
     def get_config(self) -> dict[str, Any]:

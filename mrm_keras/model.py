@@ -25,15 +25,15 @@ def fitted_contract(
 ) -> Contract:
     """Return the contract of a network to be trained, standardised by its training records.
 
-    Mean and standard deviation are those of what the network sees: recordings cut or stretched
-    to its input.
+    Mean and standard deviation are computed after cutting or stretching the recordings to the
+    input length.
 
     Args:
         store: of all records.
-        train: positions of those that train.
+        train: indices of the training records.
         network: name of the network.
         task: a task of the store.
-        input_length: in samples at 100 Hz; recordings are stretched to it.
+        input_length: in samples at 100 Hz; shorter recordings are stretched to it.
 
     Raises:
         RecordError: if the training records have no samples, or all are equal.
@@ -64,13 +64,13 @@ def fitted_contract(
 def default_contract(
     *, network: str = NETWORK, num_classes: int, input_length: int, num_leads: int
 ) -> Contract:
-    """Return what a network promises that is built without a contract: 100 Hz, unstandardised.
+    """Return the contract of a network built without one: 100 Hz, unstandardised.
 
     Args:
         network: name of the network.
         num_classes: nine for those of CPSC 2018, otherwise ``"class 1"`` and so on.
         input_length: of the signal, in samples.
-        num_leads: number of leads; the first of the standard order.
+        num_leads: number of leads, the first ones in the standard order.
     """
     of_cpsc = num_classes == len(CPSC_CLASSES)
     return Contract(
@@ -103,38 +103,38 @@ def build_model(
     dropout: float = 0.2,
     contract: Contract | None = None,
 ) -> keras.Model:
-    """Build MRM-Net as the paper draws it (MRM-Net, Fig. 1).
+    """Build MRM-Net as in the paper (MRM-Net, Fig. 1).
 
     Args:
-        num_classes: number of classes, each with a probability of its own.
+        num_classes: number of classes, each with its own probability.
         input_length: of the signal, in samples.
         num_leads: number of leads.
-        low_channels: C, channels of the low branch. The trunk has C/4, C/2, C and C: Table I at
-            the paper's 128, and at other widths (Table VII) what the authors' published code has.
+        low_channels: C, channels of the low branch. The trunk has C/4, C/2, C and C: for the
+            paper's 128 this is Table I, for other widths (Table VII) the authors' published code.
         high_channels: channels of the high branch, 2C under ``fusion="mutual"``.
         alpha: weight of the mutual loss between Z1 and Z2 (eq. 7).
         beta: weight of the mutual loss between Z3 and Z4.
         gamma: weight of the mutual loss between the outputs of both branches.
         temperature: T of the mutual losses.
         flatten: order in which the mutual losses flatten features; see :class:`MutualLearning`.
-        fusion: how both branches come together. ``"mutual"`` is MRM-Net. ``"add"`` and
+        fusion: how both branches are combined. ``"mutual"`` is MRM-Net. ``"add"`` and
             ``"concat"`` (Table V) bring Z3 to the size of Z4 by a convolution of kernel 3 and
-            stride 2 with batch norm and ReLU, and add both or concatenate them and reduce them
-            by a BaseBlock, before one head (the paper does not say which features it fused).
+            stride 2 with batch norm and ReLU, and add both, or concatenate them and reduce them
+            by a BaseBlock, before a single head (the paper does not say which features it fused).
             ``"low"`` and ``"high"`` (Table VI) are one branch alone.
         dropout: rate of the dropout in the multi-scale fusion blocks.
-        contract: what the model file is to promise; its classes, length and leads must agree
-            with the other arguments. None: one of this network and task ``cpsc2018`` at 100 Hz,
-            without standardisation.
+        contract: description of input and output in the model file; its classes, length and
+            leads must agree with the other arguments. None gives a contract for task
+            ``cpsc2018`` at 100 Hz, without standardisation.
 
     Returns:
         A model from ``signal`` ``(batch, input_length, num_leads)`` in millivolts to a dict of
-        float32 probabilities ``(batch, num_classes)``: under ``"mutual"`` ``diagnosis`` (the mean
-        of the two others), ``low`` and ``high``, otherwise ``diagnosis`` alone.
+        float32 probabilities ``(batch, num_classes)``: with ``"mutual"`` these are ``diagnosis``
+        (the mean of the two others), ``low`` and ``high``, otherwise only ``diagnosis``.
 
     Raises:
-        OptionError: the contract contradicts the other arguments, or the two branches' features
-            are not of equal size although the fusion needs it.
+        OptionError: if the contract contradicts the other arguments, or the features of the two
+            branches differ in size although the fusion needs equal sizes.
     """
     contract = contract or default_contract(
         num_classes=num_classes, input_length=input_length, num_leads=num_leads
@@ -190,7 +190,7 @@ def build_model(
 
 
 def trunk(x: Any, channels: int) -> Any:
-    """Four ConvBlock1, each of which lengthens the signal by one sample (MRM-Net, Table I)."""
+    """Four ConvBlock1, each lengthening the signal by one sample (MRM-Net, Table I)."""
     widths = (max(1, channels // 4), max(1, channels // 2), channels, channels)
     for i, (kernel, filters) in enumerate(zip((11, 7, 5, 3), widths, strict=True), start=1):
         x = ConvBlock(filters, (kernel,), pool="overlap", name=f"trunk_{i}")(x)
@@ -198,7 +198,7 @@ def trunk(x: Any, channels: int) -> Any:
 
 
 def multi_scale_fusion(x: Any, channels: int, *, strides: int, dropout: float, name: str) -> Any:
-    """Four kernel sizes averaged, and ConvBlock2 beside them, added (MRM-Net, Fig. 2)."""
+    """The average over four kernel sizes plus a parallel ConvBlock2 (MRM-Net, Fig. 2)."""
     scales = ConvBlock(
         channels, (3, 13, 23, 33), strides=strides, pool="halve", name=f"{name}_multi_scale"
     )(x)
@@ -208,7 +208,7 @@ def multi_scale_fusion(x: Any, channels: int, *, strides: int, dropout: float, n
 
 
 def attention_fusion(z: Any, *, name: str) -> Any:
-    """Three BaseBlocks, both attentions, and back to the channels of z (MRM-Net, Fig. 3a)."""
+    """Three BaseBlocks, both attentions, and a BaseBlock to the channels of z (Fig. 3a)."""
     channels = z.shape[-1]
     for i in (1, 2, 3):
         z = BaseBlock(channels, name=f"{name}_block_{i}")(z)
@@ -217,7 +217,7 @@ def attention_fusion(z: Any, *, name: str) -> Any:
 
 
 def logits(z: Any, num_classes: int, name: str) -> Any:
-    """Linear(LN(AvgPool(z))) (MRM-Net, section III-C), float32 whatever the policy."""
+    """Linear(LN(AvgPool(z))) (MRM-Net, section III-C), float32 under any policy."""
     z = keras.layers.GlobalAveragePooling1D(dtype="float32", name=f"{name}_pool")(z)
     z = keras.layers.LayerNormalization(epsilon=EPSILON, dtype="float32", name=f"{name}_norm")(z)
     return keras.layers.Dense(
@@ -226,18 +226,18 @@ def logits(z: Any, num_classes: int, name: str) -> Any:
 
 
 def probabilities(out: Any, name: str) -> Any:
-    """One probability per class from its logit, float32 whatever the policy."""
+    """One probability per class from its logit, float32 under any policy."""
     return keras.layers.Activation("sigmoid", dtype="float32", name=name)(out)
 
 
 def compile_model(
     model: keras.Model, *, learning_rate: float = 1e-3, jit_compile: bool = False
 ) -> keras.Model:
-    """Compile for training: Adam, and binary cross-entropy on each branch's answer (eq. 4).
+    """Compile for training: Adam, and binary cross-entropy on the output of each branch (eq. 4).
 
-    ``diagnosis`` has a loss only if it is the only answer; the mutual terms of eq. 7 come
-    from the model itself, while training only.  Targets are a dict of one 0/1 array ``(batch,
-    num_classes)`` for each of the model's heads, ``diagnosis`` included.
+    ``diagnosis`` has a loss only if it is the only output; the mutual terms of eq. 7 are added by
+    the model itself, in training only.  Targets are a dict of one 0/1 array ``(batch,
+    num_classes)`` for each of the model's heads, including ``diagnosis``.
 
     Args:
         model: from :func:`build_model`.
@@ -253,13 +253,13 @@ def compile_model(
         loss={head: keras.losses.BinaryCrossentropy() for head in heads},
         jit_compile=jit_compile,
     )
-    # Otherwise the first step is traced once only to find that these variables are missing.
+    # Otherwise the first step is traced an extra time just to create these variables.
     model.optimizer.build(model.trainable_variables)
     return model
 
 
 def load_model(path: Path | str) -> keras.Model:
-    """Open a model file of this package, of MRM-Net or of a network it was compared with.
+    """Open a model file of this package: of MRM-Net or of a baseline.
 
     See ``ecg_keras.model.model_files.load_model``.
     """

@@ -1,7 +1,7 @@
-"""MRM-Net's layers, and its rivals', in operations that every runtime has, for answering only.
+"""Layers of MRM-Net and baselines in operations that every runtime supports, for inference only.
 
-Batch norms and the average over kernel sizes are part of the convolutions here, long kernels are
-convolved with as they are, and what only adds a loss is gone.
+Here batch norms and the average over kernel sizes are merged into the convolutions, long kernels
+are convolved directly, and layers that only add a loss are removed.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ def conv_block(layer: Any, x: Any) -> Any:
     )
     scale = gamma / np.sqrt(variance + EPSILON)
     kernel = np.asarray(layer.merged_kernel()) * scale
-    if layer.strides > 1:  # Keras' "same" would put the zeros elsewhere than PyTorch.
+    if layer.strides > 1:  # Keras' "same" pads differently from PyTorch.
         x = layers.ZeroPadding1D(len(kernel) // 2)(x)
     conv = layers.Conv1D(
         layer.filters,
@@ -45,7 +45,7 @@ def conv_block(layer: Any, x: Any) -> Any:
     if layer.pool == "halve":
         return layers.MaxPooling1D(2)(y)
     if layer.pool == "overlap":
-        # Zeros do for minus infinity beside what ReLU made.
+        # After ReLU, padding with zeros is as good as with minus infinity.
         assert layer.relu
         return layers.MaxPooling1D(2, strides=1)(layers.ZeroPadding1D(1)(y))
     return y
@@ -83,7 +83,7 @@ def attention_fusion(layer: Any, z: Any) -> Any:
 
 
 def mutual_learning(layer: Any, features: Sequence[Any]) -> list[Any]:
-    """``MutualLearning``, which does nothing but in training."""
+    """``MutualLearning``, which does nothing outside training."""
     return list(features)
 
 

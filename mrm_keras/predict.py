@@ -1,4 +1,4 @@
-"""Moved to :mod:`ecg_keras.prediction.command`; this name goes with the next release."""
+"""Moved to :mod:`ecg_keras.prediction.command`; this name will be removed in the next release."""
 
 from warnings import warn
 

@@ -1,10 +1,11 @@
-"""The figures of the MRM-Net paper (Huang et al., arXiv 2406.16928), as it prints them.
+"""The figures of the MRM-Net paper (Huang et al., arXiv 2406.16928), as printed.
 
-Percent, mean and SD over an untold number of trainings: macro-AUC, accuracy, F1 per record.
+Macro-AUC, accuracy and F1 per record in percent, mean and SD over trainings whose number the paper
+does not give.
 """
 
-# Records of PTB-XL (the paper counts those of version 1.0.1, the current 1.0.3 has fewer) and of
-# the public part of CPSC 2018.
+# Records of PTB-XL (the paper uses version 1.0.1; the current 1.0.3 has fewer) and of the public
+# part of CPSC 2018.
 NUM_RECORDS = {"ptb-xl": (21837, 21801, 21799), "cpsc2018": (6877,)}
 
 # Table I: kernel, stride, padding, channels in, channels out.
@@ -116,7 +117,7 @@ TABLE_VI = {
     },
 }
 
-# Table VII, task all, with what section IV-D adds to its print; seconds an epoch (RTX 3080).
+# Table VII, task all, completed from section IV-D; seconds per epoch (RTX 3080).
 TABLE_VII = {
     "all": {
         "64 and 128 channels": "92.50 – 73.70±0.87",

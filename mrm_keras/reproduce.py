@@ -1,4 +1,4 @@
-"""Command: every table and figure of the MRM-Net paper, by its number."""
+"""Command that reproduces the tables and figures of the MRM-Net paper."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -115,7 +115,7 @@ def main(
         validation_fold: the fold that chooses epoch and thresholds.
         test_fold: the fold that is scored.
         paper_protocol: yes chooses the epoch on the scored records (by AUC + F1 per record of the
-            better head), as the published code does, and every caption says so; both shows the two
+            better head), as in the published code, and every caption says so; both shows the two
             protocols side by side, from the same trainings.
         widths: table7: channels of the low branch; the high one has twice as many.
         weights: fig6: the values that alpha, beta and gamma take.
@@ -278,15 +278,15 @@ def _with_folds_of(store: Path, protocol: "Protocol", paper_protocol: str) -> "P
 
 
 def _tasks_of(store: Path, table: str, tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the tasks of a table: those asked for, or its default.
+    """Return the tasks of a table: those requested, or the default.
 
     Raises:
-        StoreError: if the store lacks such a task, or holds the other data set.
+        StoreError: if the store lacks a task, or holds the other data set.
     """
     from data_prep.store import Store
 
     with Store(store) as opened:
-        on_cpsc = "cpsc2018" in opened.tasks  # also of other data sets under its classes
+        on_cpsc = "cpsc2018" in opened.tasks  # or other data sets with its classes
         if (table in ("table4", "fig5") and not on_cpsc) or (table == "table2_3" and on_cpsc):
             wanted = "CPSC 2018" if table != "table2_3" else "PTB-XL"
             raise StoreError(f"{table} needs a store of {wanted}, which {store} is not.")
@@ -296,7 +296,7 @@ def _tasks_of(store: Path, table: str, tasks: tuple[str, ...]) -> tuple[str, ...
 
 
 def _smoke_store(out: Path, *, cpsc: bool) -> Path:
-    """Write a store of synthetic records in ten folds, with the tasks of either data set."""
+    """Write a store of synthetic records in ten folds, with the tasks of one of the data sets."""
     return write_trial_store(
         out / ("smoke_cpsc.h5" if cpsc else "smoke_ptbxl.h5"),
         dataset="cpsc2018" if cpsc else "ptb-xl",

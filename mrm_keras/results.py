@@ -58,7 +58,7 @@ FUSION_NOTE = (
     " and adds or concatenates them, without saying how or at which layer; here the features after"
     " attention are brought to one size by a convolution of stride 2."
 )
-# What section IV says of its figures, for comparison.
+# The findings of section IV, for comparison.
 FIG5_FINDING = (
     "The paper finds most classes recognised very well, and STE and a class that it prints as PAV"
     " poorly, probably because they have few records."
@@ -75,7 +75,7 @@ Scores = dict[str, np.ndarray]
 
 
 def table1() -> ResultTable:
-    """List the network as it is built, the trunk beside Table I."""
+    """List the layers of the network as built, with Table I beside the trunk."""
     from mrm_keras.layers import ConvBlock
     from mrm_keras.model import build_model
 
@@ -116,13 +116,13 @@ def table1() -> ResultTable:
 
 @dataclass(frozen=True)
 class Trained:
-    """One row's trainings, one a seed.
+    """The trainings of one row, one per seed.
 
     Attributes:
         folders: of the jobs.
-        heads: of the network, ``"diagnosis"`` first: answers to the scored records, by seed.
-        parameters: that were trained.
-        seconds: an epoch took, by seed; NaN if the training was interrupted.
+        heads: predictions for the scored records, by head (``"diagnosis"`` first) and seed.
+        parameters: number of trained parameters.
+        seconds: per epoch, by seed; NaN if the training was interrupted.
     """
 
     folders: tuple[Path, ...]
@@ -132,25 +132,25 @@ class Trained:
 
     @property
     def answers(self) -> tuple[Predictions, ...]:
-        """The network's answers to the scored records, by seed."""
+        """The network's predictions for the scored records, by seed."""
         return self.heads["diagnosis"]
 
     def of_head(self, head: str) -> "Trained":
-        """The same trainings with one head's answers for the network's."""
+        """The same trainings with the predictions of one head as the network's."""
         return replace(self, heads={"diagnosis": self.heads[head]})
 
     def scores(self, counts: np.ndarray | None = None) -> Scores:
-        """Mean over the seeds of each score, over the resamples that ``counts`` tell."""
+        """Mean of each score over the seeds, for each resample in ``counts``."""
         of_seeds = [scores_of(answers, counts) for answers in self.answers]
         return {name: np.mean([s[name] for s in of_seeds], axis=0) for name in of_seeds[0]}
 
 
 def scores_of(answers: Predictions, counts: np.ndarray | None = None) -> Scores:
-    """Every score of :data:`METRICS` and :data:`AT_THRESHOLDS`, ``(R,)`` each.
+    """Compute every score of :data:`METRICS` and :data:`AT_THRESHOLDS`, each ``(R,)``.
 
     Args:
-        answers: with labels.
-        counts: ``(R, N)``, how often each record stands in each resample; once if None.
+        answers: predictions with labels.
+        counts: ``(R, N)``, how often each resample draws each record; None for once each.
     """
     assert answers.labels is not None
     scores = all_scores(
@@ -193,9 +193,9 @@ class Reproduction(reproduction.Reproduction):
 
     Attributes:
         protocol: how every model is trained.
-        seeds: every row is trained once with each.
-        tasks: each has its own table.
-        selections: what chooses the epoch; with both, there are two rows per network.
+        seeds: every row is trained once per seed.
+        tasks: one table each.
+        selections: how the epoch is chosen; with both, there are two rows per network.
     """
 
     protocol: Protocol
@@ -208,10 +208,10 @@ class Reproduction(reproduction.Reproduction):
 
         Args:
             name: of the table, a key of :data:`COMPARISONS`.
-            variants: the network of each row, by the row's name.
+            variants: the network of each row, by the name of the row.
 
         Returns:
-            A table for each task.
+            One table per task.
         """
         trained = self._trained(variants)
         tables = {task: self._comparison(name, task, variants, trained) for task in self.tasks}
@@ -243,7 +243,7 @@ class Reproduction(reproduction.Reproduction):
         )
 
     def fig5(self, variant: Variant) -> tuple[ResultTable, Figure]:
-        """Count a network's answers by true class, on the first task (Fig. 5)."""
+        """Count a network's answers by true class, for the first task (Fig. 5)."""
         task, selection = self.tasks[0], self.selections[0]
         trained = self._trained({"MRM-Net": variant})[selection, task, "MRM-Net"]
         first = trained.answers[0]
@@ -281,10 +281,10 @@ class Reproduction(reproduction.Reproduction):
         return table, plot_confusion_matrix(matrix, names)
 
     def fig6(self, grid: Mapping[tuple[float, ...], Variant]) -> tuple[ResultTable, Figure]:
-        """Try weights of the three mutual losses, on the first task (Fig. 6).
+        """Try weights of the three mutual losses, for the first task (Fig. 6).
 
         Args:
-            grid: the network of each alpha, beta and gamma.
+            grid: the network for each alpha, beta and gamma.
         """
         task, selection = self.tasks[0], self.selections[0]
         names = {", ".join(f"{w:g}" for w in weights): weights for weights in grid}
@@ -315,7 +315,7 @@ class Reproduction(reproduction.Reproduction):
         return table, plot_parallel_coordinates(lines, ("α", "β", "γ", "AUC"))
 
     def learning_curves(self, variants: Mapping[str, Variant]) -> dict[str, Figure]:
-        """Draw how the rows of a finished table learnt, each by its first seed, for each task."""
+        """Draw the learning curves of a finished table, the first seed of each row, by task."""
         return {
             task: plot_learning_curves(
                 {name: self._history(variant, task) for name, variant in variants.items()},
@@ -357,7 +357,7 @@ class Reproduction(reproduction.Reproduction):
                         self._label(name, selection, head),
                         of.parameters,
                         *(
-                            # On the test records themselves there are no thresholds to speak of.
+                            # An epoch chosen on the test fold has no validation thresholds.
                             None
                             if selection == "test" and m in AT_THRESHOLDS
                             else Spread.of([float(s[m][0]) for s in by_seed])
@@ -396,7 +396,7 @@ class Reproduction(reproduction.Reproduction):
     def _trained(
         self, variants: Mapping[str, Variant]
     ) -> dict[tuple[Selection, str, str], Trained]:
-        """Train what is not trained yet, by selection, task and row."""
+        """Train what is not trained yet; return it by selection, task and row."""
         jobs = {
             (task, name): [self._job(variants[name], task, seed) for seed in self.seeds]
             for task, name in itertools.product(self.tasks, variants)
@@ -409,7 +409,7 @@ class Reproduction(reproduction.Reproduction):
         }
 
     def _job(self, variant: Variant, task: str, seed: int) -> Job:
-        """One training, which serves both selections if it keeps every epoch."""
+        """One training, which serves both selections if it saves every epoch."""
         name = f"{variant.name}_{task}_seed={seed}"
         kept = f"{name}_every-epoch"
         every_epoch = "test" in self.selections or (self.out / "units" / kept).exists()
@@ -426,7 +426,7 @@ class Reproduction(reproduction.Reproduction):
         )
 
     def _label(self, name: str, selection: Selection, head: str = "diagnosis") -> str:
-        """Name of a row."""
+        """Return the name of a row."""
         of_head = "" if head == "diagnosis" else f", {head} head alone"
         selected = "" if len(self.selections) == 1 else f", selected on {selection}"
         return name + of_head + selected
@@ -440,7 +440,7 @@ class Reproduction(reproduction.Reproduction):
         return Estimate(float(of.scores()[metric][0]), float(interval[0]), float(interval[1]))
 
     def _difference(self, base: Trained, other: Trained, metric: str) -> Estimate:
-        """``other - base``, both on the same resampled records."""
+        """``other - base``, both on the same resamples."""
         interval = paired_bootstrap(
             lambda counts: {metric: base.scores(counts)[metric]},
             lambda counts: {metric: other.scores(counts)[metric]},
@@ -464,7 +464,7 @@ class Reproduction(reproduction.Reproduction):
         return {"scored": scored, "selected_on_test": "test" in self.selections}
 
     def _notes(self, task: str) -> tuple[str, ...]:
-        """How the rows were trained."""
+        """A note on how the rows were trained."""
         protocol = self.protocol
         with Store(self.store) as opened:
             folds = opened.folds[opened.records_of(task)]
@@ -492,7 +492,7 @@ class Reproduction(reproduction.Reproduction):
 
 
 def _read(folders: Sequence[Path], selection: Selection) -> Trained:
-    """Read what one row's jobs left."""
+    """Read the results of one row's jobs."""
     heads = [
         head
         for head in ("diagnosis", "low", "high")

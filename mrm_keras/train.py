@@ -1,4 +1,4 @@
-"""Command: from a store to trained MRM-Nets, one per fold."""
+"""Command that trains MRM-Nets on a store, one per fold."""
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +22,7 @@ class MRMNet:
     Attributes:
         fusion: mutual is MRM-Net; add and concat fuse by addition and concatenation (Table V),
             low and high use one branch alone (Table VI).
-        input_length: samples at 100 Hz; longer records are cut, shorter ones resampled up.
+        input_length: samples at 100 Hz; longer records are cut, shorter ones upsampled.
         low_channels: channels of the low-resolution branch.
         high_channels: channels of the high-resolution branch.
         alpha: weight of the mutual loss between the branches' first features (eq. 7).
@@ -31,7 +31,7 @@ class MRMNet:
         temperature: divides the features before the mutual losses' softmax.
         flatten: order in which the mutual losses flatten features; channel by channel in the
             paper.
-        dropout: share of features dropped in training, 0 to 1.
+        dropout: fraction of features dropped in training, 0 to 1.
     """
 
     fusion: Fusion = "mutual"
@@ -78,11 +78,11 @@ def main(
 ) -> None:
     """Train MRM-Net on a store, one model per validation fold.
 
-    Network, losses, batch size and optimiser are the paper's by default.  Two things are not: the
-    paper trains all of its 100 epochs and does not say which it keeps; here training stops when
-    the validation score has not improved for PATIENCE epochs, and the best epoch is kept.  That
-    score is macro-F1 by default; with many rare classes, such as the 71 statements of PTB-XL,
-    macro-F1 is noisy, and --monitor macro-auc is what the published tables here use.
+    Network, losses, batch size and optimiser are the paper's by default.  Two things differ: the
+    paper trains for 100 epochs and does not say which epoch it keeps; here training stops when
+    the validation score has not improved for PATIENCE epochs, and the best epoch is kept.  The
+    default score is macro-F1, which is noisy with many rare classes, such as the 71 statements of
+    PTB-XL; our published tables use --monitor macro-auc.
 
     Each fold k gets a folder OUT/fold_k with best.keras (the epoch with the best validation
     score), validation.npz, history.csv, learning_curves.png and args.json.

@@ -1,4 +1,4 @@
-"""The trainings of the paper's tables: MRM-Net, its variants and baselines, each a unit of work."""
+"""The trainings for the paper's tables: MRM-Net, variants and baselines, each a unit of work."""
 
 import json
 import math
@@ -40,8 +40,8 @@ class Protocol:
         learning_rate: Adam's, constant.
         monitor: the score that chooses the epoch.
         precision: Keras' dtype policy.
-        validation_fold: chooses epoch and thresholds.
-        test_fold: is scored; None to score the validation fold.
+        validation_fold: the fold that chooses epoch and thresholds.
+        test_fold: the fold that is scored; None to score the validation fold.
     """
 
     input_length: int
@@ -122,23 +122,23 @@ def train(
 
     Writes what ``mrm-train`` writes for a fold; ``scored.npz`` with the predictions of the best
     epoch for the scored records, and ``scored_low.npz`` and ``scored_high.npz`` with those of the
-    two heads if the network has them; and ``training.json`` with the number of trained
-    parameters, of epochs, and the seconds that they took (null if the training was interrupted
-    and resumed).
+    two heads if the network has them; and ``training.json`` with the numbers of trained parameters
+    and epochs, and the seconds they took (null if the training was interrupted and resumed).
 
     Args:
         store: the store's path.
         folder: where to write.
         task: the labels to learn.
-        validation_fold: does not train; chooses epoch and thresholds.
-        test_fold: does not train either; None to score the validation fold.
-        every_epoch: also score every epoch once the training is over, and write the predictions
-            of the one that is best on the scored records themselves to ``scored_on_test.npz``
-            (and for each head), as the authors' published code does; see :func:`best_on_test`.
+        validation_fold: the fold that chooses epoch and thresholds; not used for training.
+        test_fold: the fold that is scored, not used for training; None to score the validation
+            fold.
+        every_epoch: also score every epoch after training, and write the predictions of the epoch
+            that is best on the scored records themselves to ``scored_on_test.npz`` (and for each
+            head), as in the authors' published code; see :func:`best_on_test`.
         options: the other fields of :class:`Variant` and :class:`Protocol`, and the seed.
 
     Raises:
-        StoreError: if a part is empty.
+        StoreError: if the training, validation or test set is empty.
     """
     from ecg_keras.prediction.ensemble import predict_store
     from ecg_keras.training.fit import train_fold
@@ -166,7 +166,7 @@ def train(
                 f"{store} has no records of {task} to train, to validate or to score when fold"
                 f" {validation_fold} validates; choose other folds."
             )
-        goes_on = any(path.name != "unit.json" for path in folder.iterdir())
+        resumed = any(path.name != "unit.json" for path in folder.iterdir())
         start = time.perf_counter()
         train_fold(
             opened,
@@ -185,7 +185,7 @@ def train(
         training: dict[str, Any] = {
             "parameters": sum(math.prod(w.shape) for w in model.network.trainable_weights),
             "epochs": settings.epochs,
-            "seconds": None if goes_on else seconds,
+            "seconds": None if resumed else seconds,
         }
         answer = partial(predict_store, model, opened, scored, batch_size=settings.batch_size)
         for head, answers in answer().items():
@@ -220,13 +220,13 @@ def best_on_test(
 ) -> "tuple[int, dict[str, Predictions]]":
     """Choose the epoch that is best on the scored records, as the authors' training loop does.
 
-    It keeps the epoch at which the greater of the two heads' sums of macro-AUC and F1 per record
-    is largest on the *test* records, and reports that epoch's scores.
+    Their loop keeps the epoch with the largest sum of macro-AUC and F1 per record, of the better of
+    the two heads, on the *test* records, and reports the scores of that epoch.
 
     Args:
         model: of any epoch; its weights are replaced.
         folder: of the training, with the weights of every epoch.
-        answer: gives the model's predictions for the scored records, by head.
+        answer: returns the model's predictions for the scored records, by head.
 
     Returns:
         The epoch, counted from 1, and its predictions by head.

@@ -90,7 +90,7 @@ def test_a_run_tells_how_it_was_made(run: tuple[str, Path]) -> None:
     for fold in (1, 2):
         names = {path.name for path in (folder / f"fold_{fold}").iterdir()}
         files = {"args.json", "best.keras", "history.csv", "learning_curves.png", "training.log"}
-        assert names == {*files, "validation.npz"}
+        assert names == {*files, "validation.npz", "last_epoch.npz"}
         told = json.loads((folder / f"fold_{fold}" / "args.json").read_text())
         assert told["fold"] == fold
         assert told["options"]["folds"] == ["1", "2"] and told["options"]["epochs"] == 2

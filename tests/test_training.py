@@ -187,7 +187,7 @@ def run(
 
 def test_a_run_folder_is_complete(run: Path) -> None:
     names = {"args.json", "best.keras", "history.csv", "learning_curves.png", "training.log"}
-    assert {path.name for path in run.iterdir()} == {*names, "validation.npz"}
+    assert {path.name for path in run.iterdir()} == {*names, "validation.npz", "last_epoch.npz"}
     told = json.loads((run / "args.json").read_text())
     assert told["options"].pop("store").endswith("toy.h5") and told["options"].pop("out")
     expected = {"a": "b", "folds": ["1"], "test_fold": 10, "task": None, "resume": False}

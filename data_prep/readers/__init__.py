@@ -1,1 +1,1 @@
-"""One file for each format of recordings: bytes in, named signals out."""
+"""One module per recording format: reads a file and returns named signals."""

@@ -13,7 +13,7 @@ from data_prep.labels import LEADS
 from data_prep.readers.record import Tracing, reason
 
 _MOST_ARRAYS = 100
-_MOST_ITEM = 1000  # bytes of a number or text
+_MOST_ITEM = 1000  # bytes of a number or string
 _MOST_IN = {"signal": MOST_VALUES, "fs": 1, "unit": 1, "leads": 1000}
 
 
@@ -22,13 +22,13 @@ def read_array(path: Path) -> Tracing:
 
     The array is ``(time, 12)`` or ``(12, time)``, leads in the order of
     :data:`data_prep.labels.LEADS`.  An ``.npz`` file may also hold ``fs``, ``unit`` and
-    ``leads`` (the names, if they are others or in another order).
+    ``leads`` (the names, if they or their order differ).
 
     Args:
         path: of the file.
 
     Raises:
-        RecordError: if it holds no such array.
+        RecordError: if it has no such array.
     """
     try:
         arrays = _arrays(path)
@@ -39,18 +39,18 @@ def read_array(path: Path) -> Tracing:
         leads = tuple(str(name) for name in arrays.get("leads", LEADS))
         fs = float(arrays.get("fs", math.nan))
         return tracing_of(arrays["signal"], fs=fs, unit=str(arrays.get("unit", "")), leads=leads)
-    except Exception as error:  # a damaged file shows itself in many ways
+    except Exception as error:  # a damaged file raises many types of errors
         raise RecordError(
             f"{path} is no NumPy recording ({reason(error)}); save a (time, 12) array of numbers."
         ) from error
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file by name, that of an ``.npy`` file as ``signal``; none may be pickled.
+    """The arrays of a file by name, that of an ``.npy`` file as ``signal``; pickles are rejected.
 
     Raises:
-        ValueError: also if there is more than an array: if bytes within it were doubled, the
-            samples after them would count for other leads.
+        ValueError: also if data follow the array: if bytes were duplicated, all later samples
+            would be assigned to other leads.
     """
     with opened(path) as file:
         if file.read(2) != b"PK":
@@ -63,14 +63,14 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             for name in archive.namelist():
                 with archive.open(name) as member:
                     short = name.removesuffix(".npy")
-                    # (To have been opened, a member must have one name in both its places.)
+                    # (zipfile opens a member only if both copies of its name agree.)
                     known = short in _MOST_IN
                     arrays[short] = _array(member, _MOST_IN[short]) if known else np.empty(0)
     return arrays
 
 
 def _array(file: IO[bytes], most: int) -> np.ndarray:
-    # What the header states is allocated, and a small zip file can unpack to any size.
+    # NumPy allocates what the header states, and a small zip file can unpack to any size.
     shape, dtype = _stated(file)
     if math.prod(shape) > most or dtype.itemsize > _MOST_ITEM:
         raise ValueError(f"an array of shape {shape} and type {dtype} is larger than any recording")
@@ -94,7 +94,7 @@ def _stated(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
 def tracing_of(
     signal: np.ndarray, *, fs: float = math.nan, unit: str = "", leads: tuple[str, ...] = LEADS
 ) -> Tracing:
-    """Make a tracing of an array.
+    """Make a tracing from an array.
 
     Args:
         signal: ``(time, lead)`` or ``(lead, time)``.
@@ -103,7 +103,7 @@ def tracing_of(
         leads: their names.
 
     Raises:
-        ValueError: if it is no array of numbers of that shape.
+        ValueError: if it is not a numeric array of that shape.
     """
     if signal.ndim != 2 or len(leads) not in signal.shape or signal.dtype.kind not in "iuf":
         raise ValueError(
@@ -122,6 +122,6 @@ def is_recording(path: Path) -> bool:
                 with zipfile.ZipFile(file) as archive:
                     return "signal.npy" in archive.namelist()
             shape, _ = _stated(file)
-    except Exception:  # whatever NumPy trips over, this is no recording
+    except Exception:  # whatever the error, this is not a recording
         return False
     return len(shape) == 2 and len(LEADS) in shape

@@ -1,7 +1,7 @@
-"""MATLAB 5 files, as far as one struct of numbers and texts needs.
+"""MATLAB 5 files with one struct of numbers and strings.
 
 After MathWorks' "MAT-File Format", chapter 1.  ``scipy.io.loadmat`` reads far more, but some
-damaged files crash the whole process there, and should cost one record only.
+damaged files make it crash the whole process; here they cost only one record.
 """
 
 import math
@@ -17,7 +17,7 @@ from data_prep.labels import LEADS
 from data_prep.readers.record import Tracing, age_of, require_values
 
 CPSC_RATE = 500.0
-"""Hertz; the original files of CPSC 2018 do not carry their rate."""
+"""Hertz; the original files of CPSC 2018 do not state their rate."""
 
 _HEADER_BYTES = 128
 _MOST_BYTES = 2**28  # an hour at 500 Hz takes 2**27.4
@@ -30,13 +30,13 @@ _CHAR, _STRUCT, _NUMBERS = 4, 2, range(6, 16)
 
 
 def read_cpsc_struct(path: Path) -> Tracing:
-    """Read a file of CPSC 2018 as first published: a struct ECG with sex, age and data.
+    """Read a file of CPSC 2018 as first published: a struct ``ECG`` with sex, age and data.
 
     Args:
         path: of the file.
 
     Raises:
-        RecordError: if it cannot be read, is damaged, or holds no such struct.
+        RecordError: if it cannot be read, is damaged, or does not contain this struct.
     """
     try:
         with opened(path, most=_MOST_BYTES) as file:
@@ -76,11 +76,11 @@ def read_struct(path: Path, name: str) -> dict[str, np.ndarray]:
         name: of the struct, of size 1 × 1.
 
     Returns:
-        The fields that hold numbers, as arrays of the shape they had, and those that hold text,
-        as arrays of one str.
+        The numeric fields, as arrays of the same shape, and the text fields, as arrays of one
+        str.
 
     Raises:
-        ValueError: if the file is damaged or has no such struct.
+        ValueError: if the file is damaged or does not contain this struct.
         OSError: if it cannot be read.
     """
     with opened(path, most=_MOST_BYTES) as file:
@@ -88,8 +88,8 @@ def read_struct(path: Path, name: str) -> dict[str, np.ndarray]:
     order = {b"IM": "<", b"MI": ">"}.get(bytes(data[126:128]), "")
     if data[:10] != b"MATLAB 5.0" or not order:
         raise ValueError("it is no MATLAB 5 file")
-    # The file is split to its end before a part of it counts: if bytes were lost or doubled,
-    # the sizes do not come out even, and the leads that follow would be others.
+    # The whole file is split before any part of it is used: if bytes were lost or duplicated, the
+    # sizes do not add up, and later samples would be assigned to other leads.
     elements = list(_elements(data[_HEADER_BYTES:], order))
     rest = _MOST_BYTES
     for kind, content in elements:
@@ -158,14 +158,14 @@ def _struct(content: memoryview, order: str) -> tuple[str, dict[str, np.ndarray]
 def _matrix_start(
     elements: Iterator[tuple[int, memoryview]], order: str
 ) -> tuple[int, list[int], str]:
-    """Read what every matrix begins with: its class, shape and name."""
+    """Read the header of a matrix: its class, shape and name."""
     flags = np.frombuffer(next(elements)[1], f"{order}u4")
     shape = np.frombuffer(next(elements)[1], f"{order}i4").tolist()
     return int(flags[0]) & 0xFF, shape, bytes(next(elements)[1]).decode("ascii")
 
 
 def _array(content: memoryview, order: str) -> np.ndarray:
-    """Read a matrix of numbers or text; anything else comes out empty."""
+    """Read a matrix of numbers or text; anything else gives an empty array."""
     elements = _elements(content, order)
     matrix_class, shape, _ = _matrix_start(elements, order)
     if matrix_class not in (_CHAR, *_NUMBERS):

@@ -11,28 +11,28 @@ import numpy as np
 from data_prep.files import MOST_BYTES, opened
 from data_prep.readers.record import Tracing, library, require_values, unreadable
 
-# The leads of SCP-ECG (EN 1064), whose numbers DICOM's code schemes share:
+# Lead numbers of SCP-ECG (EN 1064), which DICOM's code schemes share:
 # 5.6.3-9-N in SCPECG, 2:N in MDC (PS3.16, CID 3001).
 _LEAD_NUMBERS = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF"}
 _LEAD_NUMBERS |= {number: f"V{number - 2}" for number in range(3, 9)}
-_MOST_DEFLATED = MOST_BYTES // 1032  # deflate shrinks no more than 1032 bytes to one
+_MOST_DEFLATED = MOST_BYTES // 1032  # the maximum compression ratio of deflate is 1032
 
 
 def read_dicom(path: Path) -> Tracing:
     """Read a DICOM 12-lead, general or ambulatory ECG with pydicom (PS3.3, C.10.9).
 
-    Of several multiplex groups the longest counts: the rhythm, not a median beat.
+    Of several multiplex groups the longest is read: the rhythm, not a median beat.
 
     Args:
         path: of the file.
 
     Raises:
-        RecordError: if it is damaged, holds no ECG waveform, is not calibrated, or its channels
+        RecordError: if it is damaged, has no ECG waveform, is not calibrated, or its channels
             were not sampled at the same times.
     """
     pydicom = library("pydicom", path)
     try:
-        _require_not_swelling(path)
+        _require_bounded_size(path)
         dataset = pydicom.dcmread(path)
         groups = list(dataset.get("WaveformSequence") or ())
         if not groups:
@@ -52,7 +52,7 @@ def read_dicom(path: Path) -> Tracing:
             age=int(age[:3]) * _AGE_UNITS[age[3]] if _AGE.fullmatch(age) else math.nan,
             sex=str(dataset.get("PatientSex") or ""),
         )
-    except Exception as error:  # whatever pydicom trips over, this file is not readable
+    except Exception as error:  # whatever the error, this file is not readable
         raise unreadable(path, "DICOM", error) from error
 
 
@@ -65,7 +65,7 @@ def _seconds(group: Any) -> float:
 
 
 def _require_same_times(channels: list[Any], fs: float) -> None:
-    """Refuse channels sampled at different times: the leads would be shifted."""
+    """Reject channels sampled at different times: the leads would be shifted."""
     skews = [
         float(channel.get("ChannelSampleSkew") or 0)
         + float(channel.get("ChannelTimeSkew") or 0) * fs
@@ -75,8 +75,8 @@ def _require_same_times(channels: list[Any], fs: float) -> None:
         raise ValueError(f"its channels are shifted by {max(skews) - min(skews):g} samples")
 
 
-def _require_not_swelling(path: Path) -> None:
-    """Refuse a deflated file that could fill the memory: pydicom unpacks it whole."""
+def _require_bounded_size(path: Path) -> None:
+    """Reject a deflated file that could exhaust memory: pydicom decompresses it whole."""
     with opened(path) as file:
         deflated = b"1.2.840.10008.1.2.1.99" in file.read(4096)
         if deflated and file.seek(0, os.SEEK_END) > _MOST_DEFLATED:

@@ -25,7 +25,7 @@ def read_edf(path: Path, *, bdf: bool = False) -> Tracing:
     edfio = library("edfio", path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # oddities of headers that change no sample
+            warnings.simplefilter("ignore")  # header irregularities that do not affect samples
             edf = (edfio.read_bdf if bdf else edfio.read_edf)(path, header_encoding="latin-1")
         if edf.reserved.startswith(("EDF+D", "BDF+D")):
             raise ValueError("it has gaps: it is discontinuous, EDF+D")
@@ -48,12 +48,12 @@ def read_edf(path: Path, *, bdf: bool = False) -> Tracing:
             age=_edf_age(edf),
             sex=_edf_field(edf.patient, "sex") or "",
         )
-    except Exception as error:  # whatever edfio trips over, this file is not readable
+    except Exception as error:  # whatever the error, this file is not readable
         raise unreadable(path, "EDF", error) from error
 
 
 def _require_edf_size(path: Path, *, sample_bytes: int) -> None:
-    """If bytes were lost or doubled, all samples after them would count for other leads."""
+    """Reject a file with lost or duplicated bytes: later samples would be in other leads."""
     with opened(path) as file:
         head = file.read(256)
         num_records, num_signals = int(head[236:244]), int(head[252:256])
@@ -66,7 +66,7 @@ def _require_edf_size(path: Path, *, sample_bytes: int) -> None:
 
 
 def _require_calibrated(signal: Any) -> None:
-    """Refuse a signal without calibration, which edfio would return in digits."""
+    """Reject a signal without calibration, which edfio would return in raw units."""
     physical = signal.physical_max - signal.physical_min
     if signal.digital_max <= signal.digital_min or not math.isfinite(physical) or physical == 0:
         raise ValueError(
@@ -76,7 +76,7 @@ def _require_calibrated(signal: Any) -> None:
 
 
 def _edf_field(of: Any, name: str) -> Any:
-    # A header of plain EDF has free text instead of the fields of EDF+.
+    # Plain EDF headers have free text instead of the fields of EDF+.
     try:
         return getattr(of, name)
     except Exception:

@@ -1,4 +1,4 @@
-"""Which of the twelve leads a name means, and the leads that follow from others."""
+"""Maps signal names to the twelve leads, and computes leads from others."""
 
 import re
 import unicodedata
@@ -18,41 +18,41 @@ MILLIVOLTS = {
     "nv": 1e-6,
     "v": 1e3,
 }
-"""Millivolts in one of each unit, by its name in small letters."""
+"""Millivolts per unit, by the name of the unit in lower case."""
 
 _BY_NAME = {lead.casefold(): lead for lead in LEADS}
-# Spanish, French and Portuguese devices count the limb leads as derivations.
+# Spanish, French and Portuguese devices call the limb leads derivations.
 _BY_NAME |= {"di": "I", "dii": "II", "diii": "III", "d1": "I", "d2": "II", "d3": "III"}
 # The names of IEC 60601-2-25 for the AHA's V1 to V6, which German devices use.
 _BY_IEC = {f"c{n}": f"V{n}" for n in range(1, 7)}
 _BY_NAME |= _BY_IEC
 MOST_LETTERS = 100
-"""Of a name; what is longer names no lead."""
+"""Maximum length of a lead name."""
 _BEFORE = re.compile(r"mdc_ecg_lead_|(?:(?:ecg|ekg|lead)[\s_.:]*)+")
 _STORED = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 
 
 def lead_of(name: str) -> str | None:
-    """Find the lead that a name means.
+    """Find the lead that a name stands for.
 
     Args:
         name: as devices and formats write it, such as ``"AVR"``, ``"LEAD_I"``, ``"ECG V1"``,
             ``"MDC_ECG_LEAD_AVF"``, ``"Lead I (Einthoven)"``, ``"DII"`` or ``"C4"``.
 
     Returns:
-        One of :data:`data_prep.labels.LEADS`, or None: modified leads such as ``"MLII"``, the
-        inverted ``"-aVR"``, ``"V4R"`` of the right chest and a number such as ``"Lead 2"``, which
-        may count channels, are none of them.
+        One of :data:`data_prep.labels.LEADS`; None for any other name, such as modified leads
+        (``"MLII"``), the inverted ``"-aVR"``, the right-sided ``"V4R"``, and ``"Lead 2"``,
+        which may be a channel number.
     """
     return _BY_NAME.get(_bare(name))
 
 
 def _bare(name: str) -> str:
-    """What names a lead, in small letters, without the words around it."""
+    """The bare name of a lead, in lower case, without the words around it."""
     if len(name) > MOST_LETTERS:
         return ""
-    # Some devices have the Roman numerals of Unicode, or letters of full width; a raised figure is
-    # one with a bit fallen over.
+    # Some devices use Unicode's Roman numerals or full-width letters; a superscript digit, however,
+    # is a digit with a flipped bit.
     plain = "".join(
         x
         if unicodedata.decomposition(x).startswith("<super>")
@@ -64,14 +64,14 @@ def _bare(name: str) -> str:
 
 
 def leads_of(names: Sequence[str]) -> list[str | None]:
-    """Find the leads that a recording's signals are.
+    """Find the lead of each signal of a recording.
 
     Args:
         names: of all its signals.
 
     Returns:
-        For each signal what :func:`lead_of` does, but None for ``"C3"`` and its like if others
-        are named ``"V3"``: these C are electrodes of an EEG.
+        For each signal the result of :func:`lead_of`, but None for ``"C3"`` and the like if
+        other signals are named ``"V3"`` etc.: these C are EEG electrodes.
     """
     bare = [_bare(name) for name in names]
     if any(name.startswith("v") and name in _BY_NAME for name in bare):
@@ -80,17 +80,17 @@ def leads_of(names: Sequence[str]) -> list[str | None]:
 
 
 def find_leads(names: Sequence[str]) -> dict[str, int]:
-    """Find the leads among a recording's signals.
+    """Find the leads among the signals of a recording.
 
     Args:
-        names: of all its signals; those that are no lead are passed over.
+        names: of all its signals; those that are not a lead are ignored.
 
     Returns:
-        Where each lead stands among ``names``.  III, aVR, aVL and aVF may be missing, for they
-        follow from I and II.
+        The index of each lead in ``names``.  III, aVR, aVL and aVF may be missing, since they
+        can be computed from I and II.
 
     Raises:
-        ValueError: naming the leads that are missing, or there more than once.
+        ValueError: naming the leads that are missing or occur more than once.
     """
     found = leads_of(names)
     missing = [
@@ -107,7 +107,7 @@ def find_leads(names: Sequence[str]) -> dict[str, int]:
 
 
 def has_leads(names: Sequence[str]) -> bool:
-    """Tell whether a recording's signals include the leads that a record needs.
+    """Tell whether the signals of a recording include the leads that a record needs.
 
     Args:
         names: of all its signals.
@@ -119,14 +119,14 @@ def has_leads(names: Sequence[str]) -> bool:
 
 
 def complete_leads(leads: Sequence[str], signal: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Put leads in order, and compute those that are missing from I and II.
+    """Put the leads in order, and compute missing limb leads from I and II.
 
-    After Einthoven III = II - I, after Goldberger aVR = -(I + II) / 2, aVL = I - II / 2 and
-    aVF = II - I / 2; so do devices that store eight leads.
+    Einthoven: III = II - I.  Goldberger: aVR = -(I + II) / 2, aVL = I - II / 2 and
+    aVF = II - I / 2, as in devices that store eight leads.
 
     Args:
         leads: those that :func:`find_leads` found.
-        signal: ``(time, lead)`` of these, in any unit that is the same for all.
+        signal: ``(time, lead)`` of these, all in the same unit.
 
     Returns:
         ``(time, 12)`` in the order of :data:`data_prep.labels.LEADS`, and the names of the leads

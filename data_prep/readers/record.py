@@ -1,4 +1,4 @@
-"""One recording on its way: what a reader returns, and the record made of it."""
+"""What a reader returns, and the record made from it."""
 
 import importlib
 import math
@@ -18,17 +18,17 @@ from data_prep.readers.leads import MILLIVOLTS, complete_leads, find_leads
 
 _RATES = (50.0, 10_000.0)
 _SECONDS = (1.0, 3600.0)
-# Standard deviation of a lead in mV.  Surface ECGs lie near 0.2; a unit misnamed by a factor of
-# a thousand falls out at either end, and so does a recording of nothing.
+# Standard deviation of a lead in mV.  Surface ECGs lie near 0.2; a unit wrong by a factor of a
+# thousand is outside this range, and so is an empty recording.
 _SPREADS = (0.001, 50.0)
-_MOST_OFFSET = 2.0**13  # mV; beyond it, neighbouring float32 numbers are 0.001 mV apart
-# If the unit is only supposed, values outside this range are not taken for millivolts.
+_MOST_OFFSET = 2.0**13  # mV; above it, float32 values are spaced by 0.001 mV
+# If the unit is only assumed, values outside this range are not taken to be millivolts.
 _SUPPOSED_SPREADS = (0.01, 5.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Tracing:
-    """What a file holds, before leads are chosen and units made equal.
+    """The contents of a file, before selection of leads and conversion of units.
 
     Attributes:
         names: of the signals, as the file gives them.
@@ -36,7 +36,7 @@ class Tracing:
         units: of each signal, such as ``"uV"``; ``""`` if the file states none.
         fs: sampling rate, hertz; NaN if the file states none.
         age: in years, NaN if unknown.
-        sex: in any words; ``""`` if unknown.
+        sex: as the file gives it; ``""`` if unknown.
         codes: diagnoses as the file gives them.
     """
 
@@ -54,15 +54,15 @@ class Record:
     """A 12-lead recording.
 
     Attributes:
-        id: the file's name without its ending.
+        id: the file's name without its suffix.
         signal: float32 ``(time, 12)``, millivolts, NaN if invalid; leads as in
             :data:`data_prep.labels.LEADS`.
         fs: sampling rate, hertz.
         age: in years, NaN if unknown.
         sex: ``"male"``, ``"female"``, or ``""`` if unknown.
         codes: diagnoses as the header gives them: names of classes, or SNOMED CT codes.
-        path: the file read; of a WFDB record, its header.
-        derived: leads that the file lacks, computed from I and II.
+        path: of the file; for a WFDB record, of its header.
+        derived: leads that are not in the file, computed from I and II.
     """
 
     id: str
@@ -76,17 +76,17 @@ class Record:
 
 
 def record_of(tracing: Tracing, path: Path, *, fs: float | None, unit: str | None) -> Record:
-    """Make a record of what a reader returned: leads in order and complete, in millivolts.
+    """Make a record of a tracing: all twelve leads, in order and in millivolts.
 
     Args:
         tracing: with at least I, II and V1 to V6 among its signals.
         path: of the file, for the record and for errors.
         fs: as in :func:`data_prep.records.read_record`.
-        unit: likewise.
+        unit: the same.
 
     Raises:
-        RecordError: if a lead is missing, the rate, the duration or the unit is implausible or
-            contradicts what is given, or the values cannot be an ECG.
+        RecordError: if a lead is missing, the rate, duration or unit is implausible or
+            contradicts the given one, or the values cannot be an ECG.
     """
     chosen = choose_leads(tracing.names, path)
     stated = [tracing.units[i] for i in chosen.values()]
@@ -114,11 +114,11 @@ def record_of(tracing: Tracing, path: Path, *, fs: float | None, unit: str | Non
 
 
 def _require_steps(signal: np.ndarray, path: Path) -> None:
-    """Refuse a lead so far from zero that float32 would round its steps to more than 1 uV."""
+    """Reject a lead so far from zero that float32 cannot resolve 1 uV."""
     for lead in np.flatnonzero((np.abs(signal) > _MOST_OFFSET).any(axis=0)):
         valid = signal[np.isfinite(signal[:, lead]), lead]
         level = float(np.median(valid)) if valid.size else 0.0
-        # One that varies by so much is in another unit; require_ecg says so.
+        # A lead that varies this much is in another unit, which require_ecg reports.
         if abs(level) > _MOST_OFFSET and valid.std() <= _SPREADS[1]:
             raise RecordError(
                 f"{path} has lead {LEADS[lead]} at {level:.3g} mV from zero, where the signal's"
@@ -137,7 +137,7 @@ def choose_leads(names: Sequence[str], path: Path) -> dict[str, int]:
 
 
 def agreed(stated: float, given: float | None, path: Path) -> float:
-    """The rate, from what the file states (NaN: nothing) and what the user gives."""
+    """The rate, from the one the file states (NaN: none) and the one the user gives."""
     if given is None and math.isnan(stated):
         raise RecordError(
             f"{path} does not state its sampling rate; give it in Hz with fs (--fs), or add a"
@@ -154,7 +154,7 @@ def agreed(stated: float, given: float | None, path: Path) -> float:
 
 
 def unit_of(stated: str, given: str | None, path: Path) -> str:
-    """The unit, from what the file states and what the user gives; mV if both are silent."""
+    """The unit, from the one the file states and the one the user gives; mV if there is neither."""
     for unit in (stated, given or ""):
         if unit and unit.casefold() not in MILLIVOLTS:
             raise RecordError(
@@ -170,7 +170,7 @@ def unit_of(stated: str, given: str | None, path: Path) -> str:
 
 
 def _require_millivolts(record: Record) -> None:
-    """Refuse values that would be taken for millivolts if they hardly can be."""
+    """Reject values of unknown unit that are implausible as millivolts."""
     spread = _spread(record)
     if not _SUPPOSED_SPREADS[0] <= spread <= _SUPPOSED_SPREADS[1]:
         likely = "uV, or raw counts" if spread > 1 else "V"
@@ -182,7 +182,7 @@ def _require_millivolts(record: Record) -> None:
 
 
 def require_rate(fs: float, path: Path) -> float:
-    """Return the rate in hertz; refuse one that no ECG has."""
+    """Return the rate in hertz; reject one that no ECG has."""
     if not _RATES[0] <= fs <= _RATES[1]:
         raise RecordError(
             f"{path} states a rate of {fs:g} Hz, which no ECG has (from {_RATES[0]:g} to"
@@ -192,7 +192,7 @@ def require_rate(fs: float, path: Path) -> float:
 
 
 def require_duration(num_samples: int, fs: float, path: Path) -> None:
-    """Refuse recordings that are too short or too long."""
+    """Reject recordings that are too short or too long."""
     if not _SECONDS[0] <= num_samples / fs <= _SECONDS[1]:
         raise RecordError(
             f"{path} is {num_samples / fs:g} s long; recordings from {_SECONDS[0]:g} s to"
@@ -201,7 +201,7 @@ def require_duration(num_samples: int, fs: float, path: Path) -> None:
 
 
 def require_values(number: int, path: Path) -> None:
-    """Refuse more samples, of all signals together, than any recording that is read has."""
+    """Reject more samples, over all signals, than the largest supported recording has."""
     if number > MOST_VALUES:
         raise RecordError(
             f"{path} has {number} samples in all its signals, and at most {MOST_VALUES} are read;"
@@ -210,14 +210,14 @@ def require_values(number: int, path: Path) -> None:
 
 
 def millivolts(values: np.ndarray) -> np.ndarray:
-    """As float32 in one piece; what is not a number, or too large for one, becomes NaN."""
+    """Return contiguous float32; infinite values, or values too large for it, become NaN."""
     with np.errstate(over="ignore"):
         signal = np.ascontiguousarray(values, np.float32)
     return np.where(np.isfinite(signal), signal, np.float32(np.nan))
 
 
 def require_ecg(record: Record) -> None:
-    """Refuse values that cannot be an ECG in millivolts."""
+    """Reject values that cannot be an ECG in millivolts."""
     spread = _spread(record)
     if not _SPREADS[0] <= spread <= _SPREADS[1]:
         raise RecordError(
@@ -228,10 +228,10 @@ def require_ecg(record: Record) -> None:
 
 
 def _spread(record: Record) -> float:
-    """The median of the leads' standard deviations, or the largest if no lead can vary so, mV.
+    """The median of the leads' standard deviations, or the largest if it is implausible, mV.
 
-    A single lead may hold next to nothing, if an electrode was lost; one that varies by more
-    than any ECG is in another unit than it states.
+    A single lead may be almost empty if an electrode fell off, but a lead that varies more than
+    any ECG has a wrong unit.
     """
     valid = [lead[~np.isnan(lead)].astype(np.float64) for lead in record.signal.T]
     spreads = [lead.std() for lead in valid if lead.size]
@@ -241,14 +241,14 @@ def _spread(record: Record) -> float:
 
 
 def age_of(text: str) -> float:
-    """Read an age in years from a text; NaN if there is none or it is not from 0 to 120."""
+    """Parse an age in years; NaN if there is none or it is not in 0 to 120."""
     number = re.search(r"-?\d+(\.\d+)?(e[-+]?\d+)?", text.casefold())
     age = float(number[0]) if number else math.nan
     return age if 0 <= age <= 120 else math.nan
 
 
 def sex_of(text: str) -> str:
-    """Bring a sex to ``"male"`` or ``"female"``; ``""`` if it is another text."""
+    """Convert a sex to ``"male"`` or ``"female"``; ``""`` for any other text."""
     return {"m": "male", "male": "male", "f": "female", "female": "female"}.get(
         text.strip().casefold(), ""
     )
@@ -284,7 +284,7 @@ def library(name: str, path: Path) -> Any:
 
 
 def unreadable(path: Path, kind: str, error: Exception) -> RecordError:
-    """Make one sentence of whatever a reader tripped over.
+    """Describe any error of a reader in one sentence.
 
     Args:
         path: of the recording.

@@ -15,7 +15,7 @@ def read_scp(path: Path) -> Tracing:
         path: of the file.
 
     Raises:
-        RecordError: if it is damaged, or in a form that ecgdatakit does not decode.
+        RecordError: if it is damaged, or in a variant that ecgdatakit does not decode.
     """
     scp = library("ecgdatakit.parsing.parsers.scp_ecg", path)
     try:
@@ -29,10 +29,10 @@ def read_scp(path: Path) -> Tracing:
             names=tuple(lead.label for lead in leads),
             values=np.stack([lead.samples for lead in leads], axis=1).astype(np.float64),
             units=tuple(lead.units for lead in leads),
-            # The parser rounds the rate, which the file gives as an interval.
+            # The parser rounds the rate, which the file stores as an interval.
             fs=1e6 / record.raw_metadata["rhythm_sample_interval_us"],
             age=math.nan if record.patient.age is None else float(record.patient.age),
             sex=record.patient.sex,
         )
-    except Exception as error:  # whatever the parser trips over, this file is not readable
+    except Exception as error:  # whatever the error, this file is not readable
         raise unreadable(path, "SCP-ECG", error) from error

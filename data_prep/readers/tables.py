@@ -16,22 +16,22 @@ from data_prep.readers.leads import MOST_LETTERS, has_leads, lead_of
 from data_prep.readers.record import Tracing, require_values, unreadable
 
 _MOST_IN_LINE = 1_000_000  # characters
-_MOST_BYTES = 2**28  # an hour at 500 Hz, with 12 characters a sample
+_MOST_BYTES = 2**28  # an hour at 500 Hz with 12 characters per sample
 
 
 def read_table(path: Path) -> Tracing:
-    """Read a CSV or TSV file: a line of names, then a line for each sample.
+    """Read a CSV or TSV file: a line of names, then one line per sample.
 
-    Columns named as leads count, in any order; a unit may follow a name, as in ``V1 (uV)`` or
-    ``V1_uV``.  The rate is that of a column ``time`` (in seconds, or ``time_ms``), if there is
-    one.  Commas, semicolons or tabs separate the columns; with semicolons, numbers may have
+    Columns named as leads are read, in any order; a unit may follow a name, as in ``V1 (uV)`` or
+    ``V1_uV``.  The rate is computed from a column ``time`` (in seconds, or ``time_ms``), if there
+    is one.  Columns are separated by commas, semicolons or tabs; with semicolons, numbers may have
     decimal commas.  Empty cells are invalid samples.
 
     Args:
         path: of the file.
 
     Raises:
-        RecordError: naming the file and line, if it cannot be understood.
+        RecordError: naming the file and line, if it is not a valid table of leads.
     """
     lines = _lines(path)
     before, first = next(((n, line) for n, line in enumerate(lines, 1) if line.strip()), (0, ""))
@@ -79,7 +79,7 @@ def names_leads(line: str) -> bool:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text in UTF-8 or Latin-1, decoded one after the other."""
+    """The lines of a UTF-8 or Latin-1 text, decoded one by one."""
     try:
         with opened(path, most=_MOST_BYTES) as file:
             data = file.read()
@@ -125,7 +125,7 @@ def _numbers(cells: list[str], delimiter: str, where: str) -> list[float]:
 
 def _name_and_unit(name: str) -> tuple[str, str]:
     """Split ``V1 (uV)``, ``V1 [uV]``, ``V1_uV`` or ``V1/uV``."""
-    if len(name) > MOST_LETTERS:  # the time for the expression grows with its cube
+    if len(name) > MOST_LETTERS:  # the run time of the expression is cubic
         return name, ""
     found = re.fullmatch(r"(.+?)(?:\s*[(\[]\s*([^)\]]+?)\s*[)\]]|[\s_/]+([munµμ]?v))", name, re.I)
     return (found[1], found[2] or found[3]) if found else (name, "")
@@ -135,7 +135,7 @@ _TIME = r"(time|t|seconds|sec|s|ms)(?:[\s_(\[]+(s|sec|seconds|ms)[)\]]?)?"
 
 
 def _time_unit(name: str) -> float | None:
-    """Seconds in one unit of a column of times; None if it is no such column."""
+    """The unit of a time column in seconds; None if it is not a time column."""
     found = re.fullmatch(_TIME, name, re.I)
     if not found:
         return None
@@ -143,7 +143,7 @@ def _time_unit(name: str) -> float | None:
 
 
 def _rate_of(seconds: np.ndarray, path: Path) -> float:
-    """The rate of evenly spaced times, to which their rounding does nothing."""
+    """The rate of evenly spaced times; not affected by their rounding."""
     if len(seconds) < 2:
         return math.nan
     step = (seconds[-1] - seconds[0]) / (len(seconds) - 1)

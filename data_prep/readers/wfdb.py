@@ -22,7 +22,7 @@ from data_prep.readers.record import (
     require_values,
 )
 
-# Bytes a sample of each WFDB format; the FLAC formats have no fixed size.
+# Bytes per sample of each WFDB format; the FLAC formats have no fixed size.
 _SAMPLE_BYTES = {"8": 1, "16": 2, "24": 3, "32": 4, "61": 2, "80": 1, "160": 2, "212": 3 / 2}
 _SAMPLE_BYTES |= {"310": 4 / 3, "311": 4 / 3}
 _FLAC_FORMATS = ("508", "516", "524")
@@ -52,7 +52,7 @@ class _Lead:
 class _Header:
     """A WFDB header; ``fs`` and ``num_samples`` count frames.
 
-    One that joins segments has their names and lengths, and no leads of its own.
+    A multi-segment header has the names and lengths of its segments, and no leads of its own.
     """
 
     fs: float
@@ -67,8 +67,8 @@ _GAIN = re.compile(r"([-+.\deE]+)(?:\((-?\d+)\))?(?:/(\S+))?")
 
 
 def _parse_header(path: Path) -> _Header:
-    # wfdb.rdheader refuses record names with an ending, drops the µ of "µV" (so that microvolts
-    # become volts) and takes 1e3 for 1; hence a parser of our own.
+    # wfdb.rdheader rejects record names with a suffix, drops the µ of "µV" (so that microvolts
+    # become volts) and reads 1e3 as 1; hence our own parser.
     lines = [line.strip() for line in _header_text(path).splitlines()]
     fields = [line.split() for line in lines if line and not line.startswith("#")]
     comments = [line.lstrip("# \t") for line in lines if line.startswith("#")]
@@ -89,7 +89,7 @@ def _parse_header(path: Path) -> _Header:
             what = "segments" if joins else "signal lines"
             raise ValueError(f"{found} {what}, but {announced} are announced")
         fs = float(re.split("[/(]", rate)[0])
-        # A length of 0 means that it is not known.
+        # A length of 0 means unknown.
         return _Header(fs, _whole(rest[0]) or None if rest else None, leads, info, segments)
     except (IndexError, ValueError) as error:
         raise RecordError(
@@ -140,14 +140,14 @@ def _whole(text: str) -> int:
 
 
 def read_wfdb(path: Path) -> Tracing:
-    """Read a WFDB record, also one that joins segments; only its leads are decoded.
+    """Read a WFDB record, possibly multi-segment; only its leads are decoded.
 
     Args:
         path: of the header.
 
     Raises:
-        RecordError: if the header or a file it names is damaged, missing or contradicts the other,
-            or a lead is missing.
+        RecordError: if the header or a signal file is damaged or missing, they contradict each
+            other, or a lead is missing.
     """
     header = _parse_header(path)
     tracing = (_read_segments if header.segments else _read_signals)(header, path)
@@ -162,7 +162,7 @@ def read_wfdb(path: Path) -> Tracing:
 def _read_signals(header: _Header, path: Path, *, whole: bool = True) -> Tracing:
     """Read the leads that one header describes.
 
-    A part of a recording, not the whole, may be of any length.
+    A segment (``whole=False``) may have any length.
     """
     found = choose_leads([lead.name for lead in header.leads], path)
     chosen = [header.leads[i] for i in found.values()]
@@ -183,9 +183,9 @@ def _read_signals(header: _Header, path: Path, *, whole: bool = True) -> Tracing
 
 
 def _read_segments(header: _Header, path: Path) -> Tracing:
-    """Read the segments that a header joins, one after the other; a gap between them is NaN.
+    """Read and join the segments of a multi-segment record; gaps between them are NaN.
 
-    A segment of no length only names the signals of the others.
+    A segment of length 0 (the layout) only names the signals of the others.
     """
     if len(header.segments) > _MOST_SEGMENTS:
         raise RecordError(
@@ -193,7 +193,7 @@ def _read_segments(header: _Header, path: Path) -> Tracing:
             " leave this recording out."
         )
     length = sum(length for _, length in header.segments)
-    # Its frames may come less often than the samples of an ECG do.
+    # The frame rate may be lower than the sampling rate of the ECG.
     require_duration(length, header.fs if header.fs > 0 else require_rate(header.fs, path), path)
     if length != (header.num_samples or length):
         raise RecordError(
@@ -229,7 +229,7 @@ def _read_segments(header: _Header, path: Path) -> Tracing:
                     f"{path} joins segments of other leads or rates than those of {file}; read"
                     " them one by one."
                 )
-            # In the units of the first segment.
+            # Converted to the units of the first segment.
             places = [part.names.index(name) for name in first.names]
             scale = [
                 MILLIVOLTS[part.units[place].casefold()] / MILLIVOLTS[unit.casefold()]
@@ -255,7 +255,7 @@ def _require_readable(lead: _Lead, path: Path) -> None:
         trouble = f"has a gain of {lead.gain:g}, so that it is not calibrated"
     elif lead.unit.casefold() not in MILLIVOLTS:
         trouble = f"is in {lead.unit!r}, which is none of mV, uV, V, nV"
-    # A header must not make us read files of other folders.
+    # A header must not make us read files in other folders.
     elif Path(lead.file).name != lead.file or lead.file == ".." or not lead.file.isprintable():
         trouble = f"is in {lead.file!r}, which is not a file beside the header"
     else:
@@ -266,7 +266,7 @@ def _require_readable(lead: _Lead, path: Path) -> None:
 
 
 def _num_samples(header: _Header, chosen: list[_Lead], path: Path) -> int:
-    """The frames of each lead, after a look at whether the files can hold so many."""
+    """The number of frames, after a check that the files can hold that many."""
     num_samples = header.num_samples
     for name in dict.fromkeys(lead.file for lead in chosen):
         file, lead = path.with_name(name), next(x for x in chosen if x.file == name)
@@ -283,7 +283,7 @@ def _num_samples(header: _Header, chosen: list[_Lead], path: Path) -> int:
                 f"{file} is a MATLAB struct and not the samples that {path.name} describes;"
                 " remove the header or bring its own file back."
             )
-        # All that is in the file is decoded, and shifted, before leads are chosen.
+        # The whole file is decoded and de-skewed before leads are selected.
         here = [x for x in header.leads if x.file == name]
         if len({(x.format, x.byte_offset) for x in here}) > 1:
             raise RecordError(
@@ -316,8 +316,8 @@ def _read_samples(header: _Header, chosen: list[_Lead], num_samples: int, path: 
     """Decode the leads.
 
     Returns:
-        float64 ``(time, lead)`` of those chosen, in each lead's unit, NaN if the format's
-        invalid value stands.
+        float64 ``(time, lead)`` of those chosen, in each lead's unit; the format's invalid value
+        becomes NaN.
     """
     if len({lead.file for lead in chosen}) == 1:
         leads = [lead for lead in header.leads if lead.file == chosen[0].file]
@@ -329,10 +329,10 @@ def _read_samples(header: _Header, chosen: list[_Lead], num_samples: int, path: 
 def _read_format_16(
     leads: list[_Lead], chosen: list[_Lead], num_samples: int, path: Path
 ) -> np.ndarray:
-    """Decode little-endian 16-bit samples, lead by lead in turn.
+    """Decode interleaved little-endian 16-bit samples.
 
-    CPSC 2018 and PTB-XL are stored so, and wfdb takes more time for their headers than all else
-    in building a store takes.
+    CPSC 2018 and PTB-XL use this format, and wfdb would spend more time on their headers than all
+    the rest of building a store takes.
     """
     file, start = path.with_name(leads[0].file), leads[0].byte_offset
     count = num_samples * len(leads)
@@ -348,7 +348,7 @@ def _read_format_16(
 def _read_with_wfdb(
     header: _Header, chosen: list[_Lead], num_samples: int, path: Path
 ) -> np.ndarray:
-    """Decode the leads with wfdb, from a copy of the record under a header it understands."""
+    """Decode the leads with wfdb, from a copy of the record with a header that it can read."""
     import wfdb
 
     files = list(dict.fromkeys(lead.file for lead in chosen))
@@ -371,7 +371,7 @@ def _read_with_wfdb(
             else:
                 read = wfdb.rdrecord(f"{folder}/record", smooth_frames=False, **form)
                 digits, signal = np.stack(read.e_d_signal, 1), np.stack(read.dac(expanded=True), 1)
-        except Exception as error:  # whatever wfdb trips over, this file is not readable
+        except Exception as error:  # whatever the error, this file is not readable
             raise RecordError(
                 f"{path} cannot be read ({error}); fetch it again or leave this recording out."
             ) from error
@@ -380,7 +380,7 @@ def _read_with_wfdb(
 
 
 def _copy_samples(source: Path, target: Path, leads: list[_Lead], num_samples: int) -> None:
-    """Copy what the header needs of a file, which may hold far more."""
+    """Copy the part of a file that the header refers to; the file may be far larger."""
     here = [lead for lead in leads if lead.file == source.name]
     form, offset = here[0].format, here[0].byte_offset
     frames = num_samples + max(lead.skew for lead in here)
@@ -394,7 +394,7 @@ def _copy_samples(source: Path, target: Path, leads: list[_Lead], num_samples: i
 
 
 def _require_checksums(digits: np.ndarray, chosen: list[_Lead], path: Path) -> None:
-    """Hold each lead to the 16-bit sum in the header; many who make headers leave it at zero."""
+    """Reject leads that contradict their 16-bit checksum; in many headers it is 0, for unknown."""
     sums = digits.sum(axis=0, dtype=np.int64)
     for lead, found in zip(chosen, sums.tolist(), strict=True):
         if lead.checksum and not lead.skew and (found - lead.checksum) % 2**16:

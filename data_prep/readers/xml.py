@@ -1,7 +1,7 @@
 """Recordings in XML: GE MUSE and HL7 annotated ECG.
 
-They are parsed with defusedxml: a file must not define entities, which can swell to fill the
-memory, nor make us fetch others.
+They are parsed with defusedxml: a file must not define entities, which can expand until memory is
+exhausted, or make us fetch other files.
 """
 
 import base64
@@ -20,12 +20,12 @@ from data_prep.readers.record import Tracing, library, unreadable, years_between
 
 _INVALID = -32768
 _HL7 = "{urn:hl7-org:v3}"
-_MOST_BYTES = 2**26  # 12 leads of an hour at 250 Hz
+_MOST_BYTES = 2**26  # an hour of 12 leads at 250 Hz
 _MOST_ELEMENTS = 100_000
 
 
 class _Builder(TreeBuilder):
-    """Builds a tree, unless it has so many elements that they would fill the memory."""
+    """Builds a tree, with a limit on elements so that memory is not exhausted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def read_xml(path: Path) -> Tracing:
         path: of the file.
 
     Raises:
-        RecordError: if it is no such file, is damaged, or defines entities.
+        RecordError: if it is neither of these, is damaged, or defines entities.
     """
     defused = library("defusedxml.ElementTree", path)
     try:
@@ -73,9 +73,9 @@ def read_xml(path: Path) -> Tracing:
 
 
 def _muse(root: Element) -> Tracing:
-    """Read the rhythm of a MUSE file, which stores eight leads as a rule.
+    """Read the rhythm of a MUSE file, which usually stores eight leads.
 
-    A file holds two waveforms: Median is one averaged beat, Rhythm the recording.
+    A file has two waveforms: Median is one averaged beat, Rhythm the recording.
     """
     rhythms = [w for w in root.findall("Waveform") if _text(w, "WaveformType") == "Rhythm"]
     if not rhythms:
@@ -138,8 +138,8 @@ def _number(element: Element, tag: str, default: str = "") -> float:
 def _aecg(root: Element) -> Tracing:
     """Read the rhythm of an aECG (HL7 aECG Implementation Guide, 2005).
 
-    A series holds sets of sequences, one of times and one a lead.  Averaged beats stand in
-    derived series and are passed over; of several sets the first that has the leads counts.
+    A series has sets of sequences, one of times and one per lead.  Averaged beats are in derived
+    series and are ignored; of several sets the first that has the leads is read.
     """
     found = []
     for series in root.findall(f"{_HL7}component/{_HL7}series"):
@@ -182,7 +182,7 @@ def _attribute(element: Element | None, path: str, name: str) -> str:
 
 
 def _seconds(times: Element) -> float:
-    """Seconds from a sample to the next."""
+    """Seconds from one sample to the next."""
     step = float(_attribute(times, "increment", "value") or math.nan)
     unit = {"s": 1.0, "ms": 1e-3, "us": 1e-6}.get(_attribute(times, "increment", "unit"), math.nan)
     if not step * unit > 0:

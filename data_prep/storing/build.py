@@ -1,4 +1,4 @@
-"""Command: from folders of records as downloaded to one store."""
+"""Command that builds one store from folders of downloaded records."""
 
 import hashlib
 import math
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from data_prep.storing.entries import Entry, Selection
     from data_prep.storing.journal import Journal
 
-_CHUNK = 32  # records that are handed to a process at a time
+_CHUNK = 32  # records per task of a process
 
 
 def main(
@@ -50,53 +50,52 @@ def main(
 ) -> None:
     """Build a store of labelled records from folders of recordings.
 
-    Labels come from tables of your own (--labels), from the tables of CPSC 2018 or PTB-XL, or
-    from the headers of recordings.  Records that cannot be used are left out and listed with
-    their reasons beside the store, for cpsc.h5 in cpsc.rejected.csv; so are files and folders that
-    only look like records.  Nothing is left under the store's name unless all went well.  A build
-    that was killed is resumed when the same command is run again: what it had read is kept in a
-    file named after the store that ends in .journal.
+    Labels come from your own tables (--labels), from the tables of CPSC 2018 or PTB-XL, or from
+    the headers of recordings.  Records that cannot be used are left out and listed with the
+    reasons beside the store, for cpsc.h5 in cpsc.rejected.csv; so are files and folders that only
+    look like records.  The store gets its name only when it is complete.  To resume a build that
+    was killed, run the same command again: what it had read is kept in a .journal file named
+    after the store.
 
     Args:
         source: folders of records: of CPSC 2018 (WFDB or the original .mat files, with
-            REFERENCE.csv; without that file the headers' diagnoses count), of PTB-XL as
-            published, or of any other format that ecg-predict reads.
+            REFERENCE.csv; without that file, the diagnoses in the headers are used), of PTB-XL
+            as published, or in any other format that ecg-predict reads.
         out: the store to write, such as cpsc.h5.
         dataset: what the folders hold; auto is ptb-xl for a folder with a ptbxl_database.csv and
             cpsc2018 for any other.
-        labels: your own tables, each a task: a CSV with the column Recording and either a column
+        labels: your own tables, one per task: a CSV with the column Recording and either a column
             labels (names separated by ;, the main one first) or a column of 0 and 1 for each
-            class; patient, fold, age and sex may be there too.
-        map: a CSV with the columns from and to, which turns SNOMED CT codes in headers and SCP
-            statements of PTB-XL into classes; cpsc2018 is built in and gives the nine classes of
-            CPSC 2018.
-        task: name of each table's set of classes, or of the map's; by default the file's name.
-        several_labels: what a network with one answer a record makes of records with several
-            labels in no known order: it leaves them out, or takes the rarest as the main one.
+            class; the columns patient, fold, age and sex are optional.
+        map: a CSV with the columns from and to, which maps SNOMED CT codes in headers and SCP
+            statements of PTB-XL to classes; the built-in cpsc2018 gives the nine classes of CPSC
+            2018.
+        task: name of the set of classes of each table, or of the map; by default the file name.
+        several_labels: treatment, for single-label networks, of records with several labels in
+            unknown order: leave them out, or take the rarest as the main label.
         rate: sampling rate of the store in Hz; by default 100 for PTB-XL alone, otherwise 250.
         fs: sampling rate in Hz of recordings that state none, such as arrays.
-        unit: of recordings that state none, such as tables; by default they are taken for mV if
-            their values can be.
+        unit: of recordings that state none, such as tables; by default mV, if that is plausible.
         reference: a CSV with the columns Recording, First_label, Second_label, Third_label, for
             cpsc2018; by default the REFERENCE.csv files in the source folders.
-        leave_out: a CSV with a column Recording, such as a test set: these stay out of the store;
-            by default none do.
+        leave_out: a CSV with a column Recording, such as a test set, of records to leave out;
+            by default none.
         test_source: source folders whose records are all for testing: they make up fold 10, and
-            the records of the others are dealt into folds 1 to 9.
-        folds: how records without a fold are dealt into ten: stratified by all their labels, or
-            random as in MLBF-Net's paper; ptb-xl has its published folds.  Records of one
-            patient always get one fold.
-        seed: of the dealing into folds.
-        workers: processes that read records; by default one a core.
+            all other records are assigned to folds 1 to 9.
+        folds: how records without a fold are assigned to ten folds: stratified by all their
+            labels, or random as in the MLBF-Net paper; ptb-xl has its published folds.  Records
+            of the same patient always get the same fold.
+        seed: of the assignment to folds.
+        workers: number of processes that read records; by default one per core.
         scheduler: address of a Dask scheduler, such as tcp://host:8786, whose workers read the
             recordings instead, from the same paths as here (a shared disk).
         strict: stop at the first record that cannot be used instead of leaving it out.
-        check: instead of building, say which layout this folder has and what is missing or extra
+        check: instead of building, report the layout of this folder and what is missing or extra
             in it.
 
     Raises:
-        ECGError: if the options, the tables or, with strict, a record cannot be used, or no
-            record can.
+        ECGError: if the options, the tables, all records or, with strict, one record cannot be
+            used.
         OSError: with ``errno.ENOSPC`` if the disk is full.
     """
     from data_prep.files import write_csv
@@ -162,7 +161,7 @@ def main(
     listed, columns = out.with_suffix(".rejected.csv"), ("record", "file", "reason")
     rejected = [(path.name, path, reason) for path, reason in selection.others]
     with _journal(out, entries, form) as journal:
-        if not out.exists():  # what an earlier build without a store left
+        if not out.exists():  # left by an earlier build that wrote no store
             listed.unlink(missing_ok=True)
         with StoreWriter(
             out,
@@ -184,10 +183,10 @@ def main(
                     f" the reasons in {listed}."
                 )
             num_folds = 9 if test_source else 10
-            _deal(writer, num_folds=num_folds, random=folds == "random", seed=seed)
+            _assign_folds(writer, num_folds=num_folds, random=folds == "random", seed=seed)
             report = [*_counts(writer)] if selection.own else []
             if selection.dataset != "ptb-xl" or selection.own or several_labels == "rarest":
-                report += _settle(writer, several_labels)
+                report += _choose_main_labels(writer, several_labels)
             num_records = len(writer)
         write_csv(listed, columns, rejected)
     print("\n".join([f"{out}: {num_records} records at {form.rate:g} Hz.", *report]))
@@ -205,8 +204,8 @@ def _given(selection: "Selection", labels: tuple[Path, ...]) -> str:
     return "published" if selection.dataset == "ptb-xl" and not labels else "given"
 
 
-def _deal(writer: "StoreWriter", *, num_folds: int, random: bool, seed: int) -> None:
-    """Give the records that have no fold yet one; those of a patient who has one get that."""
+def _assign_folds(writer: "StoreWriter", *, num_folds: int, random: bool, seed: int) -> None:
+    """Assign folds to the records without one; a patient who already has a fold keeps it."""
     import numpy as np
 
     from data_prep.splits import random_folds, stratified_folds
@@ -226,8 +225,8 @@ def _deal(writer: "StoreWriter", *, num_folds: int, random: bool, seed: int) -> 
     writer.set_folds(folds)
 
 
-def _settle(writer: "StoreWriter", several_labels: str) -> Iterator[str]:
-    """Choose the main label of records with several in no known order, and say how many."""
+def _choose_main_labels(writer: "StoreWriter", several_labels: str) -> Iterator[str]:
+    """Choose the main label of records with several in unknown order, and report how many."""
     from data_prep.labels import main_labels, rarest_labels
 
     for task in writer.class_names:
@@ -276,7 +275,7 @@ def _print_check(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Form:
-    """How recordings are read: the store's rate, and the rate and unit of files that state none."""
+    """How recordings are read: the store's rate, and rate and unit of files that state none."""
 
     rate: float
     fs: float | None = None
@@ -285,7 +284,7 @@ class _Form:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What a worker returns: a signal at the store's rate, or why there is none."""
+    """What a worker returns: a signal at the rate of the store, or why there is none."""
 
     refusal: str = ""
     signal: "np.ndarray | None" = None
@@ -303,7 +302,7 @@ def _fill(
     scheduler: str | None,
     journal: "Journal",
 ) -> Iterator[tuple["Entry", RecordError | LabelError]]:
-    """Append all usable records to the store, and yield the others with the reason."""
+    """Append all usable records to the store, and yield the others with the reasons."""
     taken: dict[str, Path] = {}
     for entry, loaded in _loaded(entries, form, workers, scheduler, journal):
         if entry.id in taken:
@@ -346,7 +345,7 @@ def _fill(
 
 @contextmanager
 def _journal(out: Path, entries: list["Entry"], form: _Form) -> Iterator["Journal"]:
-    """Open what a killed build has read; it is kept only if this build is interrupted too."""
+    """Open the journal of a killed build; it is kept only if this build is also interrupted."""
     from data_prep.files import locked
     from data_prep.storing.journal import Journal
 
@@ -369,7 +368,7 @@ def _journal(out: Path, entries: list["Entry"], form: _Form) -> Iterator["Journa
 
 
 def _state(file: Path) -> tuple[int, int] | None:
-    """What changes with a file's content; None if there is none."""
+    """A file's state, to detect changes; None if the file is missing."""
     try:
         state = os.stat(file)
     except OSError:
@@ -389,8 +388,8 @@ def _loaded(
     from tqdm import tqdm
 
     before, rest = entries[: journal.count], entries[journal.count :]
-    for entry, (told, samples) in zip(before, journal.entries(), strict=True):
-        yield entry, _Loaded(signal=samples, **{**told, "codes": tuple(told["codes"])})
+    for entry, (fields, samples) in zip(before, journal.entries(), strict=True):
+        yield entry, _Loaded(signal=samples, **{**fields, "codes": tuple(fields["codes"])})
     chunks = [rest[start : start + _CHUNK] for start in range(0, len(rest), _CHUNK)]
     if not chunks:
         return
@@ -412,8 +411,7 @@ def _loaded(
 def _read(chunks: list[list[Path]], form: _Form, workers: int) -> Iterator[list[_Loaded]]:
     """Read chunk after chunk, a few ahead of the one that is returned.
 
-    So no process waits for another or for the writing, and what has been read but not yet
-    written stays little.
+    No process then waits for another or for the writing, and memory use stays small.
     """
     from joblib.externals.loky import ProcessPoolExecutor
 
@@ -436,7 +434,7 @@ def _read(chunks: list[list[Path]], form: _Form, workers: int) -> Iterator[list[
 
 
 def _read_there(chunks: list[list[Path]], form: _Form, scheduler: str) -> Iterator[list[_Loaded]]:
-    """Let a cluster read chunk after chunk; the chunk of a lost worker is read by another."""
+    """Read chunk after chunk on a cluster; the chunk of a lost worker is read by another."""
     from data_prep.cluster import connect, require_workers
 
     with connect(scheduler) as client:
@@ -461,7 +459,7 @@ def _received(chunk: list[Path], future: Any) -> list[_Loaded]:
             f"the workers that read {chunk[0]} and the records after it died; give them more"
             " memory, or build without --scheduler."
         ) from None
-    except Exception as error:  # what a worker of another version trips over
+    except Exception as error:  # such as from a worker of another version
         raise RecordError(
             f"a worker could not read {chunk[0]} and the records after it ({error!r}); install the"
             " same versions there, or build without --scheduler."
@@ -470,7 +468,7 @@ def _received(chunk: list[Path], future: Any) -> list[_Loaded]:
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """Processes started in this block never see Ctrl-C: the parent ends them quietly."""
+    """Processes started in this block ignore Ctrl-C: the parent ends them quietly."""
     if current_thread() is not main_thread():
         yield
         return

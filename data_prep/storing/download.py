@@ -1,4 +1,4 @@
-"""Command: CPSC 2018 or PTB-XL from PhysioNet, every file checked."""
+"""Command that downloads CPSC 2018 or PTB-XL from PhysioNet and checks every file."""
 
 import hashlib
 import ipaddress
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from requests.adapters import HTTPAdapter
 
 SUMS = "SHA256SUMS.txt"
-"""The file of checksums that PhysioNet publishes with each data set; ours lists what we have."""
+"""The checksum file that PhysioNet publishes with each data set; ours lists our files."""
 
 _ROOTS = {
     "cpsc2018": "https://physionet.org/files/challenge-2021/1.0.3/",
     "ptb-xl": "https://physionet.org/files/ptb-xl/1.0.3/",
 }
-# What of the published tree is fetched, and what of its path is left out here.
+# Parts of the published tree to fetch, and the prefix that is dropped from their paths.
 _PARTS = {
     "cpsc2018": (r"training/cpsc_2018/.+", "training/cpsc_2018/"),
     "100": (r"[^/]+\.(?:csv|txt)|records100/.+", ""),
     "500": (r"[^/]+\.(?:csv|txt)|records500/.+", ""),
     "both": (r"[^/]+\.(?:csv|txt)|records[15]00/.+", ""),
 }
-_BLOCK = 1 << 14  # bytes at a time; what is lost of a block when a connection breaks off
+_BLOCK = 1 << 14  # bytes at a time; at most this much is lost if a connection breaks
 _TRIES = 5
 _TIMEOUT = (10, 30)  # seconds to connect, and between two bytes
-_WINDOW, _LEAST = 60.0, 10_000  # in so many seconds so many bytes must come
-_MOST_SUMS, _MOST_FILE = 2**26, 2**28  # bytes; the largest files published have 2**23
-_MOST_PARTS, _MOST_LETTERS = 20, 200  # folders above a file, letters of each of their names
+_WINDOW, _LEAST = 60.0, 10_000  # seconds, and the bytes that must arrive within them
+_MOST_SUMS, _MOST_FILE = 2**26, 2**28  # bytes; the largest published files have 2**23
+_MOST_PARTS, _MOST_LETTERS = 20, 200  # depth of folders, letters in each of their names
 _REDIRECTS = 5
 
 
@@ -55,16 +55,16 @@ def main(
 ) -> None:
     """Download a data set from PhysioNet, in parallel, and check every file.
 
-    Complete files are not fetched again, and a partial file is resumed: after an interruption, run
-    the same command again.
+    Complete files are not downloaded again, and partial files are resumed: after an interruption,
+    run the same command again.
 
     Args:
-        dataset: cpsc2018 (6,877 records of 500 Hz, in the form of the PhysioNet/CinC Challenge
+        dataset: cpsc2018 (6,877 records at 500 Hz, in the format of the PhysioNet/CinC Challenge
             2021) or ptb-xl (version 1.0.3).
         out: folder for the files.
-        url: address of a mirror, of the folder that holds SHA256SUMS.txt; by default PhysioNet.
-        rate: which of PTB-XL's records to fetch, in Hz.
-        workers: files at a time.
+        url: of a mirror's folder that holds SHA256SUMS.txt; by default PhysioNet.
+        rate: which records of PTB-XL to download, in Hz.
+        workers: number of files downloaded at a time.
 
     Raises:
         DownloadError: if the server does not answer, or lacks files that it lists.
@@ -94,7 +94,7 @@ def main(
 
 @dataclass(frozen=True)
 class _File:
-    """A file of the published tree: its path there, its place here, its SHA-256."""
+    """A file of the published tree: its path there, its path here, its SHA-256."""
 
     path: str
     place: PurePosixPath
@@ -102,14 +102,14 @@ class _File:
 
 
 def _chosen(text: str, pattern: str, prefix: str) -> list[_File]:
-    """Choose lines of a file as ``sha256sum`` writes it."""
+    """Select lines of a file in the format of ``sha256sum``."""
     files = []
     for line in text.splitlines():
         found = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](?:\./)?(.+)", line.strip())
         if not found or not re.fullmatch(pattern, found[2]) or found[2] == SUMS:
             continue
         place = PurePosixPath(found[2].removeprefix(prefix))
-        # A list must not make us write elsewhere.
+        # A list must not make us write outside the folder.
         strange = "\\" in found[2] or ":" in found[2] or not found[2].isprintable()
         if strange or found[2].endswith(("/", "/.")) or place.is_absolute() or ".." in place.parts:
             raise DownloadError(
@@ -141,7 +141,7 @@ def _fetch_all(source: "_Source", files: list[_File], out: Path, workers: int) -
                 progress.set_postfix_str(f"{source.rate():.1f} MB/s", refresh=False)
                 progress.update()
         except BaseException:
-            # The first error ends all; complete files stay, partial ones are resumed later.
+            # The first error stops all; complete files stay, partial ones are resumed later.
             source.stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
@@ -149,7 +149,7 @@ def _fetch_all(source: "_Source", files: list[_File], out: Path, workers: int) -
 
 
 class _Source:
-    """A server's tree of files, fetched over one pool of connections."""
+    """A tree of files on a server, downloaded over one pool of connections."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -160,7 +160,7 @@ class _Source:
         self._start = time.monotonic()
 
     def rate(self) -> float:
-        """Megabytes a second, from the beginning on."""
+        """Megabytes per second since the start."""
         return self._bytes / 1e6 / max(time.monotonic() - self._start, 1e-3)
 
     def text(self, path: str) -> str:
@@ -177,7 +177,7 @@ class _Source:
                 self._wait_or_give_up(path, failures, error)
 
     def fetch(self, file: _File, out: Path) -> bool:
-        """Fetch a file unless it is complete; return whether it had to be fetched."""
+        """Download a file unless it is complete; return whether it was downloaded."""
         target = out / file.place
         if target.is_file() and _sha256(target) == file.sha256:
             return False
@@ -188,7 +188,7 @@ class _Source:
             if _sha256(part) == file.sha256:
                 os.replace(part, target)
                 return True
-            # What was begun in an earlier run may have been of another release: once more, whole.
+            # The partial file of an earlier run may be of another release: start again.
             part.unlink()
         raise DownloadError(
             f"{self.root}{file.path} is not the file that {SUMS} describes (another SHA-256); try"
@@ -206,12 +206,12 @@ class _Source:
                 raise DownloadError(f"{part} is not a regular file; remove it.")
             try:
                 with self._get(path, there) as answer:
-                    if answer.status_code == 416:  # nothing is left, or the file is shorter now
+                    if answer.status_code == 416:  # nothing is left, or the file is now shorter
                         return
                     self._require_found(answer, path)
-                    goes_on = answer.status_code == 206
-                    with open(part, "ab" if goes_on else "wb") as file:
-                        most = _MOST_FILE - (there if goes_on else 0)
+                    resumed = answer.status_code == 206
+                    with open(part, "ab" if resumed else "wb") as file:
+                        most = _MOST_FILE - (there if resumed else 0)
                         for block in self._blocks(answer, path, most):
                             file.write(block)
                             with self._counting:
@@ -221,7 +221,7 @@ class _Source:
                     return
             except _broken() as error:
                 gained = (part.stat().st_size if part.is_file() else 0) - there
-                # A connection that delivered something does not count as a failure.
+                # A connection that delivered data does not count as a failure.
                 failures = 0 if gained >= _BLOCK else failures + 1
                 self._wait_or_give_up(path, failures, error)
 
@@ -240,7 +240,7 @@ class _Source:
         raise DownloadError(f"{self.root}{path} is redirected again and again; give another --url.")
 
     def _redirected(self, address: str, location: str) -> str:
-        """The address to go to; a server must not send us to others in the local network."""
+        """The new address; a server must not redirect us to other hosts in the local network."""
         try:
             target = urljoin(address, location)
             ours, theirs = urlsplit(self.root), urlsplit(target)
@@ -257,9 +257,9 @@ class _Source:
         return target
 
     def _blocks(self, answer: "requests.Response", path: str, most: int) -> Iterator[bytes]:
-        """What a server sends, as it sends it, within bounds of size and time."""
+        """The body of an answer as sent, within limits of size and time."""
         coding = answer.headers.get("Content-Encoding", "identity")
-        if coding != "identity":  # it was not asked for, and could swell without end
+        if coding != "identity":  # not requested, and could expand without limit
             raise DownloadError(
                 f"{self.root}{path} comes compressed ({coding[:20]}); give another mirror with"
                 " --url."
@@ -286,7 +286,7 @@ class _Source:
 
         if not hasattr(self._local, "session"):
             self._local.session = requests.Session()
-            # Else requests follows redirects by itself, and reads what comes with them.
+            # Otherwise requests would follow redirects itself and read their bodies.
             self._local.session.get_redirect_target = lambda response: None
             for scheme in ("http://", "https://"):
                 self._local.session.mount(scheme, _adapter())
@@ -295,7 +295,7 @@ class _Source:
 
     def _require_found(self, answer: "requests.Response", path: str) -> None:
         if answer.status_code >= 500 or answer.status_code == 429:
-            answer.raise_for_status()  # may pass; tried again
+            answer.raise_for_status()  # may be temporary; tried again
         if answer.status_code >= 400:
             raise DownloadError(
                 f"{self.root}{path} cannot be downloaded (the server answers {answer.status_code}"
@@ -317,7 +317,7 @@ def _pause(failures: int) -> float:
 
 
 def _broken() -> tuple[type[Exception], ...]:
-    """Errors of a broken connection, or of one that may work next time."""
+    """Errors of a broken connection, or that may not recur."""
     import requests
     import urllib3
 
@@ -325,7 +325,7 @@ def _broken() -> tuple[type[Exception], ...]:
 
 
 def _adapter() -> "HTTPAdapter":
-    """Connections whose answers must begin in time, also if the server sends byte after byte."""
+    """Connections whose answers must start in time, even if the server sends byte by byte."""
     from requests.adapters import HTTPAdapter
     from urllib3 import connectionpool
 
@@ -352,7 +352,7 @@ def _adapter() -> "HTTPAdapter":
 
 
 def _is_private(host: str) -> bool:
-    """Whether a host is in no public network; False if its name is unknown here."""
+    """Whether a host is in a private network; False if its name cannot be resolved."""
     try:
         found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
     except OSError:
@@ -361,7 +361,7 @@ def _is_private(host: str) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    # requests wraps what went wrong in layers; the innermost says it in words.
+    # requests nests its errors; the innermost is readable.
     found = re.search(r"\[Errno -?\d+\] ([^'\")]+)", str(error))
     return found[1] if found else type(error).__name__
 
@@ -375,7 +375,7 @@ def _sha256(path: Path) -> str:
 
 
 def _write_sums(out: Path, files: Iterable[_File]) -> None:
-    """Write what the folder holds, in the form of ``sha256sum``, for ``ecg-build --check``."""
+    """List the folder's files in the format of ``sha256sum``, for ``ecg-build --check``."""
     from data_prep.files import written_whole
 
     with written_whole(out / SUMS) as part:

@@ -28,15 +28,15 @@ Records = list[tuple[str, Path]]
 
 @dataclass(frozen=True)
 class Entry:
-    """A recording that is to go into the store.
+    """A recording that goes into the store.
 
     Attributes:
         id: its name.
         path: its file.
         source: name of the folder it comes from.
-        labels: for each task its 0-based classes; None if only its header knows them.
-        first: the main class in each task in which the order of its labels is known.
-        fold: 1 to 10; 0 if it is to be dealt into one.
+        labels: for each task its 0-based classes; None if they are only in its header.
+        first: the main class, for each task in which the order of the labels is known.
+        fold: 1 to 10; 0 if it is still to be assigned.
         patient: the patient's name; empty if unknown.
         age: in years; NaN if unknown.
         sex: ``"male"``, ``"female"`` or, if unknown, ``""``.
@@ -55,16 +55,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Selection:
-    """All that is to go into a store.
+    """Everything that goes into a store.
 
     Attributes:
-        dataset: what the store is to be called.
+        dataset: name of the data set.
         class_names: of each task.
         entries: sorted by name, then by folder.
         others: files and folders that only look like recordings, each with the reason.
         code_map: from the diagnoses in headers to the classes of ``header_task``.
-        header_task: the task whose labels headers may give.
-        own: whether the labels are those of tables or a map that the user gave.
+        header_task: the task whose labels may come from headers.
+        own: whether the labels come from the user's own tables or map.
     """
 
     dataset: str
@@ -78,7 +78,7 @@ class Selection:
     def labels_of(
         self, entry: Entry, codes: Sequence[str]
     ) -> tuple[Mapping[str, tuple[int, ...]], Mapping[str, int]]:
-        """Find the labels of a recording, and for each task the first of them if it is known.
+        """Find the labels of a recording, and the first label of each task if it is known.
 
         Args:
             entry: one of the entries.
@@ -95,11 +95,11 @@ class Selection:
 
 
 def is_ptbxl(folder: Path, dataset: Dataset) -> bool:
-    """Say whether a folder is PTB-XL as published.
+    """Tell whether a folder is PTB-XL as published.
 
     Args:
         folder: with recordings.
-        dataset: what the user says it is.
+        dataset: as given by the user.
     """
     if dataset == "auto":
         return (folder / "ptbxl_database.csv").is_file()
@@ -121,15 +121,15 @@ def select(
     Args:
         source: the folders.
         dataset: what they hold.
-        rate: of the store, in hertz: it decides which version of PTB-XL is read.
+        rate: of the store, in hertz: decides which version of PTB-XL is read.
         reference: a ``REFERENCE.csv`` to use in place of those in the folders.
         labels: label tables; see :func:`data_prep.label_tables.read_label_table`.
-        task: what their tasks are called, or the one task of a map; by default as their files.
-        code_map: of the diagnoses; see :func:`data_prep.label_tables.read_code_map`.
+        task: names of their tasks, or of the one task of a map; by default the file names.
+        code_map: map of diagnoses; see :func:`data_prep.label_tables.read_code_map`.
 
     Raises:
         OptionError: if the options contradict each other.
-        LabelError: if a table cannot be understood or does not fit the recordings.
+        LabelError: if a table is invalid or does not match the recordings.
         RecordError: if there are no recordings.
     """
     published = [is_ptbxl(folder, dataset) for folder in source]
@@ -202,7 +202,7 @@ def _task_names(files: tuple[Path, ...], task: tuple[str, ...]) -> tuple[str, ..
 
 
 def source_names(source: Sequence[Path]) -> list[str]:
-    """Name each folder by as much of its path's end as tells it from the others.
+    """Name each folder by the end of its path, as long as needed to be unique.
 
     Args:
         source: the folders.
@@ -226,7 +226,7 @@ def _found(
     mapped: CodeMap | None = None,
     task: str = "",
 ) -> tuple[list[Entry], list[tuple[Path, str]]]:
-    """The recordings of all folders, sorted by name, then by folder; what is none, and why."""
+    """The recordings of all folders, sorted by name and folder; other files, with the reasons."""
     from data_prep.records import scan_folder
 
     entries: list[Entry] = []
@@ -234,7 +234,7 @@ def _found(
     for folder, name, is_published in zip(source, source_names(source), published, strict=True):
         if is_published:
             found, refused = _of_ptbxl(folder, rate, tasks=tasks, mapped=mapped, task=task)
-            if len(source) > 1:  # other sources number their patients too
+            if len(source) > 1:  # patient numbers are unique only within a source
                 found = [replace(each, patient=f"{name} {each.patient}") for each in found]
         else:
             scan = scan_folder(folder)
@@ -251,7 +251,7 @@ def _unlabelled(folder: Path, records: Records) -> list[Entry]:
 
 
 def _labelled(entries: list[Entry], tables: list[LabelTable]) -> list[Entry]:
-    """Give recordings the labels of tables, and what these know of the patients."""
+    """Give recordings the labels and patient data of tables."""
     names = [entry.id for entry in entries]
     for table in tables:
         table.require_recordings(names)
@@ -326,7 +326,7 @@ def _tasks_of_ptbxl(source: tuple[Path, ...]) -> PTBXLTables:
 def _of_ptbxl(
     folder: Path, rate: float, *, tasks: PTBXLTables | None, mapped: CodeMap | None, task: str
 ) -> tuple[list[Entry], list[tuple[Path, str]]]:
-    """All records of the tables, with labels of all tasks, or of a map, or none; and bad lines."""
+    """All records of the tables, labelled by all tasks, by a map, or not at all; and bad lines."""
     tables = read_ptbxl_tables(folder)
     at_100_hz = rate == 100 and (folder / "records100").is_dir()
     if not at_100_hz and not (folder / "records500").is_dir():
@@ -374,7 +374,7 @@ def _of_ptbxl(
 
 
 def without(entries: list[Entry], leave_out: Path | None) -> list[Entry]:
-    """Leave out the recordings that a table names.
+    """Leave out the recordings named in a table.
 
     Args:
         entries: all recordings.
@@ -397,14 +397,14 @@ def without(entries: list[Entry], leave_out: Path | None) -> list[Entry]:
 
 
 def tested_on(entries: list[Entry], test_source: tuple[str, ...]) -> list[Entry]:
-    """Put all recordings of some sources into fold 10, and have the others dealt into 1 to 9.
+    """Put all recordings of some sources into fold 10, and leave folds 1 to 9 to the others.
 
     Args:
         entries: all recordings.
         test_source: names of the sources, or their folders; empty to leave the folds as they are.
 
     Raises:
-        OptionError: if there is no such source, or no other.
+        OptionError: if there is no such source, or no other source.
     """
     if not test_source:
         return entries

@@ -1,4 +1,4 @@
-"""What a folder of records holds, and what it lacks, before a store is built from it."""
+"""Checks whether a folder of records is complete before a store is built from it."""
 
 import re
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class FolderReport:
-    """What a folder holds.
+    """The contents of a folder.
 
     Attributes:
-        layout: what it is, in words.
-        num_records: recordings found.
-        missing: what its own lists name and it does not hold, each with who names it.
-        extra: recordings, or samples without a header, that its lists do not name.
+        layout: a description of the data set.
+        num_records: number of recordings found.
+        missing: files that its own lists name but it lacks, each with the list.
+        extra: recordings, or signal files without a header, that its lists do not name.
     """
 
     layout: str
@@ -42,18 +42,18 @@ class FolderReport:
 
 
 def inspect_folder(folder: Path) -> FolderReport:
-    """Compare a folder with the lists that lie in it.
+    """Compare a folder with the lists in it.
 
-    These are ``SHA256SUMS.txt`` as ``ecg-download`` writes it, ``ptbxl_database.csv``, the
-    ``REFERENCE.csv`` of CPSC 2018, and every WFDB header, which names its file of samples.
+    These are ``SHA256SUMS.txt`` as written by ``ecg-download``, ``ptbxl_database.csv``, the
+    ``REFERENCE.csv`` of CPSC 2018, and every WFDB header, which names its signal file.
     Checksums are not computed again.
 
     Args:
         folder: as downloaded, or copied from elsewhere.
 
     Raises:
-        RecordError: if there is no such folder, or nothing in it.
-        LabelError: if a table in it cannot be understood.
+        RecordError: if the folder is missing or empty.
+        LabelError: if a table in it cannot be read.
     """
     from data_prep.records import list_records
 
@@ -95,7 +95,7 @@ def _absent_files(folder: Path, names: list[str], by: str) -> list[str]:
 
 
 def _sample_files(header: Path) -> list[str]:
-    """The files that a WFDB header names; none if the header cannot be understood."""
+    """The files that a WFDB header names; none if the header cannot be read."""
     try:
         with opened(header) as file:
             lines = file.read(1_000_000).decode("latin-1").splitlines()

@@ -1,10 +1,9 @@
-"""What has been read of a data set so far, so that a killed build need not read it again.
+"""The records read so far, so that a killed build need not read them again.
 
-An HDF5 file that is being written is lost with the process that writes it.  The journal is a
-plain file that only grows: a line of JSON that says what it belongs to, then one entry for each
-record: the sizes of its two parts and their CRC-32 (three little-endian uint32), the record's
-fields as JSON, its signal as float32.  An entry that a kill cut short fails its checksum and is
-dropped.
+An HDF5 file is lost if the process that writes it is killed.  The journal is a plain append-only
+file: a line of JSON that identifies the build, then one entry per record: the sizes of its two
+parts and their CRC-32 (three little-endian uint32), the record's fields as JSON, its signal as
+float32.  A truncated entry fails its checksum and is dropped.
 """
 
 import errno
@@ -26,15 +25,14 @@ _SIZES = struct.Struct("<3I")
 
 
 class Journal:
-    """A file of what was read, in the order in which it was read; used in a ``with`` block.
+    """A file of the records read, in that order; used in a ``with`` block.
 
     Args:
-        path: of the file; it is created if missing, and created anew if it belongs to
-            something else.
-        belongs_to: a text that is the same only for the same records under the same options.
+        path: of the file; it is created if missing, and replaced if it belongs to another build.
+        belongs_to: a text that is equal only for the same records with the same options.
 
     Attributes:
-        count: entries that are complete.
+        count: number of complete entries.
     """
 
     def __init__(self, path: Path, *, belongs_to: str) -> None:
@@ -76,7 +74,7 @@ class Journal:
         """Add an entry.
 
         Args:
-            fields: what JSON can hold.
+            fields: JSON-serialisable values.
             signal: float32 ``(time, 12)``, or None.
         """
         text = json.dumps({**fields, "signal": signal is not None}).encode()
@@ -86,7 +84,7 @@ class Journal:
         self.count += 1
 
     def flush(self) -> None:
-        """Hand what was added to the system, which keeps it if this process is killed."""
+        """Flush new entries to the operating system, to survive a kill of this process."""
         self._file.flush()
 
     def remove(self) -> None:
@@ -95,15 +93,15 @@ class Journal:
         self.path.unlink()
 
     def entries(self) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
-        """Give back the entries that were complete when the journal was opened.
+        """Return the entries that were complete when the journal was opened.
 
-        To be read to the end before something is added.
+        Read them all before adding new ones.
         """
         for entry, _ in self._entries():
             yield entry
 
     def _entries(self) -> Iterator[tuple[tuple[dict[str, Any], np.ndarray | None], int]]:
-        """The complete entries from the first on, each with the bytes it takes in the file."""
+        """The complete entries in order, each with its size in bytes."""
         self._file.seek(len(self._head))
         rest = self.path.stat().st_size - len(self._head)
         while len(sizes := self._file.read(_SIZES.size)) == _SIZES.size:

@@ -46,7 +46,7 @@ class SmallCNN:
     """The network as the training takes it.
 
     Attributes:
-        dropout: share of features dropped in training, 0 to 1.
+        dropout: fraction of features dropped in training, 0 to 1.
     """
 
     dropout: float = 0.2

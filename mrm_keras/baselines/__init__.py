@@ -1,18 +1,18 @@
-"""The networks that MRM-Net's Tables II to IV compare it with, each by its own paper.
+"""The networks compared with MRM-Net in its Tables II to IV, each after its own paper.
 
-Every builder returns what ``mrm_keras.model.build_model`` does: a functional model from ``signal``
+Every builder returns, like ``mrm_keras.model.build_model``, a functional model from ``signal``
 ``(batch, input_length, lead)`` in millivolts to ``{"diagnosis": (batch, num_classes)}``, float32
-probabilities, with the contract as its first layer.  MRM-Net's paper trains all of them alike
-(Adam, 1e-3, binary cross-entropy) and says no more of them than their names; each builder's
-docstring tells what its own source leaves open and what was taken.
+probabilities, with the contract as its first layer.  The MRM-Net paper trains all of them in the
+same way (Adam, 1e-3, binary cross-entropy) and gives only their names; the docstring of each
+builder says what its source leaves open and what we chose.
 
-The published code of MRM-Net is a fork of MVMSNet's (github.com/ysxGitHub/MVMS-net), so that the
-paper very probably compared the forms found there: those have the plain names.  Names that end in
-``_benchmark`` are the forms of the PTB-XL benchmark (Strodthoff 2021, arXiv 2004.13701), which
-many figures on PTB-XL are of.
+The published code of MRM-Net is a fork of MVMSNet's (github.com/ysxGitHub/MVMS-net), so the paper
+very probably compared the versions found there: these have the plain names.  Names that end in
+``_benchmark`` are the versions of the PTB-XL benchmark (Strodthoff 2021, arXiv 2004.13701), which
+many published figures on PTB-XL refer to.
 
-All were written in PyTorch: convolutions are padded on both sides alike, batch norm has epsilon
-1e-5 and keeps 0.9 of its moving statistics, weights start uniform within 1/sqrt(fan-in).
+All were written in PyTorch: convolutions are padded equally on both sides, batch norm has epsilon
+1e-5 and keeps 0.9 of its moving statistics, initial weights are uniform within 1/sqrt(fan-in).
 """
 
 from collections.abc import Callable

@@ -19,7 +19,7 @@ def binarise(x: Any) -> Any:
         x: any tensor of real numbers.
 
     Returns:
-        A tensor of -1 and 1, and the function that gives its gradient.
+        A tensor of -1 and 1, and the function that returns its gradient.
     """
 
     def gradient(upstream: Any) -> Any:
@@ -30,18 +30,17 @@ def binarise(x: Any) -> Any:
 
 @keras.saving.register_keras_serializable("ecg_keras")
 class BinaryConvolution(keras.layers.Layer):
-    """Convolution whose weights, and if wanted its input, count by their signs alone (ECG_BNN).
+    """Convolution that uses only the signs of its weights and, optionally, of its input (ECG_BNN).
 
-    The weights are kept and trained in full precision; gradients reach them through the
-    straight-through estimator.  Ones stand beyond both ends of the signal, since a binary signal
-    has no zeros.
+    The weights are stored and trained in full precision, with gradients from the straight-through
+    estimator.  The signal is padded with ones, since a binary signal has no zeros.
 
     Args:
         filters: C', the number of output channels.
         kernel_size: k, in samples.
         strides: in samples.
-        padding: how many ones are added before and after the signal.
-        binary_input: whether the input is binarised too.
+        padding: number of ones before and after the signal.
+        binary_input: whether the input is also binarised.
 
     Call arguments:
         x: ``(batch, time, C)``.
@@ -112,24 +111,24 @@ def build_ecg_bnn(
 ) -> keras.Model:
     """Build the ultra-light binary network (Pu 2023, arXiv 2304.01568).
 
-    Six blocks of binary convolution 7, max-pool, PReLU and batch norm; the last has a channel a
-    class, whose sum over time is the class's logit.  The first takes the signal as it is, with
-    binary weights; all others are binary on both sides.  The paper classifies one lead of 10 s at
-    360 Hz; how MRM-Net's authors brought twelve leads at 100 Hz into it is not stated; here the
-    first block simply takes all leads.  The paper's estimator of the gradient changes its shape in
-    the course of training; the plain straight-through estimator stands in its place.
+    Six blocks of binary convolution 7, max-pool, PReLU and batch norm; the last has one channel per
+    class, whose sum over time is the logit of the class.  The first block has binary weights but
+    takes the signal unbinarised; in all others weights and input are binary.  The paper classifies
+    one lead of 10 s at 360 Hz; the MRM-Net paper does not say how it used twelve leads at 100 Hz;
+    here the first block simply takes all leads.  The paper's gradient estimator changes its shape
+    during training; we use the plain straight-through estimator instead.
 
     Args:
-        num_classes: number of classes, each with a probability of its own.
+        num_classes: number of classes, each with its own probability.
         input_length: of the signal, in samples, at least 300.
         num_leads: number of leads.
-        contract: what the model file is to promise; see :func:`signal_input`.
+        contract: description of input and output; see :func:`signal_input`.
 
     Returns:
         The model, uncompiled.
 
     Raises:
-        OptionError: the contract contradicts the other arguments, or the signal is too short.
+        OptionError: if the contract contradicts the other arguments, or the signal is too short.
     """
     signal, x, _ = signal_input(
         "ECG_BNN",

@@ -26,21 +26,20 @@ def build_fcn_wang(
 ) -> keras.Model:
     """Build the fully convolutional network of Wang et al. 2017 (arXiv 1611.06455, Fig. 1b).
 
-    Mean over time and one linear layer, as in its paper; with the sigmoid that tasks of several
-    labels need, this is the form of MVMSNet's published comparison, which MRM-Net's code is a
-    fork of.
+    Mean over time and one linear layer, as in its paper, with a sigmoid for several labels; this is
+    the version in MVMSNet's published comparison, of which MRM-Net's code is a fork.
 
     Args:
-        num_classes: number of classes, each with a probability of its own.
+        num_classes: number of classes, each with its own probability.
         input_length: of the signal, in samples.
         num_leads: number of leads.
-        contract: what the model file is to promise; see :func:`signal_input`.
+        contract: description of input and output; see :func:`signal_input`.
 
     Returns:
         The model, uncompiled.
 
     Raises:
-        OptionError: the contract contradicts the other arguments.
+        OptionError: if the contract contradicts the other arguments.
     """
     signal, x, _ = signal_input(
         "fcn_wang",
@@ -59,21 +58,21 @@ def build_fcn_wang_benchmark(
     num_leads: int = 12,
     contract: Contract | None = None,
 ) -> keras.Model:
-    """Build ``fcn_wang`` as the PTB-XL benchmark has it (Strodthoff 2021, arXiv 2004.13701).
+    """Build ``fcn_wang`` as in the PTB-XL benchmark (Strodthoff 2021, arXiv 2004.13701).
 
-    The same convolutions under the benchmark's head; see :func:`concat_pool_head`.
+    The same convolutions with the head of the benchmark; see :func:`concat_pool_head`.
 
     Args:
-        num_classes: number of classes, each with a probability of its own.
+        num_classes: number of classes, each with its own probability.
         input_length: of the signal, in samples.
         num_leads: number of leads.
-        contract: what the model file is to promise; see :func:`signal_input`.
+        contract: description of input and output; see :func:`signal_input`.
 
     Returns:
         The model, uncompiled.
 
     Raises:
-        OptionError: the contract contradicts the other arguments.
+        OptionError: if the contract contradicts the other arguments.
     """
     signal, x, _ = signal_input(
         "fcn_wang_benchmark",
@@ -86,10 +85,10 @@ def build_fcn_wang_benchmark(
 
 
 def features(x: Any) -> Any:
-    """Three convolutions of 8, 5 and 3, each with batch norm and ReLU.
+    """Three convolutions with kernels of 8, 5 and 3, each with batch norm and ReLU.
 
-    The paper leaves the padding of the kernel of 8 open; both published codes pad three zeros on
-    either side, which makes the signal one sample shorter.
+    The paper does not give the padding of the kernel of 8; both published codes pad three zeros on
+    each side, which makes the signal one sample shorter.
 
     Args:
         x: ``(batch, time, lead)``.

@@ -26,20 +26,20 @@ def build_inception_time(
 
     Six inception modules of 4 x 32 filters with a bottleneck of 32, a residual over every three,
     mean over time, one dense layer.  The paper's kernels of 40, 20 and 10 become 39, 19 and 9, as
-    in all networks on PTB-XL, since even ones cannot be centred.  The paper averages five such
-    networks; which figures of the comparison did is not stated; one is built here.
+    in all implementations for PTB-XL, since even kernels cannot be centred.  The paper averages
+    five such networks; the MRM-Net paper does not say whether it did; here one is built.
 
     Args:
-        num_classes: number of classes, each with a probability of its own.
+        num_classes: number of classes, each with its own probability.
         input_length: of the signal, in samples.
         num_leads: number of leads.
-        contract: what the model file is to promise; see :func:`signal_input`.
+        contract: description of input and output; see :func:`signal_input`.
 
     Returns:
         The model, uncompiled.
 
     Raises:
-        OptionError: the contract contradicts the other arguments.
+        OptionError: if the contract contradicts the other arguments.
     """
     signal, x, _ = signal_input(
         "InceptionTime",
@@ -61,7 +61,7 @@ def build_inception_time(
 def inception_module(x: Any, *, name: str) -> Any:
     """Three kernel sizes on a bottleneck and a convolution on a max-pool, side by side.
 
-    The batch norm over all of them is one over each: it treats every channel by itself.
+    One batch norm over all of them equals one over each, since it treats every channel separately.
 
     Args:
         x: ``(batch, time, C)``.

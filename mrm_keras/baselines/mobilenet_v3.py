@@ -33,23 +33,23 @@ def build_mobilenet_v3(
 ) -> keras.Model:
     """Build MobileNetV3-Small over time (Howard 2019, arXiv 1905.02244, Table 2).
 
-    Every square kernel of k x k becomes one of k.  The paper is of images, and MRM-Net's does not
-    say how it was brought to ECGs.  This is the form of MVMSNet's published comparison on the same
-    data, which MRM-Net's code is a fork of: Small, a stem of kernel 15, and squeeze-and-excite
-    before the activation in the blocks that widen (the paper has it after).  Dropout of 0.2 before
-    the last layer is the rate of its reference code; the paper gives 0.8 as what is kept.
+    Every k x k kernel becomes one of k.  The paper is about images, and the MRM-Net paper does not
+    say how it was adapted to ECGs.  This is the version in MVMSNet's published comparison on the
+    same data, of which MRM-Net's code is a fork: Small, a stem of kernel 15, and squeeze-and-excite
+    before the activation in the blocks that expand (the paper has it after).  Dropout of 0.2 before
+    the last layer is the rate of its reference code; the paper states 0.8, the fraction kept.
 
     Args:
-        num_classes: number of classes, each with a probability of its own.
+        num_classes: number of classes, each with its own probability.
         input_length: of the signal, in samples.
         num_leads: number of leads.
-        contract: what the model file is to promise; see :func:`signal_input`.
+        contract: description of input and output; see :func:`signal_input`.
 
     Returns:
         The model, uncompiled.
 
     Raises:
-        OptionError: the contract contradicts the other arguments.
+        OptionError: if the contract contradicts the other arguments.
     """
     signal, x, _ = signal_input(
         "MobileNetV3",
@@ -92,15 +92,15 @@ def inverted_residual(
     strides: int,
     name: str,
 ) -> Any:
-    """Widen, filter each channel by itself, weigh the channels, narrow (MobileNetV3, Fig. 4).
+    """Expand, filter each channel separately, weigh the channels, project (MobileNetV3, Fig. 4).
 
     Args:
         x: ``(batch, time, C)``.
-        filters: channels of the output.
+        filters: output channels.
         kernel: of the depthwise convolution.
-        expansion: channels in between.
+        expansion: channels of the depthwise convolution.
         squeeze: whether squeeze-and-excite weighs the channels.
-        swish: hard swish instead of ReLU.
+        swish: whether hard swish replaces ReLU.
         strides: of the depthwise convolution.
         name: of the block.
 
@@ -114,7 +114,7 @@ def inverted_residual(
         if swish:
             y = layers.Activation(activation, name=f"{name}_expand_swish")(y)
     y = layers.ZeroPadding1D(kernel // 2, name=f"{name}_pad")(y)
-    # One channel in: PyTorch's bound is 1/sqrt(kernel), where VarianceScaling would count all.
+    # Fan-in of one channel: PyTorch's bound is 1/sqrt(kernel); VarianceScaling would count all.
     bound = kernel**-0.5
     y = layers.DepthwiseConv1D(
         kernel,
@@ -136,7 +136,7 @@ def inverted_residual(
 
 
 def squeeze_and_excite(x: Any, *, name: str) -> Any:
-    """Weigh each channel by a hard sigmoid of all channels' means (MobileNetV3, section 5.3).
+    """Weigh each channel by a hard sigmoid of the means of all channels (MobileNetV3, 5.3).
 
     The hidden layer has a quarter of the channels, rounded to a multiple of 8 (at least 8, never
     less than nine tenths of the quarter), as in its reference code.

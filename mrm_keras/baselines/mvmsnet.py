@@ -17,7 +17,7 @@ from mrm_keras.baselines.parts import (
 
 layers, ops = keras.layers, keras.ops
 
-# The views of MVMSNet: neighbouring leads by the direction from which they see the heart.
+# The views of MVMSNet: leads grouped by the direction from which they view the heart.
 VIEWS = {
     "right": ("aVR",),
     "high_lateral": ("I", "aVL"),
@@ -37,25 +37,25 @@ def build_mvmsnet(
 ) -> keras.Model:
     """Build the multi-view multi-scale network (Yang 2023, 10.1109/TETCI.2023.3235374).
 
-    The twelve leads form six views, each with a network and weights of its own: a convolution of
-    25, two Res2Net blocks with coordinate attention, mean over time.  The views' 128 features are
-    added, each view weighed by a sigmoid of its own features.  The paper's text is not openly
-    available; layers and sizes are those of its authors' published code, of whose two stages this
-    is the first (the second distils these views into a network of one view).  As there, batch norm
-    comes after the activation in the first convolution of a block, and no scale of a Res2Net
-    block receives the one before, both convolutions being strided.
+    The twelve leads form six views, each with its own network and weights: a convolution of 25,
+    two Res2Net blocks with coordinate attention, mean over time.  The 128 features of the views are
+    added, each view weighted by a sigmoid of its own features.  The paper is not openly available;
+    layers and sizes are from its authors' published code, of whose two stages this is the first
+    (the second distils these views into a network of one view).  As there, batch norm comes after
+    the activation in the first convolution of a block, and no scale of a Res2Net block receives the
+    previous one, since both blocks are strided.
 
     Args:
-        num_classes: number of classes, each with a probability of its own.
+        num_classes: number of classes, each with its own probability.
         input_length: of the signal, in samples.
-        num_leads: number of leads, which must be the twelve.
-        contract: what the model file is to promise; see :func:`signal_input`.
+        num_leads: number of leads, which must be 12.
+        contract: description of input and output; see :func:`signal_input`.
 
     Returns:
         The model, uncompiled.
 
     Raises:
-        OptionError: the contract contradicts the other arguments, or lacks a lead.
+        OptionError: if the contract contradicts the other arguments, or lacks a lead.
     """
     signal, x, contract = signal_input(
         "MVMSNet",
@@ -89,7 +89,7 @@ def res2_block(x: Any, filters: int, *, name: str) -> Any:
 
     Args:
         x: ``(batch, time, C)``.
-        filters: channels of the output.
+        filters: output channels.
         name: of the block.
 
     Returns:
@@ -103,7 +103,7 @@ def res2_block(x: Any, filters: int, *, name: str) -> Any:
     for i in range(3):
         part = conv_norm(scales[i], width, 15, strides=2, relu=False, name=f"{name}_scale_{i + 1}")
         scales[i] = layers.Activation("mish", name=f"{name}_scale_{i + 1}_mish")(part)
-    # The mean of three counts the zeros beyond the ends, as PyTorch's does.
+    # The average pool of three includes the padded zeros, as in PyTorch.
     last = layers.ZeroPadding1D(1, name=f"{name}_scale_4_pad")(scales[3])
     scales[3] = layers.AveragePooling1D(3, 2, name=f"{name}_scale_4")(last)
     y = layers.Concatenate(name=f"{name}_scales")(scales)
@@ -116,10 +116,10 @@ def res2_block(x: Any, filters: int, *, name: str) -> Any:
 
 
 def coordinate_attention(x: Any, *, name: str) -> Any:
-    """Weigh every channel as a whole and at each time (Hou 2021, arXiv 2103.02907, over time).
+    """Weigh every channel overall and at each time step (Hou 2021, arXiv 2103.02907, in 1D).
 
-    The mean over time stands before the time steps as one step more, so that both go through the
-    same narrow convolution and batch norm.
+    The mean over time is prepended as an extra time step, so that both go through the same narrow
+    convolution and batch norm.
 
     Args:
         x: ``(batch, time, C)``.

@@ -1,4 +1,4 @@
-"""What the networks of this folder share: how they begin and end, and PyTorch's layers."""
+"""Shared parts of the baselines: input, output, and layers as in PyTorch."""
 
 from typing import Any
 
@@ -18,21 +18,22 @@ def signal_input(
     num_leads: int,
     contract: Contract | None,
 ) -> tuple[Any, Any, Contract]:
-    """Open a network: its input, the standardised signal, and the contract.
+    """Create the input of a network, the standardised signal, and the contract.
 
     Args:
         network: its name.
-        num_classes: as the builder was asked.
+        num_classes: number of classes.
         input_length: of the signal, in samples.
         num_leads: of the signal.
-        contract: the caller's; None for one of task ``cpsc2018`` at 100 Hz, unstandardised.
+        contract: description of input and output in the model file; None for task ``cpsc2018``
+            at 100 Hz, unstandardised.
 
     Returns:
         The input ``signal``, ``(batch, input_length, num_leads)`` after the contract layer, and
         the contract.
 
     Raises:
-        OptionError: if the contract promises other sizes.
+        OptionError: if the contract has other sizes.
     """
     contract = contract or default_contract(
         network=network, num_classes=num_classes, input_length=input_length, num_leads=num_leads
@@ -43,27 +44,27 @@ def signal_input(
 
 
 def answering(signal: Any, logits: Any, name: str) -> keras.Model:
-    """Close a network: probabilities from logits, float32 whatever the policy."""
+    """Complete a network: probabilities from logits, float32 under any policy."""
     diagnosis = layers.Activation("sigmoid", dtype="float32", name="diagnosis")(logits)
     return keras.Model(signal, {"diagnosis": diagnosis}, name=name)
 
 
 def convolution(x: Any, filters: int, kernel: int, *, name: str, **options: Any) -> Any:
-    """Convolve with stride 1 and no padding but what ``options`` say, started as in PyTorch."""
+    """Convolve, by default with stride 1 and no padding; initialised as in PyTorch."""
     options = {"use_bias": False, **options}
     conv = layers.Conv1D(filters, kernel, kernel_initializer=torch_uniform(), name=name, **options)
     return conv(x)
 
 
 def dense(x: Any, units: int, *, name: str, **options: Any) -> Any:
-    """A fully connected layer in float32, started as in PyTorch."""
+    """A fully connected layer in float32, initialised as in PyTorch."""
     return layers.Dense(
         units, kernel_initializer=torch_uniform(), dtype="float32", name=name, **options
     )(x)
 
 
 def batch_norm(x: Any, *, name: str, **options: Any) -> Any:
-    """Batch norm with PyTorch's momentum and epsilon, for use without a convolution before it."""
+    """Batch norm with PyTorch's momentum and epsilon, without a preceding convolution."""
     return layers.BatchNormalization(
         momentum=BATCH_NORM_MOMENTUM, epsilon=EPSILON, name=name, **options
     )(x)
@@ -72,7 +73,7 @@ def batch_norm(x: Any, *, name: str, **options: Any) -> Any:
 def conv_norm(
     x: Any, filters: int, kernel: int, *, name: str, strides: int = 1, relu: bool = True
 ) -> Any:
-    """Convolution of odd kernel, batch norm, and ReLU if wanted."""
+    """Convolution with an odd kernel, batch norm, and optionally ReLU."""
     return ConvBlock(filters, (kernel,), strides=strides, relu=relu, name=name)(x)
 
 
@@ -85,8 +86,8 @@ def mean_pool_head(x: Any, num_classes: int) -> Any:
 def concat_pool_head(x: Any, num_classes: int) -> Any:
     """The head of the PTB-XL benchmark (Strodthoff 2021, section II-D).
 
-    Maximum and mean over time side by side, a hidden layer of 128, and batch norm and dropout
-    (0.25, then 0.5) before either layer.
+    Maximum and mean over time, concatenated; a hidden layer of 128; and batch norm and dropout
+    (0.25, then 0.5) before each of the two layers.
 
     Args:
         x: ``(batch, time, C)``.

@@ -24,24 +24,24 @@ def build_resnet1d_wang(
     num_leads: int = 12,
     contract: Contract | None = None,
 ) -> keras.Model:
-    """Build ``resnet1d_wang`` as MVMSNet's published comparison has it.
+    """Build ``resnet1d_wang`` as in MVMSNet's published comparison.
 
-    MRM-Net's code is a fork of that comparison.  A stem of kernel 8 and a max-pool quarter the
-    time; then three blocks of two convolutions (5, 3) with 64, 128 and 128 filters, mean over
-    time and one linear layer.  (Wang's own has three convolutions a block, of 8, 5 and 3, and no
-    stem.)
+    MRM-Net's code is a fork of that comparison.  A stem of kernel 8 and a max-pool reduce the time
+    steps to a quarter; then come three blocks of two convolutions (5, 3) with 64, 128 and 128
+    filters, mean over time and one linear layer.  (The original has three convolutions per block,
+    of 8, 5 and 3, and no stem.)
 
     Args:
-        num_classes: number of classes, each with a probability of its own.
+        num_classes: number of classes, each with its own probability.
         input_length: of the signal, in samples.
         num_leads: number of leads.
-        contract: what the model file is to promise; see :func:`signal_input`.
+        contract: description of input and output; see :func:`signal_input`.
 
     Returns:
         The model, uncompiled.
 
     Raises:
-        OptionError: the contract contradicts the other arguments.
+        OptionError: if the contract contradicts the other arguments.
     """
     signal, x, _ = signal_input(
         "resnet1d_wang",
@@ -54,7 +54,7 @@ def build_resnet1d_wang(
     x = convolution(x, 64, 8, strides=2, name="stem")  # (500, 64)
     x = batch_norm(x, name="stem_norm")
     x = layers.ReLU(name="stem_relu")(x)
-    # Zeros do for minus infinity beside what ReLU made.
+    # After ReLU, padding with zeros is as good as with minus infinity.
     x = layers.ZeroPadding1D(1, name="stem_pool_pad")(x)
     x = layers.MaxPooling1D(3, 2, name="stem_pool")(x)  # (250, 64)
     for i, (filters, strides) in enumerate(((64, 1), (128, 2), (128, 2)), start=1):
@@ -72,20 +72,20 @@ def build_resnet1d_wang_benchmark(
 ) -> keras.Model:
     """Build ``resnet1d_wang`` of the PTB-XL benchmark (Strodthoff 2021, arXiv 2004.13701).
 
-    A stem of kernel 7, three blocks of two convolutions (5, 3) with 128 filters throughout, the
-    second and third of which halve the time, and the benchmark's head.
+    A stem of kernel 7, three blocks of two convolutions (5, 3) with 128 filters, of which the
+    second and third halve the time steps, and the head of the benchmark.
 
     Args:
-        num_classes: number of classes, each with a probability of its own.
+        num_classes: number of classes, each with its own probability.
         input_length: of the signal, in samples.
         num_leads: number of leads.
-        contract: what the model file is to promise; see :func:`signal_input`.
+        contract: description of input and output; see :func:`signal_input`.
 
     Returns:
         The model, uncompiled.
 
     Raises:
-        OptionError: the contract contradicts the other arguments.
+        OptionError: if the contract contradicts the other arguments.
     """
     signal, x, _ = signal_input(
         "resnet1d_wang_benchmark",
@@ -101,11 +101,11 @@ def build_resnet1d_wang_benchmark(
 
 
 def residual(x: Any, filters: int, *, strides: int, name: str) -> Any:
-    """Two convolutions of 5 and 3 beside a shortcut, which is a convolution of 1 if it must.
+    """Two convolutions of 5 and 3 with a shortcut, which is a convolution of 1 if sizes differ.
 
     Args:
         x: ``(batch, time, C)``.
-        filters: channels of the output; if they differ from C, strides must be above 1.
+        filters: output channels; if different from C, strides must be above 1.
         strides: of the first convolution, in samples.
         name: of the block.
 

@@ -22,22 +22,22 @@ def build_xresnet1d101(
     num_leads: int = 12,
     contract: Contract | None = None,
 ) -> keras.Model:
-    """Build ``xresnet1d101`` as MVMSNet's published comparison has it: kernel 3, linear head.
+    """Build ``xresnet1d101`` as in MVMSNet's published comparison: kernel 3, linear head.
 
-    MRM-Net's code is a fork of that comparison.  Below the head it is the benchmark's network but
-    for the kernel; see :func:`build_xresnet1d101_benchmark`.
+    MRM-Net's code is a fork of that comparison.  Up to the head it is the network of the benchmark
+    except for the kernel; see :func:`build_xresnet1d101_benchmark`.
 
     Args:
-        num_classes: number of classes, each with a probability of its own.
+        num_classes: number of classes, each with its own probability.
         input_length: of the signal, in samples.
         num_leads: number of leads.
-        contract: what the model file is to promise; see :func:`signal_input`.
+        contract: description of input and output; see :func:`signal_input`.
 
     Returns:
         The model, uncompiled.
 
     Raises:
-        OptionError: the contract contradicts the other arguments.
+        OptionError: if the contract contradicts the other arguments.
     """
     signal, x, _ = signal_input(
         "xresnet1d101",
@@ -58,20 +58,20 @@ def build_xresnet1d101_benchmark(
 ) -> keras.Model:
     """Build ``xresnet1d101`` of the PTB-XL benchmark (Strodthoff 2021, arXiv 2004.13701).
 
-    Of the benchmark's code: kernel 5, and 64 filters (four times as many between blocks) in every
-    stage instead of 64 to 512, which its paper does not mention.
+    Following the benchmark's code, with kernel 5 and, instead of 64 to 512, 64 filters (four times
+    as many between blocks) in every stage, which its paper does not mention.
 
     Args:
-        num_classes: number of classes, each with a probability of its own.
+        num_classes: number of classes, each with its own probability.
         input_length: of the signal, in samples.
         num_leads: number of leads.
-        contract: what the model file is to promise; see :func:`signal_input`.
+        contract: description of input and output; see :func:`signal_input`.
 
     Returns:
         The model, uncompiled.
 
     Raises:
-        OptionError: the contract contradicts the other arguments.
+        OptionError: if the contract contradicts the other arguments.
     """
     signal, x, _ = signal_input(
         "xresnet1d101_benchmark",
@@ -86,11 +86,11 @@ def build_xresnet1d101_benchmark(
 
 
 def features(x: Any, kernel: int) -> Any:
-    """Three convolutions as a stem, and bottleneck blocks in stages of 3, 4, 23 and 3.
+    """A stem of three convolutions, and stages of 3, 4, 23 and 3 bottleneck blocks.
 
     Args:
         x: ``(batch, time, lead)``.
-        kernel: of the stem and of each block's middle convolution, odd.
+        kernel: of the stem and of the middle convolution of each block, odd.
 
     Returns:
         ``(batch, time', 256)``, 32 steps for 1,000 samples.
@@ -98,7 +98,7 @@ def features(x: Any, kernel: int) -> Any:
     x = conv_norm(x, 32, kernel, strides=2, name="stem_1")  # (500, 32)
     x = conv_norm(x, 32, kernel, name="stem_2")  # (500, 32)
     x = conv_norm(x, 64, kernel, name="stem_3")  # (500, 64)
-    # Zeros do for minus infinity beside what ReLU made.
+    # After ReLU, padding with zeros is as good as with minus infinity.
     x = layers.ZeroPadding1D(1, name="stem_pad")(x)
     x = layers.MaxPooling1D(3, 2, name="stem_pool")(x)  # (250, 64)
     for stage, blocks in enumerate((3, 4, 23, 3), start=1):  # (250, 256), 125, 63, (32, 256)
@@ -110,13 +110,13 @@ def features(x: Any, kernel: int) -> Any:
 
 
 def bottleneck(x: Any, filters: int, *, kernel: int, strides: int, name: str) -> Any:
-    """Convolutions of 1, ``kernel`` and 1 beside a shortcut (He 2019, ResNet-B and -D).
+    """Convolutions of 1, ``kernel`` and 1 with a shortcut (He 2019, ResNet-B and -D).
 
     Args:
         x: ``(batch, time, C)``.
         filters: of the first two convolutions; the third has four times as many.
         kernel: of the middle convolution.
-        strides: of the middle convolution and of the shortcut's mean pool.
+        strides: of the middle convolution and of the average pool in the shortcut.
         name: of the block.
 
     Returns:
@@ -126,7 +126,7 @@ def bottleneck(x: Any, filters: int, *, kernel: int, strides: int, name: str) ->
     y = conv_norm(y, filters, kernel, strides=strides, name=f"{name}_conv_2")
     y = conv_norm(y, 4 * filters, 1, relu=False, name=f"{name}_conv_3")
     if strides > 1:
-        # Of a last sample without a neighbour the mean is that sample.
+        # A last sample without a neighbour is its own average.
         x = layers.AveragePooling1D(strides, padding="same", name=f"{name}_pool")(x)
     if x.shape[-1] != 4 * filters:
         x = conv_norm(x, 4 * filters, 1, relu=False, name=f"{name}_shortcut")
