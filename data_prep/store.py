@@ -184,7 +184,8 @@ class StoreWriter:
         """
         if record_id in self._ids:
             raise StoreError(f"{self.path} holds {record_id} already; give each record once.")
-        if signal.ndim != 2 or signal.shape[1] != len(LEADS) or not np.isfinite(signal).all():
+        fits = signal.ndim == 2 and len(signal) > 0 and signal.shape[1] == len(LEADS)
+        if not fits or not np.isfinite(signal).all():
             raise StoreError(
                 f"the signal of {record_id}, of shape {signal.shape}, cannot go into {self.path};"
                 f" it must be (time, {len(LEADS)}) with valid samples only."

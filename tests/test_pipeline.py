@@ -263,7 +263,10 @@ def test_some_recordings_cannot_be_used(
         (("--folds", "ten"), "--folds takes numbers, or the one word all, not ten"),
         (("--folds", "3", "10"), "fold 10 is the test fold and cannot validate too"),
         (("--store", "{place}/250.h5"), "250.h5 holds signals at 250 Hz and the network needs 100"),
-        (("--store", "{place}/absent.h5"), "absent.h5 does not exist; make it with ecg-build"),
+        (
+            ("--store", "{place}/absent.h5"),
+            "absent.h5 does not exist as a file; make it with ecg-build",
+        ),
         (("--store", "{place}/records/test.csv"), "test.csv is not a readable HDF5 file"),
         (("--task", "rhythm"), "100.h5 has no task 'rhythm'; name one of cpsc2018"),
         (("--out", "{mrm}", "--folds", "1"), "fold_1 holds a run already; choose another --out"),

@@ -335,7 +335,7 @@ def test_patients_in_two_folds_are_always_found(folds: list[int], patients: st.D
 
 @settings(max_examples=15)
 @given(
-    lengths=st.lists(st.integers(0, 300), min_size=1, max_size=8),
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=8),
     names=st.data(),
     seed=SEEDS,
 )
