@@ -328,8 +328,8 @@ def run_keras(models: Sequence[ECGModel]) -> Run:
 def _signals_to_compare(contract: Contract, records: Path | None) -> np.ndarray:
     """Prepare the recordings, or generate some that fill the input: ``(records, time, lead)``."""
     if records is not None:
-        found = choose_records(csv_file=None, records=records).values()
-        chosen = [path for path in found if isinstance(path, Path)][:COMPARED]
+        paths = choose_records(csv_file=None, records=records).values()
+        chosen = [path for path in paths if isinstance(path, Path)][:COMPARED]
         found = [as_record(path) for path in chosen]
     else:
         seconds = max(MIN_SECONDS, contract.input_length / contract.sampling_rate)
