@@ -49,8 +49,8 @@ def test_the_most_probable_class_comes_first() -> None:
 @pytest.mark.parametrize(
     ("package", "task", "members"),
     [
-        ("mlbf_keras", "rhythm", 2),
         ("mrm_keras", "cpsc2018", 1),
+        pytest.param("mlbf_keras", "rhythm", 2, marks=pytest.mark.slow),
         pytest.param("mlbf_keras", "cpsc2018", 1, marks=pytest.mark.slow),
         pytest.param("mrm_keras", "rhythm", 2, marks=pytest.mark.slow),
     ],

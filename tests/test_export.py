@@ -256,7 +256,13 @@ def other_forms() -> dict[str, Callable[[], Any]]:
     return {**forms, **{f: partial(small_model, mrm, seed=3, fusion=f) for f in fusions}}
 
 
-@pytest.mark.parametrize("form", list(other_forms()))
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(form, marks=() if form in ("odd length", "concat") else pytest.mark.slow)
+        for form in other_forms()
+    ],
+)
 def test_ablations_export_too(form: str, tmp_path: Path) -> None:
     model = other_forms()[form]()
     signals = signals_for(model.get_layer("contract").contract)
@@ -265,7 +271,9 @@ def test_ablations_export_too(form: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected, atol=5e-6)
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize(
+    "package", [pytest.param("mlbf_keras", marks=pytest.mark.slow), "mrm_keras"]
+)
 def test_what_was_trained_in_half_precision_answers_in_float32(
     package: str, tmp_path: Path
 ) -> None:

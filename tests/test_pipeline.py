@@ -74,7 +74,9 @@ def mrm_run(place: Path) -> Path:
     return place / "mrm"
 
 
-@pytest.fixture(scope="module", params=PACKAGES)
+@pytest.fixture(
+    scope="module", params=[pytest.param("mlbf_keras", marks=pytest.mark.slow), "mrm_keras"]
+)
 def run(request: pytest.FixtureRequest) -> tuple[str, Path]:
     """A package and its finished run of two folds."""
     name = "mlbf_run" if request.param == "mlbf_keras" else "mrm_run"
@@ -191,6 +193,7 @@ def predict(
     return exit_of(command.main, monkeypatch, *arguments(*models, *options))
 
 
+@pytest.mark.slow
 def test_from_held_out_records_to_a_report(
     mlbf_run: Path,
     mrm_run: Path,

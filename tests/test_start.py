@@ -146,6 +146,7 @@ def four_class_store(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_training_that_starts_from_another(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
