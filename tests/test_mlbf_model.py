@@ -238,7 +238,10 @@ def test_without_auxiliary_heads_only_the_diagnosis_remains() -> None:
     np.testing.assert_allclose(single(signal)["diagnosis"], whole(signal)["diagnosis"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("longest", LENGTHS)
+@pytest.mark.parametrize(
+    "longest",
+    [pytest.param(name, marks=() if name == "medium" else pytest.mark.slow) for name in LENGTHS],
+)
 def test_answers_are_those_of_plain_numpy(longest: str) -> None:
     ours = build_model(**SMALL)
     w = shake(ours)
@@ -265,7 +268,12 @@ def test_answers_at_full_size_are_those_of_plain_numpy(full: keras.Model) -> Non
 
 
 @pytest.mark.parametrize(
-    ("longest", "loss_weight"), [("short", 0.3), ("medium", 1.0), ("full", 1.0)]
+    ("longest", "loss_weight"),
+    [
+        ("short", 0.3),
+        pytest.param("medium", 1.0, marks=pytest.mark.slow),
+        pytest.param("full", 1.0, marks=pytest.mark.slow),
+    ],
 )
 def test_gradients_are_those_of_the_plain_network(longest: str, loss_weight: float) -> None:
     """Of every weight, to 1e-4 each, batch norm by its moving statistics."""
@@ -281,7 +289,10 @@ def test_gradients_are_those_of_the_plain_network(longest: str, loss_weight: flo
     assert_same_gradients(unstacked(gradients), plain_gradients, rounding=0.0)
 
 
-@pytest.mark.parametrize("longest", LENGTHS)
+@pytest.mark.parametrize(
+    "longest",
+    [pytest.param(name, marks=() if name == "medium" else pytest.mark.slow) for name in LENGTHS],
+)
 def test_training_steps_are_those_of_the_plain_network(longest: str) -> None:
     """Batch norm by the batch: answers, gradients of every weight, and the moving statistics.
 
@@ -316,7 +327,10 @@ def test_gradients_at_full_size_are_those_of_the_plain_network() -> None:
     assert_same_gradients(unstacked(gradients), plain_gradients, rounding=2e-5)
 
 
-@pytest.mark.parametrize("loss_weight", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize(
+    "loss_weight",
+    [pytest.param(0.0, marks=pytest.mark.slow), pytest.param(1.0, marks=pytest.mark.slow), 2.0],
+)
 def test_lambda_weighs_the_leads_losses(loss_weight: float) -> None:
     """Eq. 10 by hand from the answers."""
     model = compile_model(build_model(**SMALL), loss_weight=loss_weight)
