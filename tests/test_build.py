@@ -164,7 +164,7 @@ def test_labels_from_headers(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "georgia has no REFERENCE.csv: labels are taken from the headers" in printed.err
     assert "1 records have several labels of cpsc2018, in no known order" in printed.out
     assert list(rejected(out)) == ["E02"]
-    assert "its diagnoses are 426177001" in rejected(out)["E02"]
+    assert "its diagnoses are 426177001 (sinus bradycardia)" in rejected(out)["E02"]
     with Store(out) as store:
         assert store.ids.tolist()[:4] == ["E00", "E01", "E03", "E04"]
         assert [np.flatnonzero(row).tolist() for row in store.labels()[:4]] == [

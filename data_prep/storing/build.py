@@ -5,7 +5,7 @@ import math
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,6 +200,14 @@ def main(
         print(f"{others} are no records; {listed} says why.")
 
 
+def _named(codes: Sequence[str]) -> str:
+    """List diagnoses, those of SNOMED CT with what they stand for."""
+    from data_prep.class_names import snomed_name
+
+    names = [(code, snomed_name(code)) for code in codes]
+    return ", ".join(f"{code} ({name})" if name else code for code, name in names)
+
+
 def _given(selection: "Selection", labels: tuple[Path, ...]) -> str:
     return "published" if selection.dataset == "ptb-xl" and not labels else "given"
 
@@ -319,7 +327,7 @@ def _fill(
             continue
         labels, first = selection.labels_of(entry, loaded.codes)
         if not any(labels.values()):
-            known = f"its diagnoses are {', '.join(loaded.codes) or 'not given'}"
+            known = f"its diagnoses are {_named(loaded.codes) or 'not given'}"
             where = known if entry.labels is None else "the table of labels gives it none"
             yield (
                 entry,
