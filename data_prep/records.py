@@ -16,7 +16,7 @@ from data_prep.readers.arrays import is_recording, read_array, tracing_of
 from data_prep.readers.cpsc_struct import read_cpsc_struct
 from data_prep.readers.dicom import read_dicom
 from data_prep.readers.edf import read_edf
-from data_prep.readers.record import Record, Tracing, record_of
+from data_prep.readers.record import Record, Tracing, file_bytes, record_of
 from data_prep.readers.scp_ecg import read_scp
 from data_prep.readers.tables import names_leads, read_table
 from data_prep.readers.wfdb import read_wfdb
@@ -257,13 +257,7 @@ def format_of(path: Path) -> str | None:
     """
     if path.suffix in (".hea", ".mat"):
         return "WFDB" if path.suffix == ".hea" else "CPSC struct"
-    try:
-        with opened(path) as file:
-            start = file.read(256)
-    except OSError as error:
-        raise RecordError(
-            f"{path} cannot be read ({error.strerror}); mend it or leave this recording out."
-        ) from error
+    start = file_bytes(path, first=256)
     ending = path.suffix.casefold()
     found = None
     if start.startswith(b"\x93NUMPY") or (start.startswith(b"PK") and ending == ".npz"):

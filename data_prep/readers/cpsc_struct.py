@@ -14,7 +14,7 @@ import numpy as np
 from data_prep.errors import RecordError
 from data_prep.files import opened
 from data_prep.labels import LEADS
-from data_prep.readers.record import Tracing, age_of, require_values
+from data_prep.readers.record import Tracing, age_of, file_bytes, require_values
 
 CPSC_RATE = 500.0
 """Hertz; the original files of CPSC 2018 do not state their rate."""
@@ -38,14 +38,7 @@ def read_cpsc_struct(path: Path) -> Tracing:
     Raises:
         RecordError: if it cannot be read, is damaged, or does not contain this struct.
     """
-    try:
-        with opened(path, most=_MOST_BYTES) as file:
-            start = file.read(10)
-    except OSError as error:
-        raise RecordError(
-            f"{path} cannot be read ({error.strerror}); mend it or leave this recording out."
-        ) from error
-    if start != b"MATLAB 5.0":
+    if file_bytes(path, most=_MOST_BYTES, first=10) != b"MATLAB 5.0":
         raise RecordError(
             f"{path} has no header beside it and is not a MATLAB 5 file of CPSC 2018; put its"
             f" {path.stem}.hea beside it or leave this recording out."

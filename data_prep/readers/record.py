@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import RecordError
-from data_prep.files import MOST_VALUES
+from data_prep.files import MOST_BYTES, MOST_VALUES, opened
 from data_prep.labels import LEADS
 from data_prep.readers.leads import MILLIVOLTS, complete_leads, find_leads
 
@@ -24,6 +24,26 @@ _SPREADS = (0.001, 50.0)
 _MOST_OFFSET = 2.0**13  # mV; above it, float32 values are spaced by 0.001 mV
 # If the unit is only assumed, values outside this range are not taken to be millivolts.
 _SUPPOSED_SPREADS = (0.01, 5.0)
+
+
+def file_bytes(path: Path, *, most: int = MOST_BYTES, first: int = -1) -> bytes:
+    """Read a recording's file.
+
+    Args:
+        path: of the file.
+        most: largest allowed size, bytes.
+        first: how many bytes to read; all of them by default.
+
+    Raises:
+        RecordError: if it cannot be read, is not a regular file, or is larger.
+    """
+    try:
+        with opened(path, most=most) as file:
+            return file.read(first)
+    except OSError as error:
+        raise RecordError(
+            f"{path} cannot be read ({error.strerror}); mend it or leave this recording out."
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.errors import RecordError
-from data_prep.files import opened
 from data_prep.readers.leads import MOST_LETTERS, has_leads, lead_of
-from data_prep.readers.record import Tracing, require_values, unreadable
+from data_prep.readers.record import Tracing, file_bytes, require_values, unreadable
 
 _MOST_IN_LINE = 1_000_000  # characters
 _MOST_BYTES = 2**28  # an hour at 500 Hz with 12 characters per sample
@@ -80,13 +79,7 @@ def names_leads(line: str) -> bool:
 
 def _lines(path: Path) -> Iterator[str]:
     """The lines of a UTF-8 or Latin-1 text, decoded one by one."""
-    try:
-        with opened(path, most=_MOST_BYTES) as file:
-            data = file.read()
-    except OSError as error:
-        raise RecordError(
-            f"{path} cannot be read ({error.strerror}); mend it or leave this recording out."
-        ) from error
+    data = file_bytes(path, most=_MOST_BYTES)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:

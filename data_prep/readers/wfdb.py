@@ -17,6 +17,7 @@ from data_prep.readers.record import (
     Tracing,
     age_of,
     choose_leads,
+    file_bytes,
     require_duration,
     require_rate,
     require_values,
@@ -98,13 +99,7 @@ def _parse_header(path: Path) -> _Header:
 
 
 def _header_text(path: Path) -> str:
-    try:
-        with opened(path, most=_HEADER_BYTES) as file:
-            data = file.read()
-    except OSError as error:
-        raise RecordError(
-            f"{path} cannot be read ({error.strerror}); mend it or leave this recording out."
-        ) from error
+    data = file_bytes(path, most=_HEADER_BYTES)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
