@@ -56,7 +56,7 @@ def explainer(monkeypatch: pytest.MonkeyPatch) -> Explainer:
 
 @pytest.fixture
 def client(model: ECGModel, explainer: Explainer) -> Iterator[TestClient]:
-    worker = Worker({"toy": lambda: [model]}, Limits(files=3, megabytes=2, waiting=2, kept=2))
+    worker = Worker({"toy": [model]}, Limits(files=3, megabytes=2, waiting=2, kept=2))
     with TestClient(application(worker), base_url="http://localhost") as client:
         yield client
 
@@ -137,7 +137,7 @@ def test_rubbish_gets_its_sentence_and_the_rest_an_answer(
     ["../../evil.npy", "/evil.npy", "a/b.npy", "..\\evil.npy", "~.npy", "é\n.npy", "x" * 300],
 )
 def test_names_are_no_paths(name: str, model: ECGModel, tmp_path: Path) -> None:
-    worker = Worker({"toy": lambda: [model]}, Limits())
+    worker = Worker({"toy": [model]}, Limits())
     upload = worker.add("toy", [(name, io.BytesIO(b"123"))])
     (stored,) = upload.folder.iterdir()
     assert stored.name == ("recording_1.npy" if name.endswith(".npy") else "recording_1")
@@ -166,7 +166,7 @@ class TestRefusals:
         assert "two files are named" in problem(answer).casefold()
 
     def test_a_full_queue(self, model: ECGModel) -> None:
-        worker = Worker({"toy": lambda: [model]}, Limits(waiting=2))  # not started
+        worker = Worker({"toy": [model]}, Limits(waiting=2))  # not started
         keys = [worker.add("toy", [("a.csv", io.BytesIO(b"1"))]) for _ in range(2)]
         assert [worker.before(each) for each in keys] == [0, 1]
         with pytest.raises(OptionError, match="2 uploads are waiting"):
@@ -189,7 +189,7 @@ class TestRefusals:
         assert not re.search(r"https?://|url\(|@import|<script", answer.text)
 
     def test_a_token(self, model: ECGModel) -> None:
-        worker = Worker({"toy": lambda: [model]}, Limits())
+        worker = Worker({"toy": [model]}, Limits())
         with TestClient(application(worker, token="secret"), base_url="http://10.0.0.1") as client:
             for address in ("/", "/?token=wrong", "/uploads/x"):
                 assert problem(client.get(address)).startswith("403 ")

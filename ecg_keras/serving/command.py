@@ -1,7 +1,5 @@
 """Command ``ecg-serve``: a local web page for uploading recordings."""
 
-from functools import partial
-
 from data_prep.commands import run_command
 from data_prep.errors import OptionError
 
@@ -45,9 +43,8 @@ def main(
     from ecg_keras.prediction.ensemble import open_models
     from ecg_keras.serving.uploads import Limits
 
-    opened = {pattern: open_models([pattern]) for pattern in models}
     serve(
-        {name: partial(opened.__getitem__, name) for name in opened},
+        {pattern: open_models([pattern]) for pattern in models},
         Limits(files=files, megabytes=megabytes),
         host=host,
         port=port,

@@ -3,7 +3,7 @@
 import ipaddress
 import secrets
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import uvicorn
 
@@ -16,7 +16,7 @@ _CONNECTIONS = 50
 
 
 def serve(
-    models: Mapping[str, Callable[[], Sequence[ECGModel]]],
+    models: Mapping[str, Sequence[ECGModel]],
     limits: Limits,
     *,
     host: str,
@@ -25,7 +25,7 @@ def serve(
     """Serve the page until interrupted.
 
     Args:
-        models: for each name that can be chosen, a function that opens the models.
+        models: the opened models of each name that can be chosen.
         limits: limits on uploads.
         host: address to listen on; unless it is a loopback address, a token is required.
         port: port to listen on; 0 for any free port.

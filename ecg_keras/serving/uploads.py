@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -96,17 +96,14 @@ class Worker:
     Answers come before explanations: no page is made while an upload is waiting for its answers.
 
     Args:
-        models: for each name that can be chosen, a function that opens the models; they are kept
-            open.
+        models: the opened models of each name that can be chosen.
         limits: limits on waiting and kept uploads.
     """
 
-    def __init__(
-        self, models: Mapping[str, Callable[[], Sequence[ECGModel]]], limits: Limits
-    ) -> None:
+    def __init__(self, models: Mapping[str, Sequence[ECGModel]], limits: Limits) -> None:
         self.models = models
         self.limits = limits
-        self._opened: dict[str, tuple[Sequence[ECGModel], Explainer | None]] = {}
+        self._explainers: dict[str, Explainer | None] = {}
         self._uploads: dict[str, Upload] = {}
         self._changed = threading.Condition()
         self._stopped = False
@@ -223,8 +220,7 @@ class Worker:
                 upload.rejected.append((name, _reason(upload.folder / stored, upload)))
         if not records:
             return
-        models, explainer = self._open(upload.model)
-        answered = answer_records(models, list(records.items()))
+        answered = answer_records(self.models[upload.model], list(records.items()))
         upload.notices = notices_of(answered.predictions)
         for each in answered.rejected:
             upload.rejected.append((each.name, _in_their_words(each.reason, upload)))
@@ -234,11 +230,11 @@ class Worker:
         with tempfile.TemporaryDirectory(prefix="ecg-serve-") as out:
             write_answers(Path(out), answered, answered.answers, "names")
             upload.table = (Path(out) / "answers.csv").read_bytes()
-        if explainer is not None:
+        if self._explainer(upload.model) is not None:
             upload.to_explain = [read_record(records[name]) for name, *_ in upload.rows]
 
     def _explain_one(self, upload: Upload) -> None:
-        _, explainer = self._open(upload.model)
+        explainer = self._explainer(upload.model)
         assert explainer is not None
         record = upload.to_explain.pop(0)
         upload.pages[record.id] = page_of(
@@ -247,15 +243,13 @@ class Worker:
             notices=upload.notices,
         )
 
-    def _open(self, name: str) -> tuple[Sequence[ECGModel], Explainer | None]:
-        if name not in self._opened:
-            models = self.models[name]()
+    def _explainer(self, name: str) -> Explainer | None:
+        if name not in self._explainers:
             try:
-                explainer = explainer_of(models)
+                self._explainers[name] = explainer_of(self.models[name])
             except OptionError:  # Different networks, or no explainer.
-                explainer = None
-            self._opened[name] = models, explainer
-        return self._opened[name]
+                self._explainers[name] = None
+        return self._explainers[name]
 
 
 def _reason(path: Path, upload: Upload) -> str:

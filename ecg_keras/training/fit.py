@@ -18,7 +18,7 @@ from ecg_keras.evaluation.plots import plot_learning_curves, read_history
 from ecg_keras.evaluation.scores import Spread
 from ecg_keras.model.backend import keras, tf
 from ecg_keras.model.contract import Contract
-from ecg_keras.model.model_files import ECGModel
+from ecg_keras.model.model_files import ECGModel, load_model
 from ecg_keras.model.origin import Origin
 from ecg_keras.training.batches import StoreBatches, describe
 from ecg_keras.training.callbacks import ChooseEpochs, KeepBest, Progress, RequireNumbers
@@ -42,7 +42,7 @@ from ecg_keras.training.settings import (
     options_of,
     require_sensible,
 )
-from ecg_keras.training.start import freeze_features, model_to_start_from, start_from
+from ecg_keras.training.start import freeze_features, start_from
 
 
 class Network(Protocol):
@@ -170,7 +170,7 @@ def train_fold(
         keras.backend.clear_session()  # also resets the policy
         keras.config.set_dtype_policy(settings.precision)
         try:
-            source = None if settings.init is None else model_to_start_from(settings.init)
+            source = None if settings.init is None else load_model(settings.init)
             keras.utils.set_random_seed(settings.seed)
             contract = network.contract(store, task, parts.train)
             if source is not None:

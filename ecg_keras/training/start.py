@@ -5,19 +5,7 @@ from typing import Any
 
 from data_prep.errors import OptionError
 from ecg_keras.model.contract import Contract
-from ecg_keras.model.model_files import ECGModel, load_model
-
-
-def model_to_start_from(name: str) -> ECGModel:
-    """Open the model that ``--init`` names.
-
-    Args:
-        name: a ``.keras`` file.
-
-    Raises:
-        ModelFileError: if there is no such model.
-    """
-    return load_model(name)
+from ecg_keras.model.model_files import ECGModel
 
 
 @dataclass(frozen=True)
