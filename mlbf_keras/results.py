@@ -317,11 +317,12 @@ class Reproduction(reproduction.Reproduction):
         self, held_out: Path, records: Path
     ) -> tuple[list[Predictions], list[Predictions]]:
         """Return the predictions of one model and of the ensemble for recordings in no store."""
-        from ecg_keras.prediction.ensemble import choose_records, open_models, predict_records
+        from ecg_keras.prediction.ensemble import answer_records, choose_records, open_models
 
         chosen = choose_records(csv_file=held_out, records=records)
         with Store(self.store) as opened:
-            seen = [name for name in chosen if name in set(opened.ids)]
+            in_store = set(opened.ids)
+        seen = [name for name in chosen if name in in_store]
         if seen:
             raise OptionError(
                 f"{held_out} names {seen[0]}, which is in {self.store} and would train the models"
@@ -329,13 +330,13 @@ class Reproduction(reproduction.Reproduction):
             )
         folders = self._run([self._model(Variant(), None, fold) for fold in self.folds])
         models = open_models([str(folder / "best.keras") for folder in folders])
-        answers, refused, _ = predict_records(models, chosen, batch_size=self.protocol.batch_size)
-        if refused:
+        answered = answer_records(models, list(chosen.items()), batch_size=self.protocol.batch_size)
+        if answered.rejected:
             raise RecordError(
-                f"{len(refused)} of the recordings of {held_out} cannot be used, the first"
-                f" because: {refused[0].reason}"
+                f"{len(answered.rejected)} of the recordings of {held_out} cannot be used, the"
+                f" first because: {answered.rejected[0].reason}"
             )
-        ensemble = label_predictions(answers, held_out, reference=held_out)
+        ensemble = label_predictions(answered.predictions, held_out, reference=held_out)
         single = replace(
             ensemble,
             probabilities=ensemble.members[0],

@@ -22,10 +22,10 @@ from ecg_keras.model.origin import Origin
 from ecg_keras.prediction import ensemble as prediction
 from ecg_keras.prediction.ensemble import (
     WINDOW,
+    answer_records,
     choose_records,
     open_models,
     predict,
-    predict_records,
 )
 
 LENGTHS = {"A1": 1000, "A2": 700, "A3": 2600, "A4": 1300, "A5": 999}
@@ -572,8 +572,8 @@ def test_recordings_are_read_a_block_at_a_time(
 
     monkeypatch.setattr(prediction, "_read", read_one)
     monkeypatch.setattr(ECGModel, "run", answer_one)
-    found, refused, _ = predict_records([model], records, batch_size=1)
-    assert found.ids.tolist() == list(records) and refused == []
+    answered = answer_records([model], list(records.items()), batch_size=1)
+    assert answered.predictions.ids.tolist() == list(records) and answered.rejected == []
     assert all(held <= WINDOW * (done // WINDOW + 2) for done, held in enumerate(waiting))
 
 
@@ -605,7 +605,7 @@ def test_recordings_of_similar_length_are_answered_together_and_in_their_order(
     monkeypatch.setattr(prediction, "prepare_record", prepare_one)
     monkeypatch.setattr(prediction, "check", lambda record: ())
     monkeypatch.setattr(ECGModel, "run", answer_one)
-    found, _, _ = predict_records([model], records, batch_size=8)
+    found = answer_records([model], list(records.items()), batch_size=8).predictions
     assert found.ids.tolist() == list(records)
     np.testing.assert_allclose(found.probabilities[:, 0], lengths / 100)
     assert batches == [list(range(i, i + 8)) for i in range(1, 41, 8)]

@@ -303,38 +303,6 @@ def _input_seconds(models: Sequence[ECGModel]) -> float:
     return min(model.contract.input_length / model.contract.sampling_rate for model in models)
 
 
-def predict_records(
-    models: Sequence[ECGModel],
-    records: Mapping[str, Path | Rejected],
-    *,
-    batch_size: int = 64,
-    workers: int = 2,
-    fs: float | None = None,
-    unit: str | None = None,
-) -> tuple[Predictions, list[Rejected], dict[str, tuple[Doubt, ...]]]:
-    """Predict from several recordings with an ensemble.
-
-    Args:
-        models: from :func:`open_models`; recordings are prepared by the contract of each.
-        records: files of the recordings by name, or the reason why one cannot be used.
-        batch_size: recordings per batch; sixteen times as many are held in memory.
-        workers: number of threads that read recordings.
-        fs: sampling rate in hertz, of files that do not state it.
-        unit: unit of files that do not state it; see :func:`data_prep.records.read_record`.
-
-    Returns:
-        The predictions, with the mean probabilities and thresholds of the models; the recordings
-        that could not be used; and the plausibility warnings about the others, by name.
-
-    Raises:
-        RecordError: if no recording could be used.
-    """
-    answered = answer_records(
-        models, list(records.items()), batch_size=batch_size, workers=workers, fs=fs, unit=unit
-    )
-    return answered.predictions, answered.rejected, answered.doubts
-
-
 def answer_records(
     models: Sequence[ECGModel],
     items: Sequence[tuple[str | None, Any]],
@@ -345,7 +313,25 @@ def answer_records(
     unit: str | None = None,
     quiet: bool = False,
 ) -> Answered:
-    """Predict like :func:`predict_records`, from recordings of any type; return all results."""
+    """Predict from several recordings with an ensemble.
+
+    Args:
+        models: from :func:`open_models`; recordings are prepared by the contract of each.
+        items: name and recording of each: what :meth:`Ensemble.predict_record` takes, or the
+            reason why one cannot be used; without a name it gets its own.
+        batch_size: recordings per batch; sixteen times as many are held in memory.
+        workers: number of threads that read recordings.
+        fs: sampling rate in hertz, of recordings that do not state it.
+        unit: unit of recordings that do not state it; see
+            :func:`data_prep.records.read_record`.
+        quiet: show no progress.
+
+    Returns:
+        The mean probabilities and thresholds of the models, and all else that was found.
+
+    Raises:
+        RecordError: if no recording could be used.
+    """
     usable: list[_Usable] = []
     answers: list[np.ndarray] = []
     rejected: list[Rejected] = []
