@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ def contract_of(network: str, **changes: Any) -> Contract:
     return Contract(**{**fields, **changes})
 
 
-def mlbf_net(contract: Contract, width: int = 2) -> Any:
-    return mlbf_keras.model.build_model(
+def mlbf_net(contract: Contract, width: int = 2, build: Any = mlbf_keras.model.build_model) -> Any:
+    return build(
         input_length=contract.input_length,
         num_classes=len(contract.class_names),
         filters=width,
@@ -47,15 +48,7 @@ def mlbf_net(contract: Contract, width: int = 2) -> Any:
     )
 
 
-def branchnet(contract: Contract, width: int = 2) -> Any:
-    return mlbf_keras.model.build_branchnet(
-        input_length=contract.input_length,
-        num_classes=len(contract.class_names),
-        filters=width,
-        gru_units=width,
-        single_label=contract.single_label,
-        contract=contract,
-    )
+branchnet = partial(mlbf_net, build=mlbf_keras.model.build_branchnet)
 
 
 def mrm_net(contract: Contract, width: int = 4) -> Any:

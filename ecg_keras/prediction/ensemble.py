@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -134,8 +134,7 @@ class Ensemble(tuple[ECGModel, ...]):
             OptionError: if the DataFrame has no such column.
         """
         items = _named(recordings, column)
-        answered = answer_records(self, items, batch_size=batch_size, fs=fs, unit=unit)
-        return Answers(tuple(answered.answers), tuple(answered.rejected))
+        return answer_records(self, items, batch_size=batch_size, fs=fs, unit=unit).answers
 
 
 def _named(recordings: Any, column: str | None) -> list[tuple[str, Any]]:
@@ -264,9 +263,9 @@ class Answered:
     seconds: dict[str, float]
     used: float
 
-    @property
-    def answers(self) -> list[Answer]:
-        """One answer per recording."""
+    @cached_property
+    def answers(self) -> Answers:
+        """One answer per recording, and the recordings that could not be used."""
         predictions, answers = self.predictions, []
         classes = predictions.class_names
         thresholds = dict(zip(classes, predictions.thresholds.tolist(), strict=True))
@@ -295,7 +294,7 @@ class Answered:
                     single_label=predictions.single_label,
                 )
             )
-        return answers
+        return Answers(tuple(answers), tuple(self.rejected))
 
 
 def _input_seconds(models: Sequence[ECGModel]) -> float:
@@ -567,7 +566,7 @@ def record_of_store(store: Store, index: int) -> Record:
     )
 
 
-def write_answers(out: Path, answered: Answered, answers: Sequence[Answer], form: Format) -> None:
+def write_answers(out: Path, answered: Answered, form: Format) -> None:
     """Write the results of a prediction.
 
     ``predictions.npz`` holds everything; ``probabilities.csv`` has a column per class;
@@ -579,7 +578,6 @@ def write_answers(out: Path, answered: Answered, answers: Sequence[Answer], form
     Args:
         out: the folder.
         answered: results of an ensemble.
-        answers: the value of ``answered.answers``.
         form: format of ``answers.csv``.
     """
     predictions = answered.predictions
@@ -593,10 +591,10 @@ def write_answers(out: Path, answered: Answered, answers: Sequence[Answer], form
     if form == "cpsc2018":
         number = {name: str(c) for c, name in enumerate(predictions.class_names, start=1)}
         columns = ["Recording", "Result"]
-        table = [[answer.record, number[answer.labels[0]]] for answer in answers]
+        table = [[answer.record, number[answer.labels[0]]] for answer in answered.answers]
     else:
-        whole = Answers(tuple(answers))
-        columns, table = whole.columns, [_as_text(row) for row in whole.rows]
+        columns = answered.answers.columns
+        table = [_as_text(row) for row in answered.answers.rows]
     write_csv(out / "answers.csv", columns, table)
     write_csv(
         out / "rejected.csv",
@@ -701,7 +699,7 @@ def predict(
 
         predictions, doubts = answered.predictions, answered.doubts
         answers = answered.answers
-        write_answers(folder, answered, answers, form)
+        write_answers(folder, answered, form)
         if explainer is not None:
             _write_pages(folder / "explained", explainer, predictions, read, doubts)
     count = len(answers)

@@ -228,7 +228,7 @@ class Worker:
             (each.record, found_text(each), " ".join(each.warnings)) for each in answered.answers
         ]
         with tempfile.TemporaryDirectory(prefix="ecg-serve-") as out:
-            write_answers(Path(out), answered, answered.answers, "names")
+            write_answers(Path(out), answered, "names")
             upload.table = (Path(out) / "answers.csv").read_bytes()
         if self._explainer(upload.model) is not None:
             upload.to_explain = [read_record(records[name]) for name, *_ in upload.rows]
