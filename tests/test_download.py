@@ -1,5 +1,6 @@
 """Downloads against a server of this machine that serves PhysioNet's trees, and misbehaves."""
 
+import csv
 import gzip
 import hashlib
 import os
@@ -13,12 +14,14 @@ from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from make_records import sine_leads, write_ptbxl, write_wfdb
 from test_commands import exit_of
 
 from data_prep.errors import DownloadError, OptionError, RecordError
+from data_prep.store import Store
 from data_prep.storing import build, download
 from data_prep.storing.download import SUMS, main
 from data_prep.storing.folders import inspect_folder
@@ -393,6 +396,200 @@ def test_command(
     assert (tmp_path / "ptb" / "ptbxl_database.csv").is_file()
     assert exit_of(main, monkeypatch, *options[:3], "--url", server.url + "nothing") == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("ecg-toy: http://127.0.0.1")
+
+
+# --- Some records ------------------------------------------------------------------------------
+
+REPORTS = (
+    "normal",
+    'sinus, "steep" type',
+    "one\ntwo, three\r\nfour",
+    "Überleitung\u2028",
+)
+
+
+@pytest.fixture(scope="module")
+def cut_tree(trees: Path) -> Path:
+    """PTB-XL with reports that csv must quote; the rows end as published, by a line feed."""
+    folder = write_ptbxl(
+        trees / "four", [{"NORM": 100.0}, {"IMI": 50.0}, {"SR": 0.0}, {"NORM": 0.0}], hr=True
+    )
+    with open(folder / "ptbxl_database.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    with open(folder / "ptbxl_database.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow([*header, "report"])
+        table.writerows([*row, report] for row, report in zip(rows, REPORTS, strict=True))
+    (folder / "LICENSE.txt").write_text("CC BY 4.0\n")
+    write_sums(folder)
+    return folder
+
+
+def published_rows(folder: Path, *numbers: int) -> bytes:
+    """The header and the rows of some records, cut out of the published table by hand."""
+    text = (folder / "ptbxl_database.csv").read_bytes()
+    starts = [0, *(text.index(b"\n%d,%d.0" % (n, 100 + n)) + 1 for n in range(1, 5)), len(text)]
+    return b"".join(text[starts[n] : starts[n + 1]] for n in (0, *numbers))
+
+
+def require_complete(
+    folder: Path, *, of: Path, numbers: tuple[int, ...], both: bool = False
+) -> None:
+    """Exactly these records, tables and checksums are there, and the folder is built whole."""
+    files = files_of(folder)
+    expected = {
+        f"{place}/00000/{number:05d}_{rate}.{ending}"
+        for number in numbers
+        for place, rate in (("records100", "lr"), ("records500", "hr"))[: 1 + both]
+        for ending in ("hea", "dat")
+    }
+    assert set(files) == expected | {"scp_statements.csv", "ptbxl_database.csv"}
+    published = files_of(of)
+    assert all(files[name] == published[name] for name in expected | {"scp_statements.csv"})
+    assert files["ptbxl_database.csv"] == published_rows(of, *numbers)
+    sums = dict(reversed(line.split("  ")) for line in (folder / SUMS).read_text().splitlines())
+    assert sums == {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    report = inspect_folder(folder)
+    assert (report.missing, report.extra) == ((), ())
+    store = folder.with_suffix(".h5")
+    build.main(source=(folder,), out=store, workers=1)
+    with Store(store) as opened:
+        assert len(opened.ids) == len(numbers)
+    assert len(folder.with_suffix(".rejected.csv").read_text().splitlines()) == 1  # the header
+
+
+def test_some_records_of_ptbxl_are_a_complete_folder(
+    server: Server, cut_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = partial(main, "ptb-xl", out=tmp_path / "some", url=server.url + "four")
+    some(records=("2", "00003_lr"))
+    assert "6 files of ptb-xl are complete and checked, 6 of them new." in capsys.readouterr().out
+    require_complete(tmp_path / "some", of=cut_tree, numbers=(2, 3))
+
+    # Once more, only the list is fetched; so it is for records already there.
+    for records in (("2", "3"), ("00002",)):
+        server.requests.clear()
+        some(records=records)
+        assert [path for path, _ in server.requests] == [f"four/{SUMS}"]
+        require_complete(tmp_path / "some", of=cut_tree, numbers=(2, 3))
+
+    # More records come to those already there; half a record is completed.
+    (tmp_path / "some" / "records100" / "00000" / "00002_lr.dat").unlink()
+    server.requests.clear()
+    some(records=("1",))
+    assert {path.removeprefix("four/") for path, _ in server.requests} == {
+        SUMS,
+        "ptbxl_database.csv",
+        *(f"records100/00000/{name}" for name in ("00001_lr.hea", "00001_lr.dat", "00002_lr.dat")),
+    }
+    require_complete(tmp_path / "some", of=cut_tree, numbers=(1, 2, 3))
+
+    # A record that was removed leaves the table too.
+    for ending in ("hea", "dat"):
+        (tmp_path / "some" / "records100" / "00000" / f"00002_lr.{ending}").unlink()
+    server.requests.clear()
+    some(records=("1",))
+    assert len(server.requests) == 1
+    require_complete(tmp_path / "some", of=cut_tree, numbers=(1, 3))
+
+
+def test_a_damaged_cut_table_is_fetched_again(
+    server: Server, cut_tree: Path, tmp_path: Path
+) -> None:
+    some = partial(main, "ptb-xl", out=tmp_path / "some", url=server.url + "four", records=("3",))
+    some()
+    table = tmp_path / "some" / "ptbxl_database.csv"
+    for damaged in (table.read_bytes().replace(b"four", b"five"), b"", b"\xff"):
+        table.write_bytes(damaged)
+        some()
+        require_complete(tmp_path / "some", of=cut_tree, numbers=(3,))
+
+
+def test_some_records_at_both_rates(server: Server, cut_tree: Path, tmp_path: Path) -> None:
+    some = partial(main, "ptb-xl", out=tmp_path / "some", url=server.url + "four")
+    some(records=("1",))
+    with pytest.raises(OptionError, match=r"some already holds records at 100 Hz; give --rate b"):
+        some(records=("2",), rate="500")
+    some(records=("2",), rate="both")
+    require_complete(tmp_path / "some", of=cut_tree, numbers=(1, 2), both=True)
+    with pytest.raises(OptionError, match="already holds records at 500 Hz"):
+        some(records=("2",))
+
+
+def test_all_of_ptbxl_and_then_some(server: Server, cut_tree: Path, tmp_path: Path) -> None:
+    some = partial(main, "ptb-xl", out=tmp_path / "some", url=server.url + "four")
+    some(records=("4",))
+    some()
+    everything = files_of(tmp_path / "some")
+    assert everything["ptbxl_database.csv"] == (cut_tree / "ptbxl_database.csv").read_bytes()
+    some(records=("4",))
+    assert files_of(tmp_path / "some") == everything
+
+
+def test_some_records_of_cpsc(server: Server, trees: Path, tmp_path: Path) -> None:
+    some = partial(main, "cpsc2018", out=tmp_path / "some", url=server.url + "challenge")
+    for records, present in ((("A0002",), {2}), (("A0005",), {2, 5})):
+        some(records=records)
+        published = files_of(trees / "challenge" / "training" / "cpsc_2018")
+        expected = {n: d for n, d in published.items() if any(f"A000{i}" in n for i in present)}
+        assert len(expected) == 2 * len(present) and files_of(tmp_path / "some") == expected
+    assert inspect_folder(tmp_path / "some").missing == ()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "records", "rate", "sentence"),
+    [
+        (
+            "ptb-xl",
+            ("1", "7", "8"),
+            "100",
+            r"no record 7 \(and 1 more\); give records such as 00001_lr\.",
+        ),
+        ("ptb-xl", ("00001_hr",), "100", "no record 00001_hr; give records such as 00001_lr"),
+        ("ptb-xl", ("A0001",), "500", "no record A0001; give records such as 00001_hr"),
+        ("ptb-xl", ("",), "100", "no record ; give"),
+        ("ptb-xl", (), "100", "--records names no record; give some, or drop it"),
+        ("cpsc2018", ("9000",), "100", "no record 9000; give records such as A0001"),
+    ],
+)
+def test_records_that_do_not_exist(
+    server: Server,
+    cut_tree: Path,
+    tmp_path: Path,
+    dataset: Any,
+    records: tuple[str, ...],
+    rate: Any,
+    sentence: str,
+) -> None:
+    url = server.url + ("four" if dataset == "ptb-xl" else "challenge")
+    with pytest.raises(OptionError, match=sentence):
+        main(dataset, out=tmp_path / "some", url=url, records=records, rate=rate)
+    assert not (tmp_path / "some").exists()
+
+
+def test_a_table_without_a_record_is_one_sentence(
+    server: Server, trees: Path, cut_tree: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(cut_tree, trees / "three")
+    table = trees / "three" / "ptbxl_database.csv"
+    table.write_bytes(published_rows(cut_tree, 1, 2, 3))
+    write_sums(trees / "three")
+    with pytest.raises(DownloadError, match=r"database.csv has no row of record 4, which SHA256SU"):
+        main("ptb-xl", out=tmp_path / "some", url=server.url + "three", records=("4",))
+
+
+def test_some_records_on_the_command_line(
+    server: Server,
+    cut_tree: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ("--out", str(tmp_path / "some"), "--url", server.url + "four")
+    assert exit_of(main, monkeypatch, "ptb-xl", "--records", "4", "00001_lr", *options) is None
+    require_complete(tmp_path / "some", of=cut_tree, numbers=(1, 4))
+    assert exit_of(main, monkeypatch, "ptb-xl", "--records", *options) == 2
+    assert "--records names no record" in capsys.readouterr().err
 
 
 # --- ecg-build --check ---------------------------------------------------------------------------

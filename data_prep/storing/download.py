@@ -7,9 +7,10 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urljoin, urlsplit
@@ -35,6 +36,8 @@ _PARTS = {
     "500": (r"[^/]+\.(?:csv|txt)|records500/.+", ""),
     "both": (r"[^/]+\.(?:csv|txt)|records[15]00/.+", ""),
 }
+_TABLE = "ptbxl_database.csv"
+_TABLES = (_TABLE, "scp_statements.csv")
 _BLOCK = 1 << 14  # bytes at a time; at most this much is lost if a connection breaks
 _TRIES = 5
 _TIMEOUT = (10, 30)  # seconds to connect, and between two bytes
@@ -50,30 +53,43 @@ def main(
     *,
     out: Path,
     url: str | None = None,
+    records: tuple[str, ...] | None = None,
     rate: Literal["100", "500", "both"] = "100",
     workers: int = 8,
 ) -> None:
-    """Download a data set from PhysioNet, in parallel, and check every file.
+    """Download a data set, or some of its records, from PhysioNet, and check every file.
 
     Complete files are not downloaded again, and partial files are resumed: after an interruption,
-    run the same command again.
+    run the same command again.  With --records, the records that the folder already holds are
+    kept and completed, and of PTB-XL ptbxl_database.csv has the rows of the folder's records only.
 
     Args:
         dataset: cpsc2018 (6,877 records at 500 Hz, in the format of the PhysioNet/CinC Challenge
             2021) or ptb-xl (version 1.0.3).
         out: folder for the files.
         url: of a mirror's folder that holds SHA256SUMS.txt; by default PhysioNet.
+        records: download only these records: the ecg_id of PTB-XL (9000) or names (09000_lr,
+            A0001); by default all.
         rate: which records of PTB-XL to download, in Hz.
         workers: number of files downloaded at a time.
 
     Raises:
         DownloadError: if the server does not answer, or lacks files that it lists.
-        OptionError: if the options contradict each other.
+        OptionError: if the options contradict each other, or the data set lacks a record.
+        LabelError: if the table of PTB-XL cannot be read.
     """
     if workers < 1:
         raise OptionError(f"{workers} workers cannot fetch anything; give at least 1.")
     if dataset == "cpsc2018" and rate != "100":
         raise OptionError("CPSC 2018 is of 500 Hz only; drop --rate.")
+    if records == ():
+        raise OptionError("--records names no record; give some, or drop it to download all.")
+    other = {"100": "500", "500": "100"}.get(rate)
+    if records and other and (out / f"records{other}").is_dir():
+        raise OptionError(  # each record must be there at all rates of its folder
+            f"{out} already holds records at {other} Hz; give --rate both, or another folder with"
+            " --out."
+        )
     root = (url or _ROOTS[dataset]).rstrip("/") + "/"
     if not root.startswith(("http://", "https://")):
         raise OptionError(
@@ -85,7 +101,16 @@ def main(
         raise DownloadError(
             f"{root}{SUMS} lists no files of {dataset}; give with --url the folder that holds it."
         )
+    of_table: set[str] = set()  # ecg_id of each row that the table of PTB-XL is to keep
+    if records:
+        files = _of_records(files, records, out, f"{root}{SUMS}")
+        if dataset == "ptb-xl":
+            of_table = {name.lstrip("0") for name in map(_record, files) if name}
+            files = _with_table(files, _sha256_of_cut(out, of_table))
     fetched = _fetch_all(source, files, out, workers)
+    if of_table:
+        _cut(out / _TABLE, of_table)
+        files = _with_table(files, _sha256(out / _TABLE))
     _write_sums(out, files)
     print(
         f"{out}: {len(files)} files of {dataset} are complete and checked, {fetched} of them new."
@@ -122,6 +147,78 @@ def _chosen(text: str, pattern: str, prefix: str) -> list[_File]:
             )
         files.append(_File(found[2], place, found[1].casefold()))
     return files
+
+
+def _record(file: _File) -> str:
+    """The record that a file belongs to, such as 09000 or A0001; empty for other files."""
+    is_record = file.place.suffix in (".hea", ".dat", ".mat")
+    return file.place.stem.partition("_")[0] if is_record else ""
+
+
+def _of_records(
+    files: Sequence[_File], names: Sequence[str], out: Path, listed_in: str
+) -> list[_File]:
+    """Select the files of these records, of those in the folder, and the tables of PTB-XL."""
+    known: dict[str, str] = {}
+    for file in files:
+        if record := _record(file):
+            known |= dict.fromkeys((file.place.stem, record, record.lstrip("0")), record)
+    absent = [name for name in names if name not in known]
+    if absent:
+        more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
+        raise OptionError(
+            f"{listed_in} lists no record {absent[0]}{more}; give records such as"
+            f" {next(iter(known), 'those of another --rate')}."
+        )
+    wanted = {known[name] for name in names}
+    wanted |= {_record(file) for file in files if (out / file.place).is_file()} - {""}
+    return [file for file in files if _record(file) in wanted or str(file.place) in _TABLES]
+
+
+def _with_table(files: Sequence[_File], sha256: str | None) -> list[_File]:
+    """Replace the checksum of the table of PTB-XL; None leaves the published one."""
+    return [
+        replace(file, sha256=sha256) if sha256 and str(file.place) == _TABLE else file
+        for file in files
+    ]
+
+
+def _sha256_of_cut(out: Path, numbers: set[str]) -> str | None:
+    """The checksum of a table cut earlier, if it is undamaged and has the rows of all records."""
+    table = out / _TABLE
+    if not (table.is_file() and (out / SUMS).is_file()):
+        return None
+    sha256 = _sha256(table)
+    listed = _chosen((out / SUMS).read_text(errors="replace"), re.escape(_TABLE), "")
+    if sha256 not in [file.sha256 for file in listed] or numbers - _rows_by_number(table)[1].keys():
+        return None
+    return sha256
+
+
+def _rows_by_number(table: Path) -> tuple[str, dict[str, str]]:
+    """The header of PTB-XL's table, and the text of each row, as published, by its ecg_id."""
+    from data_prep.labels import read_rows
+
+    rows = read_rows(table, ["ecg_id"])
+    lines = list(StringIO(table.read_bytes().decode(), newline=""))
+    starts = [1, *(end for end, _ in rows)]  # a quoted cell may hold the end of a line
+    texts = ("".join(lines[start:end]) for start, (end, _) in zip(starts, rows, strict=False))
+    return lines[0], dict(zip((row["ecg_id"] for _, row in rows), texts, strict=True))
+
+
+def _cut(table: Path, numbers: set[str]) -> None:
+    """Reduce PTB-XL's table to the rows of some records."""
+    from data_prep.files import written_whole
+
+    header, rows = _rows_by_number(table)
+    if absent := numbers - rows.keys():
+        raise DownloadError(
+            f"{table} has no row of record {min(absent)}, which {SUMS} lists; give another mirror"
+            " with --url."
+        )
+    kept = [text for number, text in rows.items() if number in numbers]
+    with written_whole(table) as part:
+        part.write_bytes("".join([header, *kept]).encode())
 
 
 def _fetch_all(source: "_Source", files: list[_File], out: Path, workers: int) -> int:
