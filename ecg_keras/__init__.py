@@ -1,9 +1,9 @@
 """Everything around a network: train, predict, explain, export, evaluate, reproduce.
 
 The public interface of ECG-Keras: ``load_model`` opens the model file of any installed network,
-``open_models`` opens an ensemble, ``read_record`` reads a recording in any supported format, and
-``ecg_figure`` draws it on ECG paper.  Once this package is imported,
-``keras.models.load_model`` opens the same model files.
+``load_pretrained`` opens a published model by its name, ``open_models`` opens an ensemble,
+``read_record`` reads a recording in any supported format, and ``ecg_figure`` draws it on ECG paper.
+Once this package is imported, ``keras.models.load_model`` opens the same model files.
 """
 
 from importlib import import_module
@@ -15,11 +15,12 @@ from ecg_keras.model.registration import register_with_keras
 _MODULES = {
     "ecg_figure": "data_prep.ecg_paper",
     "load_model": "ecg_keras.model.model_files",
+    "load_pretrained": "ecg_keras.model.model_files",
     "open_models": "ecg_keras.prediction.ensemble",
     "read_record": "data_prep.records",
 }
 
-__all__ = ["ecg_figure", "load_model", "open_models", "read_record"]
+__all__ = ["ecg_figure", "load_model", "load_pretrained", "open_models", "read_record"]
 
 register_with_keras()
 

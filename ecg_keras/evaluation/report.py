@@ -519,10 +519,14 @@ def _section(result: Result, *, alone: bool) -> list[Block]:
             )
         ),
     ]
-    if alone:
-        blocks.append(_score_table([result]))
-    tables = (_class_table(result), _answer_table(result))
-    return [*blocks, Notes(tuple(_remarks(result))), *tables, *_pictures(result)]
+    tables = score_tables(result)
+    return [*blocks, *(tables if alone else tables[1:]), *_pictures(result)]
+
+
+def score_tables(result: Result) -> list[Block]:
+    """Return the overall scores, remarks on them, and the tables of scores and answers by class."""
+    remarks = Notes(tuple(_remarks(result)))
+    return [_score_table([result]), remarks, _class_table(result), _answer_table(result)]
 
 
 def _score_table(results: Sequence[Result]) -> Table:

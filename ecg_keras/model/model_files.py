@@ -1,8 +1,10 @@
 """Opens and saves ``.keras`` files with their contract: all that predicting needs."""
 
 import hashlib
+import io
 import json
 import lzma
+import os
 import struct
 import zipfile
 import zlib
@@ -12,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from data_prep.errors import ModelFileError, OptionError, RecordError
@@ -22,8 +25,10 @@ from ecg_keras.model.backend import keras, tf
 from ecg_keras.model.contract import Contract, SignalContract
 from ecg_keras.model.networks import announced
 from ecg_keras.model.origin import UNKNOWN, ModelFacts, Origin
+from ecg_keras.model.pretrained import pretrained_file, pretrained_models
 
 _DIGEST = "digest.txt"
+_WEIGHTS = "model.weights.h5"
 _MOST_CONFIG = 2**27  # bytes
 # What reading a damaged file, or one of another kind, can raise; RuntimeError if it is encrypted,
 # compressed by an unknown method, or nested too deeply.
@@ -198,7 +203,7 @@ def load_model(path: str | Path, *, networks: tuple[str, ...] | None = None) -> 
     :mod:`ecg_keras.model.networks`; if no package announces it, import its layers first.
 
     Args:
-        path: a ``.keras`` file.
+        path: a ``.keras`` file, or the name of a pretrained model; see :func:`load_pretrained`.
         networks: networks to accept, such as ``("MLBF-Net", "BranchNet")``; None for any.
 
     Returns:
@@ -207,10 +212,16 @@ def load_model(path: str | Path, *, networks: tuple[str, ...] | None = None) -> 
     Raises:
         ModelFileError: if the file is missing or corrupt, has no contract, or holds another
             network or layers that no installed package provides.
+        DownloadError: if a pretrained model has to be downloaded and cannot be.
     """
     path = Path(path)
+    if not path.is_file() and str(path) in pretrained_models():
+        path = pretrained_file(str(path))
     if not path.is_file():
-        raise ModelFileError(f"{path} does not exist; name a .keras file that training wrote.")
+        raise ModelFileError(
+            f"{path} does not exist; name a .keras file that training wrote, or a model that"
+            " ecg-predict --list-pretrained lists."
+        )
     layer = _read_contract(path)
     contract = layer.contract
     if networks is not None and contract.network not in networks:
@@ -236,6 +247,25 @@ def load_model(path: str | Path, *, networks: tuple[str, ...] | None = None) -> 
     return ECGModel(model, contract, path, layer.origin)
 
 
+def load_pretrained(name: str, *, address: str | None = None) -> ECGModel:
+    """Open a pretrained model by its name, downloading it if necessary.
+
+    Args:
+        name: one of those that ``ecg-predict --list-pretrained`` lists.
+        address: URL of the folder to download from; see
+            :func:`ecg_keras.model.pretrained.pretrained_file`.
+
+    Returns:
+        The network with its contract.
+
+    Raises:
+        OptionError: if there is no pretrained model of that name.
+        DownloadError: if it cannot be downloaded.
+        ModelFileError: if the file is not the one that was published.
+    """
+    return load_model(pretrained_file(name, address=address))
+
+
 def set_thresholds(model: Any, thresholds: np.ndarray) -> None:
     """Set the decision thresholds in a network's contract.
 
@@ -258,16 +288,51 @@ def set_origin(model: Any, origin: Origin) -> None:
     model.get_layer("contract").origin = origin
 
 
-def save_model(model: Any, path: Path) -> None:
+def save_model(model: Any, path: Path, *, half: bool = False) -> None:
     """Save a network with a digest of the file's content, which :func:`load_model` checks.
 
     Args:
         model: as for :func:`set_thresholds`.
         path: the ``.keras`` file; overwritten if it exists.
+        half: store the weights in half precision (float16), in half the space.  The loaded network
+            computes in float32 all the same.
+
+    Raises:
+        ModelFileError: if a weight is too large for half precision.
     """
     model.save(path)
+    if half:
+        _halve_weights(path)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(_DIGEST, _digest_of(archive))
+
+
+def _halve_weights(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    halved = io.BytesIO()
+    with h5py.File(io.BytesIO(members[_WEIGHTS])) as full, h5py.File(halved, "w") as file:
+
+        def copy(name: str, item: h5py.Group | h5py.Dataset) -> None:
+            if isinstance(item, h5py.Dataset):
+                with np.errstate(over="ignore"):
+                    values = item[()].astype(np.float16)
+                if not np.isfinite(values).all():
+                    raise ModelFileError(
+                        f"{name} has weights too large for half precision; save them in full."
+                    )
+                new = file.create_dataset(name, data=values)
+            else:
+                new = file.require_group(name)
+            new.attrs.update(item.attrs)
+
+        full.visititems(copy)
+    members[_WEIGHTS] = halved.getvalue()
+    part = path.with_name(path.name + ".half")
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    os.replace(part, path)
 
 
 def _digest_of(archive: zipfile.ZipFile) -> str:

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Literal
 
 from data_prep.commands import run_command
+from data_prep.errors import OptionError
 
 
 def main(
     *,
-    models: tuple[str, ...],
-    out: Path,
+    models: tuple[str, ...] = (),
+    pretrained: tuple[str, ...] = (),
+    out: Path | None = None,
     records: Path | None = None,
     csv: Path | None = None,
     store: Path | None = None,
@@ -19,6 +21,7 @@ def main(
     unit: Literal["mV", "uV", "V", "nV"] | None = None,
     explain: bool = False,
     format: Literal["names", "cpsc2018"] | None = None,
+    list_pretrained: bool = False,
 ) -> None:
     """Predict from recordings with one network or the mean of several.
 
@@ -31,6 +34,8 @@ def main(
 
     Args:
         models: best.keras files or quoted patterns, such as 'runs/cpsc/fold_*/best.keras'.
+        pretrained: names of published models, such as mrm-net-ptbxl-all; downloaded if they are not
+            part of this installation.
         out: folder for the answers only.
         records: folder of recordings, or one recording.
         csv: table with a column Recording that selects recordings of the folder; by default all
@@ -49,11 +54,24 @@ def main(
             cpsc2018 gives the challenge's Recording,Result with one class number, 1 to 9. The
             default is names, or cpsc2018 if --csv has the challenge's columns and the models its
             task.
+        list_pretrained: list the published models, and exit.
     """
+    from ecg_keras.model.pretrained import pretrained_file, pretrained_models
+
+    if list_pretrained:
+        for model in pretrained_models().values():
+            print(f"{model.name}: {model.description}")
+        return
+    if not models and not pretrained:
+        raise OptionError(
+            "no model is named; give model files with --models, or --pretrained NAME."
+        )
+    if out is None:
+        raise OptionError("no folder is named for the answers; give one with --out.")
     from ecg_keras.prediction.ensemble import predict
 
     predict(
-        models=models,
+        models=(*models, *(str(pretrained_file(name)) for name in pretrained)),
         out=out,
         batch_size=batch_size,
         records=records,

@@ -66,7 +66,8 @@ def open_models(pattern: Sequence[str]) -> "Ensemble":
     """Open the models of an ensemble.
 
     Args:
-        pattern: files, or patterns such as ``runs/x/fold_*/best.keras``.
+        pattern: files, patterns such as ``runs/x/fold_*/best.keras``, or names of pretrained
+            models.
 
     Returns:
         The models; those of a pattern in the order of their names.
@@ -78,9 +79,6 @@ def open_models(pattern: Sequence[str]) -> "Ensemble":
     paths = _files(pattern)
     if not paths:
         raise ModelFileError("no model is named; give at least one .keras file after --models.")
-    for path in paths:
-        if not path.is_file():
-            raise ModelFileError(f"{path} does not exist; name .keras files after --models.")
     models = [load_model(path) for path in tqdm(paths, desc="models", unit="file", disable=None)]
     first = models[0]
     for model in models[1:]:

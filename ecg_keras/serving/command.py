@@ -19,8 +19,8 @@ def main(
     from other sites and runs no scripts.
 
     Args:
-        models: best.keras files or quoted patterns; each is one choice on the page, and a pattern
-            that matches several files is an ensemble.
+        models: best.keras files, names of published models or quoted patterns; each is one choice
+            on the page, and a pattern that matches several files is an ensemble.
         host: address to listen on. By default only this machine can open the page; with 0.0.0.0,
             every machine that can reach this one can, using the token that is then printed.
         port: port to listen on; 0 for any free port.

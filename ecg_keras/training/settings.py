@@ -66,8 +66,9 @@ class Settings:
         precision: precision of the computation; weights and probabilities are always float32.
         jit_compile: compile the training step with XLA; slower on a CPU.
         tensorboard: also write logs for TensorBoard (which must be installed).
-        init: start from the weights of this model file, which must hold the same network. Its
-            standardisation is always kept, its heads only if it has the same classes.
+        init: start from the weights of this model file, or of the published model of this name,
+            which must hold the same network. Its standardisation is always kept, its heads only if
+            it has the same classes.
         freeze: with features, train only the heads and keep all other layers as in --init.
     """
 

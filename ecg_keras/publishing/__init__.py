@@ -1,0 +1,1 @@
+"""Prepares a trained model for publication: a small model file and its model card."""

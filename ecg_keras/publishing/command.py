@@ -1,0 +1,130 @@
+"""Command ``ecg-publish``: a small model file with its model card."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_prep.commands import run_command
+from data_prep.errors import OptionError
+from data_prep.files import written_as_one
+
+if TYPE_CHECKING:
+    from ecg_keras.evaluation.predictions import Predictions
+    from ecg_keras.model.model_files import ECGModel
+
+MOST_CHANGE = 0.0005
+"""Change of the validation macro-AUC up to which the weights are stored in half precision."""
+
+
+def main(
+    *,
+    model: Path,
+    name: str,
+    store: Path,
+    trained_by: str,
+    out: Path = Path("pretrained"),
+    validation_fold: int = 9,
+    test_fold: int = 10,
+    bootstrap: int = 1000,
+) -> None:
+    """Prepare a trained model for publication.
+
+    Writes OUT/NAME.keras, without the optimiser and with weights in half precision if that leaves
+    the validation macro-AUC as it is, and its model card OUT/NAME.md: data, licence, training,
+    scores with intervals for each class, calibration, thresholds, use and misuse.  Prints the line
+    of the list of published models.  Hyphens in NAME become underscores in the file names.
+
+    Args:
+        model: best.keras in the folder of its training.
+        name: name of the published model, such as mrm-net-ptbxl-all.
+        store: store that it was trained on.
+        trained_by: the command that trained it, for the card.
+        out: folder for the model file and its card.
+        validation_fold: fold that chose the epoch; shows whether half precision is enough.
+        test_fold: fold to score; the model must not have seen it.
+        bootstrap: number of bootstrap resamples for the 95 % intervals.
+    """
+    from data_prep.store import Store
+    from ecg_keras.evaluation.report import score_predictions
+    from ecg_keras.evaluation.scores import macro_auc
+    from ecg_keras.model.model_files import load_model, save_model
+    from ecg_keras.model.pretrained import file_name
+    from ecg_keras.prediction.ensemble import fold_of_store, predict_store
+    from ecg_keras.publishing.card import Training, write_card
+
+    file = file_name(name)
+    card = Path(file).with_suffix(".md").name
+    training = Training.of(model.parent)
+    full = load_model(model)
+    with (
+        written_as_one(out, names=(file, card), inputs=(model, store)) as folder,
+        Store(store) as opened,
+    ):
+
+        def predict(each: ECGModel, fold: int) -> Predictions:
+            rows = fold_of_store(opened, contract=each.contract, fold=fold)
+            return predict_store(each, opened, rows, batch_size=64)["diagnosis"]
+
+        def validation_auc(each: ECGModel) -> float:
+            answers = predict(each, validation_fold)
+            assert answers.labels is not None
+            return macro_auc(answers.labels, answers.probabilities)
+
+        path = folder / file
+        save_model(full.network, path, half=True)
+        published = load_model(path)
+        before, after = validation_auc(full), validation_auc(published)
+        remark = (
+            "The weights are stored in half precision; the macro-AUC on the validation records is"
+            f" {after:.5f} with them and {before:.5f} with the weights in full."
+        )
+        if abs(after - before) > MOST_CHANGE:
+            save_model(full.network, path)
+            published = load_model(path)
+            remark = (
+                f"The weights are stored in full: in half precision they would change the macro-AUC"
+                f" on the validation records from {before:.5f} to {after:.5f}."
+            )
+        scored = predict(published, test_fold)
+        if scored.overlap():
+            raise OptionError(
+                f"{model} has seen records of fold {test_fold}, so it cannot be scored there; give"
+                " with --test-fold the fold that was left out of its training."
+            )
+        result = score_predictions(
+            scored,
+            path=path,
+            name=name,
+            labels_from=f"fold {test_fold} of the data set",
+            resamples=bootstrap,
+        )
+        text = write_card(
+            name,
+            result=result,
+            training=training,
+            trained_by=trained_by,
+            parameters=published.network.count_params(),
+            megabytes=path.stat().st_size / 1e6,
+            remark=remark,
+        )
+        (folder / card).write_text(text, encoding="utf-8")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    auc = result.values["macro_auc"]
+    contract = published.contract
+    print(f"{out / file}\n{out / card}")
+    print("The line for the list of published models:")
+    print(
+        f"{name},{digest},{contract.network} on {full.facts.dataset} {contract.task}"
+        f" ({len(contract.class_names)} classes); macro-AUC {auc:.4f} on fold {test_fold}"
+    )
+
+
+def command() -> None:
+    """Run ``ecg-publish``."""
+    run_command(main)
+
+
+if __name__ == "__main__":
+    command()
