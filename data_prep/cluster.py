@@ -122,8 +122,8 @@ def workers_of(client: Any) -> dict[str, dict[str, Any]]:
         known = client.scheduler_info(n_workers=-1)["workers"]
     except Exception:  # its type depends on when the connection broke
         raise JobError(
-            f"the Dask scheduler at {client.scheduler.address} is gone; what was done is kept, so"
-            " start one and run the same command again."
+            f"the Dask scheduler at {client.scheduler.address} is gone; what was finished is kept,"
+            " so start one and run the same command again."
         ) from None
     resources = {
         worker: known.get(worker, {}).get("resources") or {} for worker in alive if worker in known

@@ -130,7 +130,7 @@ def read_label_table(path: Path, task: str) -> LabelTable:
         _, *before = found.setdefault(name, (number, labels, about))
         if before != [labels, about]:
             raise LabelError(
-                f"{where}: {name} stands in line {found[name][0]} too, with other labels or"
+                f"{where}: {name} is also in line {found[name][0]}, with other labels or"
                 " another patient, fold, age or sex; keep the right line."
             )
     used = {label for _, labels, _ in found.values() for label in labels}
@@ -145,7 +145,7 @@ def read_label_table(path: Path, task: str) -> LabelTable:
     else:
         class_names, index = _class_names(sorted(used) if in_order else names)
     if not used:
-        raise LabelError(f"{path} gives no record a label; fill it in.")
+        raise LabelError(f"{path} gives no record a label; fill in the labels.")
     for name in () if in_order or task == CPSC_TASK else names:
         if name not in used:
             raise LabelError(
@@ -175,7 +175,7 @@ def _names_of_columns(row: Mapping[str, str], names: Sequence[str], where: str) 
         if row[name] not in ("0", "1", "0.0", "1.0"):
             raise LabelError(
                 f"{where}: the column {name!r} holds {row[name]!r} and not 0 or 1; correct it, or"
-                " delete the column if it is no class."
+                " delete the column if it is not a class."
             )
     return [name for name in names if float(row[name])]
 

@@ -93,7 +93,7 @@ def record_of_array(
     try:
         tracing = tracing_of(np.asarray(signal))
     except ValueError as error:
-        raise RecordError(f"{name} is no recording: {error}.") from error
+        raise RecordError(f"{name} is not a recording: {error}.") from error
     return record_of(tracing, Path(name), fs=fs, unit=unit)
 
 
@@ -223,7 +223,7 @@ def _record_file(path: Path) -> Path:
         return path
     if is_file(path):
         raise RecordError(
-            f"{path} is no recording this program reads; give a WFDB record with its header"
+            f"{path} is not a recording that this program reads; give a WFDB record with its header"
             f" ({header.name}), a .mat file of CPSC 2018, CSV, NumPy, EDF, DICOM, SCP-ECG, GE MUSE"
             " or HL7 aECG."
         )

@@ -406,7 +406,7 @@ class Store:
         for task, names in self._class_names.items():
             labels, first_labels = self._labels[task], self._first_labels[task]
             if ((first_labels < -1) | (first_labels >= most)).any():
-                raise ValueError("its first labels are none of its classes")
+                raise ValueError("its first labels are not among its classes")
             if labels.shape[1] != len(names) or len(set(names)) < len(names):
                 raise ValueError("its labels do not fit its classes")
             if (labels > 1).any():
@@ -518,7 +518,7 @@ def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
     """A dataset stored completely in the file."""
     dataset = _own(group, name)
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-        raise ValueError(f"its {name} is no dataset, or its values are in another file")
+        raise ValueError(f"its {name} is not a dataset, or its values are in another file")
     # Data that were never written take no space and would be read as any number of zeros.
     packed = dataset.id.get_create_plist().get_nfilters()
     if not packed and dataset.id.get_storage_size() < dataset.nbytes:

@@ -290,7 +290,7 @@ def main(
     if min_seconds > max_seconds:
         raise OptionError(
             f"--min-seconds ({min_seconds:g} s) is above --max-seconds ({max_seconds:g} s);"
-            " exchange them."
+            " swap them."
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         what = "is not empty" if out.is_dir() else "is a file"

@@ -277,7 +277,7 @@ def test_rate_and_unit_of_the_user_must_not_contradict_the_file(
     for file in files[1:]:
         with pytest.raises(RecordError, match=r"states the unit \w+ and not the V given"):
             read_record(file, unit="V")
-    with pytest.raises(RecordError, match="'mmHg', which is none of mV, uV, V, nV"):
+    with pytest.raises(RecordError, match="'mmHg', which is not one of mV, uV, V, nV"):
         read_record(files[0], unit="mmHg")
 
 
@@ -374,7 +374,7 @@ def test_unit_is_that_of_the_user_or_supposed_where_it_can_be(
         ("\n0.008", "\n0.9", "times that are not evenly spaced"),
         ("time", "sample", "does not state its sampling rate; give it in Hz with fs"),
         ("time", "time_ms", "states a rate of 250000 Hz, which no ECG has"),
-        ("V6", "V6 (mmHg)", "has a lead in 'mmHg', which is none of mV"),
+        ("V6", "V6 (mmHg)", "has a lead in 'mmHg', which is not one of mV"),
     ],
 )
 def test_tables_that_cannot_be_used(
@@ -415,7 +415,7 @@ def test_arrays_that_cannot_be_used(tmp_path: Path, signal: np.ndarray) -> None:
         (signal[:20], "0.08 s long"),
         (signal * 0, "does not state its unit"),
         (signal * np.nan, "holds invalid samples only"),
-        (np.array([{}]), "is no NumPy recording"),
+        (np.array([{}]), "is not a NumPy recording"),
     ]:
         np.save(path, array, allow_pickle=True)
         with pytest.raises(RecordError, match=trouble):
@@ -426,7 +426,7 @@ def test_arrays_that_cannot_be_used(tmp_path: Path, signal: np.ndarray) -> None:
     np.savez(tmp_path / "A1.npz", other=signal)
     with pytest.raises(RecordError, match="it has no array signal but other"):
         read_record(tmp_path / "A1.npz", fs=FS)
-    with pytest.raises(RecordError, match=r"array is no recording: .* \(5, 5\)"):
+    with pytest.raises(RecordError, match=r"array is not a recording: .* \(5, 5\)"):
         record_of_array(np.ones((5, 5)), fs=FS)
 
 
@@ -469,7 +469,7 @@ def test_edf_that_cannot_be_used(tmp_path: Path, signal: np.ndarray) -> None:
         read_record(path)
     assert_holds(read_record(path, unit="uV"), signal)
     write_edf(path, signal, fs=FS, unit="mmHg")
-    with pytest.raises(RecordError, match="lead in 'mmHg', which is none of mV"):
+    with pytest.raises(RecordError, match="lead in 'mmHg', which is not one of mV"):
         read_record(path)
 
 
@@ -505,7 +505,7 @@ def test_dicom_that_cannot_be_used(tmp_path: Path, signal: np.ndarray) -> None:
     import pydicom
 
     path = write_dicom(tmp_path / "A1.dcm", signal, fs=FS, calibrated=False)
-    with pytest.raises(RecordError, match="no sensitivity, so that it is not calibrated"):
+    with pytest.raises(RecordError, match="no sensitivity, so it is not calibrated"):
         read_record(path)
     dataset = pydicom.dcmread(write_dicom(path, signal, fs=FS))
     dataset.WaveformSequence[1].WaveformSampleInterpretation = "MB"
@@ -710,7 +710,7 @@ def test_what_is_no_recording_is_listed_with_the_reason(tmp_path: Path, signal: 
     reasons = {path.name: reason for path, reason in found.refused}
     assert all(name in reason for name, reason in reasons.items())
     expected = {
-        "broken.npz": "is no NumPy recording",
+        "broken.npz": "is not a NumPy recording",
         "headless.csv": "does not name leads",
         "locked": "Permission denied",
         "notes.xml": "XML of another kind",
@@ -775,7 +775,7 @@ def test_every_format_gets_the_same_answer(
     for probabilities in (answer.probabilities, by_file.probabilities):
         values = list(probabilities.values())
         np.testing.assert_allclose(values, of_wfdb, atol=1e-5)
-    with pytest.raises(OptionError, match="does not know its sampling rate"):
+    with pytest.raises(OptionError, match="does not state its sampling rate"):
         model.predict_record(signal)
 
 
@@ -873,7 +873,7 @@ def test_tables_of_huge_cells(tmp_path: Path, signal: np.ndarray) -> None:
 def test_files_too_large_or_unreadable(tmp_path: Path, signal: np.ndarray) -> None:
     path = write_table(tmp_path / "A1.csv", signal)
     shutil.copy(path, tmp_path / "A1.pdf")
-    with pytest.raises(RecordError, match="A1.pdf is no recording this program reads"):
+    with pytest.raises(RecordError, match="A1.pdf is not a recording that this program reads"):
         read_record(tmp_path / "A1.pdf")
     os.truncate(path, MOST_BYTES + 1)
     with pytest.raises(RecordError, match="A1.csv .*too large"):

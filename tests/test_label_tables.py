@@ -62,7 +62,7 @@ def test_classes_of_cpsc_have_their_names_and_order(tmp_path: Path) -> None:
         ("name,labels\na,x\n", "has no column 'Recording'"),
         ("Recording,patient\na,p\n", "has neither a column 'labels' nor"),
         ("Recording,labels\n,x\n", "line 2: the column Recording is empty"),
-        ("Recording,labels\na,x\nb,\na,y\n", "line 4: a stands in line 2 too, with other labels"),
+        ("Recording,labels\na,x\nb,\na,y\n", "line 4: a is also in line 2, with other labels"),
         ("Recording,labels\na,\n", "gives no record a label"),
         ("Recording,x,y\na,1,0\nb,1,0\n", "line 1: no record has the class 'y'"),
         ("Recording,x,site\na,1,A\n", "line 2: the column 'site' holds 'A' and not 0 or 1"),

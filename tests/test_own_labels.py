@@ -96,7 +96,7 @@ def test_folds_of_ones_own(tmp_path: Path) -> None:
     ("header", "row", "trouble"),
     [
         ("Recording,labels", ("r99", "x"), r"labels\.csv, line 42: there is no recording named"),
-        ("Recording,labels", ("r00", "x"), r"labels\.csv, line 42: r00 stands in line 2 too"),
+        ("Recording,labels", ("r00", "x"), r"labels\.csv, line 42: r00 is also in line 2"),
         ("Recording,labels", ("r40", "x"), r"labels\.csv, line 42: the class 'x' has 1 records"),
     ],
 )
@@ -123,7 +123,7 @@ def test_options_that_do_not_go_together(tmp_path: Path) -> None:
         ({"labels": (labels,), "task": ("a", "b")}, OptionError, "different names, not a, b"),
         ({"labels": (labels,), "task": ("a/b",)}, OptionError, "'a/b' cannot be the name"),
         ({"map": own, "task": ("cpsc2018",)}, OptionError, "has x; give another --task"),
-        ({"test_source": ("x",)}, OptionError, "--test-source x is none of the sources"),
+        ({"test_source": ("x",)}, OptionError, "--test-source x is not one of the sources"),
         ({"test_source": ("cpsc",)}, OptionError, "leaves no source to train on"),
     ]
     for options, error, trouble in cases:

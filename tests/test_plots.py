@@ -176,7 +176,9 @@ class TestLearningCurves:
     def test_no_history(self, content: bytes, tmp_path: Path) -> None:
         path = tmp_path / "history.csv"
         path.write_bytes(content)
-        with pytest.raises(PredictionsError, match="history.csv is no history of a training run"):
+        with pytest.raises(
+            PredictionsError, match="history.csv is not the history of a training run"
+        ):
             read_history(path)
 
     def test_absent_history(self, tmp_path: Path) -> None:

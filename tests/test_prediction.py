@@ -458,7 +458,7 @@ def test_recordings_of_any_form(tmp_path: Path) -> None:
             atol=1e-5,
         )
     assert alone.to_frame().found[0] == table[1][1]
-    with pytest.raises(OptionError, match="DataFrame does not know its sampling rate"):
+    with pytest.raises(OptionError, match="DataFrame does not state its sampling rate"):
         ensemble.predict_record(leads)
     with pytest.raises(RecordError, match="list is not a recording"):
         ensemble.predict_record([[1, 2], [3]], fs=FS)

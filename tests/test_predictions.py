@@ -109,8 +109,8 @@ class TestRefused:
             ({"seen": np.array([0, 1])}, "seen has the shape"),
             ({"probabilities": np.full((3, 4), np.nan)}, "not between 0 and 1"),
             ({"probabilities": np.full((3, 4), 1.5)}, "not between 0 and 1"),
-            ({"ids": np.array(["a", "b", "a"])}, "record a comes more than once"),
-            ({"class_names": ("a", "b", "c", "a")}, "class a comes more than once"),
+            ({"ids": np.array(["a", "b", "a"])}, "record a occurs more than once"),
+            ({"class_names": ("a", "b", "c", "a")}, "class a occurs more than once"),
         ],
     )
     def test_what_does_not_fit(

@@ -93,7 +93,7 @@ class TestSegments:
         ("lines", "trouble"),
         [
             (["A1/2 12 500 1500", "A1_1 600"], "1 segments, but 2 are announced"),
-            (["A1/2 12 500 1500", "A1_1 600", "A1_2 -900"], "less than no samples"),
+            (["A1/2 12 500 1500", "A1_1 600", "A1_2 -900"], "negative number of samples"),
             (["A1/2 12 500 1500", "A1_1 600", "A1_2 800"], "its segments have 1400"),
             (["A1/2 12 500 1400", "A1_1 600", "A1_2 800"], "not the segment of 800 samples"),
             (["A1/2 12 500 1500", "A1_1 600", "../A1_2 900"], "no header beside it"),

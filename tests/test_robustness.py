@@ -99,7 +99,7 @@ def test_samples_of_another_header_are_refused(tmp_path: Path) -> None:
     samples = bytearray((tmp_path / "A1.dat").read_bytes())
     samples[4321] ^= 4
     (tmp_path / "A1.dat").write_bytes(samples)
-    with pytest.raises(RecordError, match=r"written for other samples than those of lead .* in A1"):
+    with pytest.raises(RecordError, match=r"does not belong to the samples of lead .* in A1"):
         read_record(tmp_path / "A1.hea")
 
 

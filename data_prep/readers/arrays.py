@@ -41,7 +41,8 @@ def read_array(path: Path) -> Tracing:
         return tracing_of(arrays["signal"], fs=fs, unit=str(arrays.get("unit", "")), leads=leads)
     except Exception as error:  # a damaged file raises many types of errors
         raise RecordError(
-            f"{path} is no NumPy recording ({reason(error)}); save a (time, 12) array of numbers."
+            f"{path} is not a NumPy recording ({reason(error)}); save a (time, 12) array of"
+            " numbers."
         ) from error
 
 

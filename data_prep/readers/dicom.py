@@ -94,12 +94,12 @@ def _dicom_lead(channel: Any) -> str:
 def _dicom_unit(channel: Any) -> str:
     unit = channel.get("ChannelSensitivityUnitsSequence")
     if not unit or channel.get("ChannelSensitivity") is None:
-        raise ValueError("a lead has no sensitivity, so that it is not calibrated")
+        raise ValueError("a lead has no sensitivity, so it is not calibrated")
     scale = float(channel.ChannelSensitivity) * float(
         channel.get("ChannelSensitivityCorrectionFactor") or 1
     )
     if scale == 0 or not math.isfinite(scale):
-        raise ValueError(f"a lead has a sensitivity of {scale:g}, so that it is not calibrated")
+        raise ValueError(f"a lead has a sensitivity of {scale:g}, so it is not calibrated")
     return str(unit[0].CodeValue)
 
 

@@ -42,7 +42,7 @@ def file_bytes(path: Path, *, most: int = MOST_BYTES, first: int = -1) -> bytes:
             return file.read(first)
     except OSError as error:
         raise RecordError(
-            f"{path} cannot be read ({error.strerror}); mend it or leave this recording out."
+            f"{path} cannot be read ({error.strerror}); correct it or leave this recording out."
         ) from error
 
 
@@ -142,7 +142,7 @@ def _require_steps(signal: np.ndarray, path: Path) -> None:
         if abs(level) > _MOST_OFFSET and valid.std() <= _SPREADS[1]:
             raise RecordError(
                 f"{path} has lead {LEADS[lead]} at {level:.3g} mV from zero, where the signal's"
-                " steps would be lost; mend the offset (baseline) or leave this recording out."
+                " steps would be lost; correct the offset (baseline) or leave this recording out."
             )
 
 
@@ -168,7 +168,7 @@ def agreed(stated: float, given: float | None, path: Path) -> float:
     if abs(stated - given) > 0.005 * given:
         raise RecordError(
             f"{path} states a rate of {stated:g} Hz and not the {given:g} Hz given with fs (--fs);"
-            " leave that out or mend the file."
+            " leave that out or correct the file."
         )
     return stated
 
@@ -178,13 +178,13 @@ def unit_of(stated: str, given: str | None, path: Path) -> str:
     for unit in (stated, given or ""):
         if unit and unit.casefold() not in MILLIVOLTS:
             raise RecordError(
-                f"{path} has a lead in {unit!r}, which is none of mV, uV, V, nV; convert it or"
+                f"{path} has a lead in {unit!r}, which is not one of mV, uV, V, nV; convert it or"
                 " leave this recording out."
             )
     if stated and given and MILLIVOLTS[stated.casefold()] != MILLIVOLTS[given.casefold()]:
         raise RecordError(
             f"{path} states the unit {stated} and not the {given} given with unit (--unit); leave"
-            " that out or mend the file."
+            " that out or correct the file."
         )
     return stated or given or "mV"
 
@@ -206,7 +206,7 @@ def require_rate(fs: float, path: Path) -> float:
     if not _RATES[0] <= fs <= _RATES[1]:
         raise RecordError(
             f"{path} states a rate of {fs:g} Hz, which no ECG has (from {_RATES[0]:g} to"
-            f" {_RATES[1]:g}); mend it or leave this recording out."
+            f" {_RATES[1]:g}); correct it or leave this recording out."
         )
     return fs
 
@@ -242,8 +242,8 @@ def require_ecg(record: Record) -> None:
     if not _SPREADS[0] <= spread <= _SPREADS[1]:
         raise RecordError(
             f"{record.path} holds no ECG in the unit it states: its leads vary by {spread:.3g} mV"
-            " (standard deviation), as if a unit were misnamed by a factor of 1000; mend the unit"
-            " or gain, or leave this recording out."
+            " (standard deviation), as if a unit were misnamed by a factor of 1000; correct the"
+            " unit or gain, or leave this recording out."
         )
 
 
@@ -312,7 +312,7 @@ def unreadable(path: Path, kind: str, error: Exception) -> RecordError:
         error: what was raised.
     """
     return RecordError(
-        f"{path} cannot be read as {kind} ({reason(error)}); fetch it again or leave this"
+        f"{path} cannot be read as {kind} ({reason(error)}); download it again or leave this"
         " recording out."
     )
 

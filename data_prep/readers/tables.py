@@ -52,7 +52,7 @@ def read_table(path: Path) -> Tracing:
             if len(cells) != len(names):
                 raise RecordError(
                     f"{path}, line {number}: {len(cells)} cells, but the first line names"
-                    f" {len(names)}; mend that line."
+                    f" {len(names)}; correct that line."
                 )
             where = f"{path}, line {number}"
             samples.extend(_numbers([cells[n] for n in columns], delimiter, where))
@@ -88,7 +88,7 @@ def _lines(path: Path) -> Iterator[str]:
         if len(line) > _MOST_IN_LINE:
             raise RecordError(
                 f"{path}, line {number}: {len(line)} characters are more than a table of leads has"
-                " in a line; mend it or leave this recording out."
+                " in a line; correct it or leave this recording out."
             )
         yield line
 
@@ -112,7 +112,9 @@ def _numbers(cells: list[str], delimiter: str, where: str) -> list[float]:
         try:
             numbers.append(float(text) if text.casefold() not in ("", "na", "null") else math.nan)
         except ValueError:
-            raise RecordError(f"{where}: {text[:40]!r} is not a number; mend that line.") from None
+            raise RecordError(
+                f"{where}: {text[:40]!r} is not a number; correct that line."
+            ) from None
     return numbers
 
 
@@ -143,7 +145,7 @@ def _rate_of(seconds: np.ndarray, path: Path) -> float:
     even = seconds[0] + step * np.arange(len(seconds))
     if not (step > 0 and np.abs(seconds - even).max() < step):
         raise RecordError(
-            f"{path} has a column of times that are not evenly spaced; mend it, or remove it and"
+            f"{path} has a column of times that are not evenly spaced; correct it, or remove it and"
             " give the rate with fs (--fs)."
         )
     rate = 1 / step

@@ -82,7 +82,7 @@ def _parse_header(path: Path) -> _Header:
         if joins:
             segments = [(segment, _whole(length)) for segment, length in fields[1:]]
             if min((length for _, length in segments), default=0) < 0:
-                raise ValueError("a segment has less than no samples")
+                raise ValueError("a segment has a negative number of samples")
         else:
             leads = [_parse_lead(line) for line in fields[1:]]
         announced, found = int(num_segments or num_leads), len(segments or leads)
@@ -94,7 +94,7 @@ def _parse_header(path: Path) -> _Header:
         return _Header(fs, _whole(rest[0]) or None if rest else None, leads, info, segments)
     except (IndexError, ValueError) as error:
         raise RecordError(
-            f"{path} is not a WFDB header ({error}); mend it or leave this recording out."
+            f"{path} is not a WFDB header ({error}); correct it or leave this recording out."
         ) from error
 
 
@@ -232,7 +232,7 @@ def _read_segments(header: _Header, path: Path) -> Tracing:
             ]
             parts.append(part.values[:, places] * scale)
     if first is None:
-        raise RecordError(f"{path} joins no segment that holds samples; leave this recording out.")
+        raise RecordError(f"{path} joins only segments without samples; leave this recording out.")
     per_frame = round(first.fs / header.fs)
     whole = [
         np.full((part * per_frame, len(first.names)), np.nan) if isinstance(part, int) else part
@@ -247,16 +247,16 @@ def _require_readable(lead: _Lead, path: Path) -> None:
     elif lead.samples_per_frame < 1:
         trouble = "has no sample a frame"
     elif lead.gain <= 0 or not math.isfinite(lead.gain):
-        trouble = f"has a gain of {lead.gain:g}, so that it is not calibrated"
+        trouble = f"has a gain of {lead.gain:g}, so it is not calibrated"
     elif lead.unit.casefold() not in MILLIVOLTS:
-        trouble = f"is in {lead.unit!r}, which is none of mV, uV, V, nV"
+        trouble = f"is in {lead.unit!r}, which is not one of mV, uV, V, nV"
     # A header must not make us read files in other folders.
     elif Path(lead.file).name != lead.file or lead.file == ".." or not lead.file.isprintable():
         trouble = f"is in {lead.file!r}, which is not a file beside the header"
     else:
         return
     raise RecordError(
-        f"{path}: lead {lead.name} {trouble}; mend the header or leave this recording out."
+        f"{path}: lead {lead.name} {trouble}; correct the header or leave this recording out."
     )
 
 
@@ -283,13 +283,13 @@ def _num_samples(header: _Header, chosen: list[_Lead], path: Path) -> int:
         if len({(x.format, x.byte_offset) for x in here}) > 1:
             raise RecordError(
                 f"{path} gives the signals in {name} several formats or byte offsets, and one file"
-                " has one of each; mend the header or leave this recording out."
+                " has one of each; correct the header or leave this recording out."
             )
         skew, most = max(x.skew for x in here), max(x.samples_per_frame for x in here)
         if max(skew, most) > _MOST_SKEW:
             raise RecordError(
                 f"{path} shifts a lead by {skew} samples or has {most} in a frame, which is more"
-                " than any recorder does; mend the header or leave this recording out."
+                " than any recorder does; correct the header or leave this recording out."
             )
         frame = sum(x.samples_per_frame for x in here)
         if lead.format in _FLAC_FORMATS:
@@ -301,7 +301,7 @@ def _num_samples(header: _Header, chosen: list[_Lead], path: Path) -> int:
         if present < num_samples:
             raise RecordError(
                 f"{file} is cut short: it holds {max(present, 0)} samples of the {num_samples}"
-                " that its header states; fetch it again or leave this recording out."
+                " that its header states; download it again or leave this recording out."
             )
         require_values(num_samples * frame, path)
     return num_samples or 0
@@ -368,7 +368,7 @@ def _read_with_wfdb(
                 digits, signal = np.stack(read.e_d_signal, 1), np.stack(read.dac(expanded=True), 1)
         except Exception as error:  # whatever the error, this file is not readable
             raise RecordError(
-                f"{path} cannot be read ({error}); fetch it again or leave this recording out."
+                f"{path} cannot be read ({error}); download it again or leave this recording out."
             ) from error
     _require_checksums(digits, chosen, path)
     return signal
@@ -394,9 +394,9 @@ def _require_checksums(digits: np.ndarray, chosen: list[_Lead], path: Path) -> N
     for lead, found in zip(chosen, sums.tolist(), strict=True):
         if lead.checksum and not lead.skew and (found - lead.checksum) % 2**16:
             raise RecordError(
-                f"{path} was written for other samples than those of lead {lead.name} in"
-                f" {lead.file} (their checksum differs); fetch both again or leave this recording"
-                " out."
+                f"{path} does not belong to the samples of lead {lead.name} in"
+                f" {lead.file} (their checksum differs); download both again or leave this"
+                " recording out."
             )
 
 

@@ -116,7 +116,7 @@ def _muse_lead(lead: Element) -> np.ndarray:
         raise ValueError(f"lead {name} holds {len(samples)} samples and not {stated}")
     scale = _number(lead, "LeadAmplitudeUnitsPerBit")
     if scale == 0:
-        raise ValueError(f"lead {name} has a scale of 0, so that it is not calibrated")
+        raise ValueError(f"lead {name} has a scale of 0, so it is not calibrated")
     return np.where(samples == _INVALID, np.nan, samples * scale)
 
 
@@ -199,7 +199,7 @@ def _aecg_lead(code: str, value: Element) -> tuple[np.ndarray, str]:
     scale = float(_attribute(value, "scale", "value") or math.nan)
     origin = float(_attribute(value, "origin", "value") or 0)
     if not math.isfinite(scale) or scale == 0:
-        raise ValueError(f"{code} has no scale, so that it is not calibrated")
+        raise ValueError(f"{code} has no scale, so it is not calibrated")
     digits[digits == _INVALID] = np.nan
     return origin + digits * scale, units.pop()
 

@@ -122,7 +122,7 @@ def main(
             f"a rate of {form.rate:g} Hz makes no sense for an ECG; give 10 to 10000."
         )
     if workers is not None and workers < 1:
-        raise OptionError(f"{workers} workers cannot work; give at least 1.")
+        raise OptionError(f"{workers} workers cannot read anything; give at least 1.")
     if workers is not None and scheduler is not None:
         raise OptionError("--workers applies to this machine only; drop it or --scheduler.")
     if all(published) and folds != "stratified" and not test_source:
@@ -179,7 +179,7 @@ def main(
             if not len(writer):
                 write_csv(listed, columns, rejected)
                 raise StoreError(
-                    f"none of the {len(entries)} records is usable, so that {out} was not made; see"
+                    f"none of the {len(entries)} records is usable, so {out} was not made; see"
                     f" the reasons in {listed}."
                 )
             num_folds = 9 if test_source else 10

@@ -415,7 +415,7 @@ def tested_on(entries: list[Entry], test_source: tuple[str, ...]) -> list[Entry]
         matching = [source for source in counts if f"/{ending}".endswith(f"/{source}")]
         if not matching:
             raise OptionError(
-                f"--test-source {name} is none of the sources; name one of {', '.join(counts)}."
+                f"--test-source {name} is not one of the sources; name one of {', '.join(counts)}."
             )
         chosen |= {max(matching, key=len)}
     if len(chosen) == len(counts):

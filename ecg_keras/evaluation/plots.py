@@ -218,7 +218,7 @@ def read_history(path: Path) -> dict[str, np.ndarray]:
     # An empty, binary or truncated file can raise any of these.
     except (ValueError, TypeError, csv.Error):
         raise PredictionsError(
-            f"{path} is no history of a training run (it needs the columns epoch, loss and"
+            f"{path} is not the history of a training run (it needs the columns epoch, loss and"
             " val_loss, and at least one row of numbers); give its history.csv."
         ) from None
 

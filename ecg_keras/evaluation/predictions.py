@@ -130,7 +130,7 @@ class Predictions:
             unique, times = np.unique(names, return_counts=True)
             if (times > 1).any():
                 raise PredictionsError(
-                    f"the {kind} {unique[times > 1][0]} comes more than once; name each once and"
+                    f"the {kind} {unique[times > 1][0]} occurs more than once; name each once and"
                     " predict again."
                 )
 
@@ -382,14 +382,14 @@ def load_predictions(path: Path) -> Predictions:
         zlib.error,
     ):
         raise PredictionsError(
-            f"{path} cannot be read as a file of predictions (it is no .npz file, or damaged);"
+            f"{path} cannot be read as a file of predictions (it is not an .npz file, or damaged);"
             " predict again with ecg-predict."
         ) from None
 
     missing = [name for name in _REQUIRED if name not in found]
     if missing:
         raise PredictionsError(
-            f"{path} holds no {', '.join(missing)}, so it is no file of predictions; give the"
+            f"{path} holds no {', '.join(missing)}, so it is not a file of predictions; give the"
             " predictions.npz that ecg-predict wrote."
         )
     try:

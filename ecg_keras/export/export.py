@@ -271,8 +271,8 @@ def export(
             difference = float(np.abs(answers(signals) - expected).max())
             if not difference <= TOLERANCE:  # also refuses NaN
                 raise ModelFileError(
-                    f"{out / file} was not written, since it would answer otherwise than Keras, by"
-                    f" up to {difference:.1g}; report this with the model file."
+                    f"{out / file} was not written, since it would answer differently from Keras,"
+                    f" by up to {difference:.1g}; report this with the model file."
                 )
             rows.append(
                 (file, _megabytes(part), _milliseconds(answers, signals), f"{difference:.0e}")

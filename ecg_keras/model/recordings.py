@@ -43,7 +43,7 @@ def as_record(recording: Any, *, fs: float | None = None, unit: str | None = Non
             " list of numbers, a wfdb.Record, or a DataFrame with a column for each lead."
         ) from None
     if fs is None:
-        raise OptionError("an array does not know its sampling rate; give it in Hz with fs=….")
+        raise OptionError("an array does not state its sampling rate; give it in Hz with fs=….")
     return record_of_array(signal, fs=fs, unit=unit)
 
 
@@ -62,7 +62,7 @@ def _of_wfdb(recording: Any, fs: float | None, unit: str | None) -> Record:
 
 def _of_frame(recording: Any, fs: float | None, unit: str | None) -> Record:
     if fs is None:
-        raise OptionError("a DataFrame does not know its sampling rate; give it in Hz with fs=….")
+        raise OptionError("a DataFrame does not state its sampling rate; give it in Hz with fs=….")
     numbers = recording.select_dtypes("number")
     names = tuple(str(column) for column in numbers.columns)
     values = numbers.to_numpy(np.float64, na_value=np.nan)
