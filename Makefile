@@ -1,11 +1,18 @@
-# Two commands matter: `make demo` and `make test`.  Both need Python 3.11 or later and nothing else.
+# Three commands matter: `make try`, `make demo` and `make test`.  They need Python 3.11 or later.
 PYTHON ?= python3
 BIN = .venv/bin
 DEMO = runs/demo
 
-.PHONY: help demo test test-all test-lowest lint bench docs clean
+# The first record of PTB-XL's test fold that is labelled as normal, and as nothing but myocardial
+# infarction, left bundle branch block, atrial fibrillation, hypertrophy or an ST-T change.
+TRY = 9 63 180 7221 1219 116
+PTBXL = https://physionet.org/files/ptb-xl/1.0.3/
+NETWORK = mrm-net-ptbxl-all
+
+.PHONY: help try demo test test-all test-lowest lint bench docs clean
 
 help:
+	@echo "make try     predict six recordings of PTB-XL with a published network and explain it"
 	@echo "make demo    train both networks on generated records and score them"
 	@echo "make test    ruff, mypy and the tests, some minutes; make test-all runs the slow ones too"
 	@echo "make docs    build the documentation, build/site/index.html"
@@ -17,6 +24,20 @@ help:
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+# Without a connection, the recording that pydicom ships.
+try: .venv/done
+	rm -rf runs/try
+	if $(BIN)/ecg-download ptb-xl --records $(TRY) --out runs/try/ptb-xl --url $(PTBXL); then \
+	    $(BIN)/ecg-build --source runs/try/ptb-xl --out runs/try/ptbxl.h5 && \
+	    $(BIN)/ecg-predict --pretrained $(NETWORK) --store runs/try/ptbxl.h5 --fold 10 \
+	        --explain --out runs/try/answers; \
+	else \
+	    $(BIN)/ecg-predict --pretrained $(NETWORK) --explain --out runs/try/answers --records \
+	        "$$($(BIN)/python -c 'from pydicom import data; \
+	            print(data.get_testdata_file("waveform_ecg.dcm", download=False))')"; \
+	fi
+	@echo; echo "Pages to open in a browser:"; ls runs/try/answers/explained/*.html
 
 demo: .venv/done
 	rm -rf $(DEMO)
