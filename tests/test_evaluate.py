@@ -150,6 +150,7 @@ class TestReport:
             "scores.json",
             "mlbf-net_confusion_matrix.png",
             "mlbf-net_precision_recall.png",
+            "mlbf-net_class_auc.png",
             "mlbf-net_reliability.png",
             "mlbf-net_roc.png",
         }

@@ -12,6 +12,9 @@ COMMANDS = (
     "ecg-build",
     "ecg-download",
     "ecg-evaluate",
+    "ecg-predict",
+    "ecg-publish",
+    "ecg-serve",
     "ecg-synthetic",
     "mlbf-export",
     "mlbf-predict",
@@ -24,14 +27,24 @@ COMMANDS = (
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel and unpack it as pip does; its dependencies are there already."""
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel and install it away from here; its dependencies are there already."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "--no-deps", "-w", folder, CHECKOUT], check=True)
     (wheel,) = folder.glob("*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True)
-    return folder / "site"
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--ignore-installed", "--prefix", folder / "away", wheel],
+        check=True,
+    )
+    return folder / "away"
+
+
+@pytest.fixture(scope="module")
+def installed(prefix: Path) -> Path:
+    """The folder of the installed packages."""
+    (package,) = prefix.rglob("ecg_keras/__init__.py")
+    return package.parents[1]
 
 
 def run(installed: Path, cwd: Path, *command: str | Path) -> str:
@@ -62,7 +75,25 @@ def test_wheel_works_outside_the_checkout(installed: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_wheel_brings_the_published_models(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "from ecg_keras.model.pretrained import pretrained_file, pretrained_models\n"
+        "for name in pretrained_models():\n"
+        "    print(name, pretrained_file(name))\n"
+    )
+    found = run(installed, tmp_path, sys.executable, "-c", code).splitlines()
+    listed = (CHECKOUT / "ecg_keras" / "model" / "pretrained.csv").read_text(encoding="utf-8")
+    assert [line.split()[0] for line in found] == [
+        line.partition(",")[0] for line in listed.splitlines()[1:]
+    ]
+    assert not [line for line in found if str(CHECKOUT) in line]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_wheel_brings_every_command(installed: Path, tmp_path: Path, command: str) -> None:
-    shown = run(installed, tmp_path, sys.executable, installed / "bin" / command, "--help")
+def test_wheel_brings_every_command(
+    prefix: Path, installed: Path, tmp_path: Path, command: str
+) -> None:
+    (script,) = prefix.rglob(f"bin/{command}")
+    shown = run(installed, tmp_path, sys.executable, script, "--help")
     assert f"{command} [-h]" in shown.splitlines()[0]

@@ -10,6 +10,7 @@ from sklearn import metrics
 
 from data_prep.errors import PredictionsError
 from ecg_keras.evaluation.plots import (
+    plot_class_auc,
     plot_confusion_matrix,
     plot_learning_curves,
     plot_precision_recall,
@@ -136,6 +137,25 @@ class TestReliability:
         labels, probabilities, names = made_up(71)
         (axes,) = plot_reliability(labels, probabilities, names).axes
         assert axes.get_title(loc="left").startswith("all 71 classes")
+
+
+class TestClassAUC:
+    @pytest.mark.parametrize("classes", [3, 71])
+    def test_from_the_highest_to_the_lowest(self, classes: int) -> None:
+        labels, probabilities, names = made_up(classes)
+        auc = class_auc(labels, probabilities)
+        auc[2:3] = np.nan
+        intervals = np.stack([auc - 0.1, auc + 0.05], axis=1)
+        figure = plot_class_auc(auc, intervals, labels.sum(axis=0), names)
+        drawn = np.concatenate([axes.lines[1].get_xdata() for axes in figure.axes])
+        np.testing.assert_array_equal(drawn, np.sort(auc[np.isfinite(auc)])[::-1])
+        rows = [tick.get_text() for axes in figure.axes for tick in axes.get_yticklabels()]
+        best = int(np.nanargmax(auc))
+        assert rows[0] == f"{names[best]} ({labels[:, best].sum()})"
+        assert len(rows) == len(drawn)
+        (bar,) = figure.axes[0].collections[0].get_segments()[:1]
+        np.testing.assert_allclose(bar[:, 0], intervals[best])
+        require_drawn(figure)
 
 
 class TestLearningCurves:

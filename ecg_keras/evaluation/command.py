@@ -25,7 +25,7 @@ FILES = (
     "scores.json",
     *(
         f"*_{figure}.png"
-        for figure in ("confusion_matrix", "roc", "precision_recall", "reliability")
+        for figure in ("confusion_matrix", "roc", "precision_recall", "reliability", "class_auc")
     ),
 )
 """The files that ``ecg-evaluate`` writes."""

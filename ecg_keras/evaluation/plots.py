@@ -188,6 +188,37 @@ def plot_reliability(
     return figure
 
 
+def plot_class_auc(
+    auc: np.ndarray, intervals: np.ndarray, support: np.ndarray, class_names: tuple[str, ...]
+) -> Figure:
+    """Draw the AUC of each class with its interval, from the highest to the lowest.
+
+    Args:
+        auc: ``(C,)``; classes with NaN are left out.
+        intervals: ``(C, 2)``.
+        support: ``(C,)`` number of records with the class.
+        class_names: the C classes.
+    """
+    order = np.argsort(-auc, kind="stable")[: int(np.isfinite(auc).sum())]
+    columns = 1 if len(order) <= MOST_PANELS else 2
+    rows = max(math.ceil(len(order) / columns), 1)
+    lowest = min(0.5, np.nanmin(intervals, initial=0.5)) - 0.02
+    with rc_context(_STYLE):
+        figure = _figure(7.2, 0.9 + 0.21 * rows)
+        for column, axes in enumerate(np.ravel(figure.subplots(1, columns, sharex=True))):
+            shown = order[column * rows : (column + 1) * rows]
+            at = np.arange(len(shown))
+            axes.axvline(np.nanmean(auc), color=_GREY, linestyle=":", linewidth=1.2)
+            axes.hlines(at, *intervals[shown].T, color=_SKY, linewidth=1.8)
+            axes.plot(auc[shown], at, "o", color=_BLUE, markersize=4)
+            axes.set_yticks(
+                at, [f"{class_names[c]} ({support[c]:,.0f})" for c in shown], fontsize=8
+            )
+            axes.set(xlim=(lowest, 1.005), ylim=(rows - 0.4, -0.6))
+        figure.supxlabel("AUC", fontsize=11, color=_INK)
+    return figure
+
+
 def read_history(path: Path) -> dict[str, np.ndarray]:
     """Read the ``history.csv`` of a training run, which has one row per epoch.
 
