@@ -100,7 +100,7 @@ class TestSegments:
             (["A1/2 12 500 1500", "A1_1 600", "A1_9 900"], "no header beside it"),
             (["A1/2 12 500 1500", "A1_1 600", "A1 900"], "no header beside it"),
             (["A1/2 12 250 1500", "A1_1 600", "A1_2 900"], "other leads or rates"),
-            (["A1/1 12 500 900", "~ 900"], "no segment that holds samples"),
+            (["A1/1 12 500 900", "~ 900"], "joins only segments without samples"),
             (["A1/2 12 500 9000000000", "A1_1 600", "~ 8999999400"], "s long"),
             (["A1/1 12 0 600", "A1_1 600"], "a rate of 0 Hz"),
         ],
@@ -515,7 +515,7 @@ def test_struct_of_other_content(tmp_path: Path, signal: np.ndarray) -> None:
 def test_no_recording_at_all(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="does not exist as a recording"):
         read_record(tmp_path / "A1")
-    with pytest.raises(RecordError, match="no recording this program reads"):
+    with pytest.raises(RecordError, match="not a recording that this program reads"):
         (tmp_path / "photo.png").write_bytes(b"\x89PNG")
         read_record(tmp_path / "photo.png")
     with pytest.raises(RecordError):
