@@ -1,6 +1,7 @@
 import csv
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from data_prep.labels import LEADS
 from data_prep.records import Record
 from data_prep.signals import prepare
 from data_prep.store import Store
-from ecg_keras.evaluation.answers import Answer
+from ecg_keras.evaluation.answers import Answer, Answers, table_lines
 from ecg_keras.evaluation.predictions import load_predictions
 from ecg_keras.model.model_files import ECGModel, load_model, set_origin
 from ecg_keras.model.origin import Origin
@@ -254,6 +255,25 @@ def test_the_table_shows_twenty_recordings(
     assert lines[21].startswith("and 3 more") and "23 recordings" in lines[22]
 
 
+def test_the_table_shows_five_classes_a_recording() -> None:
+    names = tuple(f"class {n:02d}" for n in range(12))
+    both = {"probabilities": dict.fromkeys(names, 1.0), "thresholds": dict.fromkeys(names, 0.5)}
+    answers = Answers(
+        (
+            Answer("A1", labels=names, true_labels=names, notes=("flat lead",), **both),
+            Answer("A2", labels=names[:1], true_labels=(), **both),
+            Answer("A3", labels=(), true_labels=names[:5], **both),
+        )
+    )
+    lines = list(table_lines(answers))
+    five = "; ".join(names[:5])
+    column = slice(lines[0].index("labels"), lines[0].index("warnings"))
+    assert [line[column].rstrip() for line in lines] == ["labels", f"{five}; and 7 more", "", five]
+    assert lines[1].endswith("; and 7 more  flat lead") and lines[2].endswith(" (1.00, 0.50)")
+    unknown = Answers((Answer("A1", labels=names, **both),))
+    assert "labels" not in "".join(table_lines(unknown)) and "labels" not in unknown.columns
+
+
 @pytest.mark.parametrize(
     ("form", "table", "expected"),
     [
@@ -483,6 +503,20 @@ def test_a_table_without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
         Answer("A1", {"calm": 0.5}, ("calm",), thresholds={"calm": 0.5}).to_frame()
 
 
+def test_a_table_with_labels() -> None:
+    pytest.importorskip("pandas")
+    thresholds = {"a": 0.5, "b": 0.5}
+    known = Answer(
+        "A1", {"a": 1.0, "b": 0.0}, ("a",), thresholds=thresholds, true_labels=("a", "b")
+    )
+    unlabelled, unknown = replace(known, true_labels=()), replace(known, true_labels=None)
+    frame = Answers((known, unlabelled, unknown)).to_frame()
+    assert list(frame.columns[:3]) == ["Recording", "found", "labels"]
+    assert frame.labels.tolist() == ["a; b", "", ""]
+    assert known.to_frame().labels[0] == "a; b"
+    assert "labels" in unlabelled.to_frame() and "labels" not in unknown.to_frame()
+
+
 # --- The folder of the answers -------------------------------------------------------------------
 
 
@@ -644,15 +678,33 @@ def test_a_fold_of_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     for model, member in zip(models, found.members, strict=True):
         np.testing.assert_allclose(member, toy_answers(model, signals), rtol=1e-4)
     assert found.seen is not None and not found.seen.any() and found.dataset == "cpsc2018"
-    rows = rows_of(out / "answers.csv")[1:]
-    assert [row[:2] for row in rows] == [
-        [name, CLASSES[a]] for name, a in zip(found.ids, found.answers, strict=True)
+    header, *rows = rows_of(out / "answers.csv")
+    assert header[:4] == ["Recording", "found", "labels", CLASSES[0]]
+    assert [row[:3] for row in rows] == [
+        [name, CLASSES[a], CLASSES[int(name[1:]) % 3]]
+        for name, a in zip(found.ids, found.answers, strict=True)
     ]
     assert {row[-1] for row in rows} == {"2"}
     assert {row[0] for row in rows_of(out / "warnings.csv")[1:]} == set(found.ids)  # 2 s are short
     printed = capsys.readouterr()
     assert f"\n{out}: 5 recordings answered by 2 models of Toy.\n" in printed.out
     assert "warning: " not in printed.err
+
+
+def test_the_labels_of_a_store_stand_beside_what_was_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    several = {"single_label": False, "thresholds": (0.5, 0.0, 0.0)}
+    save_models(tmp_path, several)
+    write_toy_store(tmp_path / "toy.h5", labels={2: (2, 0), 12: (), 22: (0, 1, 2)})
+    expected = ["calm; slow", "calm; fast; slow", "slow", "calm", "fast"]
+    table = rows_of(of_store(tmp_path) / "answers.csv")
+    assert [row[2] for row in table] == ["labels", *expected]
+    shown = capsys.readouterr().out.splitlines()[:6]
+    start, end = shown[0].index("labels"), shown[0].index("warnings")
+    assert shown[0].index("found") < start
+    assert [line[start:end].rstrip() for line in shown] == ["labels", *expected]
+    assert all(line[start - 2 : start] == "  " for line in shown)
 
 
 def test_records_that_the_models_have_seen(

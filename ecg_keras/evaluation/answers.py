@@ -27,6 +27,7 @@ class Answer:
         seconds_used: seconds of the recording that were used, from its start; NaN if unknown.
         notes: the warnings in a few words, for narrow tables.
         single_label: True if the answer is the most probable class, regardless of the thresholds.
+        true_labels: the recording's own labels, in the order of the classes; None if unknown.
     """
 
     record: str
@@ -37,6 +38,7 @@ class Answer:
     seconds_used: float = float("nan")
     notes: tuple[str, ...] = ()
     single_label: bool = False
+    true_labels: tuple[str, ...] | None = None
 
     def to_frame(self) -> Any:
         """Return a pandas DataFrame of one row; see :meth:`Answers.to_frame`."""
@@ -83,19 +85,27 @@ class Answers(Sequence[Answer]):
         return iter(self.answers)
 
     @property
+    def labelled(self) -> bool:
+        """Whether the recordings' own labels are known, at least of one."""
+        return any(answer.true_labels is not None for answer in self.answers)
+
+    @property
     def columns(self) -> list[str]:
         """Names of the columns of :attr:`rows`, as in ``answers.csv``."""
         classes = list(self.answers[0].probabilities) if self.answers else []
         thresholds = [f"threshold_{name}" for name in classes]
-        return ["Recording", "found", *classes, *thresholds, "warnings", "seconds_used"]
+        found = ["found", "labels"] if self.labelled else ["found"]
+        return ["Recording", *found, *classes, *thresholds, "warnings", "seconds_used"]
 
     @property
     def rows(self) -> list[list[Any]]:
-        """One row per answer; the classes found are separated by ``"; "``."""
+        """One row per answer; the classes found, and the labels, are separated by ``"; "``."""
+        labelled = self.labelled
         return [
             [
                 answer.record,
                 "; ".join(answer.labels) or NONE_FOUND,
+                *(["; ".join(answer.true_labels or ())] if labelled else []),
                 *answer.probabilities.values(),
                 *answer.thresholds.values(),
                 " ".join(answer.warnings),
@@ -129,7 +139,7 @@ def seconds_cut(used: float, total: float) -> bool:
     return total - used >= _LEAST_CUT
 
 
-def table_lines(answers: Sequence[Answer]) -> Iterable[str]:
+def table_lines(answers: Answers) -> Iterable[str]:
     """Format the first twenty answers as a table for the terminal.
 
     Args:
@@ -138,15 +148,19 @@ def table_lines(answers: Sequence[Answer]) -> Iterable[str]:
     Yields:
         The lines, in ASCII except for the names of recordings and classes.
     """
-    rows = [("recording", _found_heading(answers[0]), "warnings")]
-    rows += [
-        (answer.record, found_text(answer), ", ".join(answer.notes)) for answer in answers[:_SHOWN]
+    shown = answers.answers[:_SHOWN]
+    columns = [
+        ["recording", *(answer.record for answer in shown)],
+        [_found_heading(shown[0]), *(found_text(answer) for answer in shown)],
     ]
-    if not any(answer.notes for answer in answers[:_SHOWN]):
-        rows = [(name, found, "") for name, found, _ in rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    for name, found, notes in rows:
-        yield f"{name:{widths[0]}}  {found:{widths[1]}}  {notes}".rstrip()
+    if answers.labelled:
+        columns.append(["labels", *(_listed(answer.true_labels or ()) for answer in shown)])
+    if any(answer.notes for answer in shown):
+        columns.append(["warnings", *(", ".join(answer.notes) for answer in shown)])
+    widths = [max(map(len, column)) for column in columns]
+    for row in zip(*columns, strict=True):
+        cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
     if len(answers) > _SHOWN:
         yield f"and {len(answers) - _SHOWN:,} more"
 
@@ -162,13 +176,16 @@ def found_text(answer: Answer) -> str:
         answer: the answer to one recording.
     """
     texts = []
-    for name in answer.labels[:_CLASSES_SHOWN]:
+    for name in answer.labels:
         probability, threshold = answer.probabilities[name], answer.thresholds[name]
         text = f"{probability:.2f}"
         if not answer.single_label:
             below = "below " if probability < threshold else ""
             text += f", {below}{threshold:.2f}"
         texts.append(f"{name} ({text})")
-    if len(answer.labels) > _CLASSES_SHOWN:
-        texts.append(f"and {len(answer.labels) - _CLASSES_SHOWN} more")
-    return "; ".join(texts) or NONE_FOUND
+    return _listed(texts) or NONE_FOUND
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = [f"and {len(texts) - _CLASSES_SHOWN} more"] if len(texts) > _CLASSES_SHOWN else []
+    return "; ".join([*texts[:_CLASSES_SHOWN], *more])

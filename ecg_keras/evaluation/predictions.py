@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,13 @@ class Predictions:
             names_by_probability(self.class_names, row, found)
             for row, found in zip(self.probabilities, self.found, strict=True)
         ]
+
+    @property
+    def names_of_labels(self) -> list[tuple[str, ...] | None]:
+        """The names of the labels of each record, in the order of the classes; None if unknown."""
+        if self.labels is None:
+            return [None] * len(self.ids)
+        return [tuple(compress(self.class_names, row)) for row in self.labels]
 
     def overlap(self, verb: str = "scored") -> tuple[str, ...]:
         """Say how many records the models have seen before; see :func:`origin.overlap`."""

@@ -42,7 +42,8 @@ def main(
             are used.
         store: store made by ecg-build, instead of --records; its rate must be that of the models.
         fold: fold of the store to predict, such as 10, the test fold of PTB-XL; the labels are
-            included in predictions.npz, so that ecg-evaluate needs no other source.
+            shown beside the answers and included in predictions.npz, so that ecg-evaluate needs no
+            other source.
         batch_size: recordings per batch.
         fs: sampling rate in Hz of recordings that do not state it, such as arrays.
         unit: unit of recordings that do not state it, such as tables; by default mV if the values

@@ -267,10 +267,11 @@ class Answered:
         predictions, answers = self.predictions, []
         classes = predictions.class_names
         thresholds = dict(zip(classes, predictions.thresholds.tolist(), strict=True))
-        for name, row, labels in zip(
+        for name, row, labels, true_labels in zip(
             predictions.ids.tolist(),
             predictions.probabilities.tolist(),
             predictions.names_found,
+            predictions.names_of_labels,
             strict=True,
         ):
             doubts, total = self.doubts.get(name, ()), self.seconds[name]
@@ -290,6 +291,7 @@ class Answered:
                     seconds_used=min(total, self.used),
                     notes=tuple(notes),
                     single_label=predictions.single_label,
+                    true_labels=true_labels,
                 )
             )
         return Answers(tuple(answers), tuple(self.rejected))
@@ -570,8 +572,9 @@ def write_answers(out: Path, answered: Answered, form: Format) -> None:
     ``predictions.npz`` holds everything; ``probabilities.csv`` has a column per class;
     ``rejected.csv`` lists the recordings that could not be used, and ``warnings.csv`` the
     plausibility warnings about the others, one per line.  ``answers.csv`` gives the classes found,
-    the most probable first, and all probabilities and thresholds; in the format of the CPSC 2018
-    challenge it gives one class number per recording, that of the first class found.
+    the most probable first, the recordings' own labels if known, and all probabilities and
+    thresholds; in the format of the CPSC 2018 challenge it gives one class number per recording,
+    that of the first class found.
 
     Args:
         out: the folder.
