@@ -447,7 +447,8 @@ def require_complete(
     published = files_of(of)
     assert all(files[name] == published[name] for name in expected | {"scp_statements.csv"})
     assert files["ptbxl_database.csv"] == published_rows(of, *numbers)
-    sums = dict(reversed(line.split("  ")) for line in (folder / SUMS).read_text().splitlines())
+    lines = [line.split("  ") for line in (folder / SUMS).read_text().splitlines()]
+    sums = {name: digest for digest, name in lines}
     assert sums == {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     report = inspect_folder(folder)
     assert (report.missing, report.extra) == ((), ())

@@ -257,7 +257,10 @@ def test_the_table_shows_twenty_recordings(
 
 def test_the_table_shows_five_classes_a_recording() -> None:
     names = tuple(f"class {n:02d}" for n in range(12))
-    both = {"probabilities": dict.fromkeys(names, 1.0), "thresholds": dict.fromkeys(names, 0.5)}
+    both: dict[str, Any] = {
+        "probabilities": dict.fromkeys(names, 1.0),
+        "thresholds": dict.fromkeys(names, 0.5),
+    }
     answers = Answers(
         (
             Answer("A1", labels=names, true_labels=names, notes=("flat lead",), **both),
