@@ -46,7 +46,7 @@ demo: .venv/done
 	$(BIN)/ecg-build --source $(DEMO)/records/train --out $(DEMO)/cpsc100.h5 --rate 100
 	$(BIN)/mlbf-train --store $(DEMO)/cpsc250.h5 --out $(DEMO)/mlbf --folds 1 2 3 \
 	    --input-length 2500 --epochs 12 --batch-size 16
-	$(BIN)/mrm-train --store $(DEMO)/cpsc100.h5 --out $(DEMO)/mrm --folds 1 2 3 --test-fold None \
+	$(BIN)/mrm-train --store $(DEMO)/cpsc100.h5 --out $(DEMO)/mrm --folds 1 2 3 --test-fold none \
 	    --low-channels 16 --high-channels 32 --epochs 10 --batch-size 16
 	$(BIN)/ecg-predict --models '$(DEMO)/mlbf/fold_*/best.keras' \
 	    --csv $(DEMO)/records/test.csv --records $(DEMO)/records/test --out $(DEMO)/mlbf/test

@@ -80,9 +80,9 @@ def run_command(main: Callable[..., None]) -> None:
             others = ", ".join(f"{name} {version_of(name)}" for name in ("keras", "tensorflow"))
             print(f"{os.path.basename(sys.argv[0])} {__version__} ({others})")
             return
-        import tyro
+        from data_prep.options import call_with_options
 
-        tyro.cli(inspect.unwrap(main), config=(tyro.conf.OmitArgPrefixes,))
+        call_with_options(inspect.unwrap(main), os.path.basename(sys.argv[0]))
     except ECGError as error:
         _stop(str(error))
     except KeyboardInterrupt:

@@ -5,8 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import Positional
-
 from data_prep.commands import run_command
 from data_prep.errors import OptionError
 from ecg_keras.papers.reproduction import (
@@ -33,7 +31,8 @@ Name = Literal["table2", "table3", "table4", "table5", "table6", "fig3", "fig4",
 
 
 def main(
-    table: Positional[Name | None] = None,
+    table: Name | None = None,
+    /,
     *,
     store: Path | None = None,
     out: Path = Path("reproduced"),

@@ -4,8 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tyro.conf import Positional
-
 from data_prep.commands import run_command
 from data_prep.errors import OptionError, StoreError
 from ecg_keras.papers.reproduction import (
@@ -60,7 +58,8 @@ SMOKE_TASKS: tuple[Task, ...] = ("superdiagnostic", "rhythm")
 
 
 def main(
-    table: Positional[Name | None] = None,
+    table: Name | None = None,
+    /,
     *,
     store: Path | None = None,
     out: Path = Path("reproduced"),
@@ -100,8 +99,9 @@ def main(
         list: list the tables and figures, and exit.
         smoke: try the command in a minute or two with few channels and one epoch, on synthetic
             records if no --store is given; the figures mean nothing.
-        networks: table2_3 and table4: which to compare; by default all of the paper's. Names ending
-            in _benchmark are the versions of the PTB-XL benchmark.
+        networks: table2_3 and table4: which to compare; by default all of the paper's.
+            fcn_wang_benchmark, resnet1d_wang_benchmark and xresnet1d101_benchmark are the versions
+            of the PTB-XL benchmark.
         tasks: one table each; by default all six for table2_3, and the task "all" for the other
             tables on PTB-XL.
         seeds: each row is trained once per seed; the paper gives neither its seeds nor their

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from make_records import sine_leads, write_wfdb
@@ -19,18 +19,13 @@ import data_prep
 from data_prep.commands import run_command, takes_options
 from data_prep.errors import ECGError, StoreError
 
-COMMANDS = (
-    "data_prep.storing.build",
-    "data_prep.storing.download",
-    "data_prep.synthetic",
-    "ecg_keras.evaluation.command",
-    "ecg_keras.export.command",
-    "ecg_keras.prediction.command",
-    "mlbf_keras.train",
-    "mlbf_keras.reproduce",
-    "mrm_keras.train",
-)
 ROOT = Path(data_prep.__file__).parents[1]
+SCRIPTS = {  # of setup.cfg: names and modules of all commands
+    name: module
+    for name, module in re.findall(
+        r"^    ([a-z-]+) = ([a-z_.]+):command$", (ROOT / "setup.cfg").read_text(), re.M
+    )
+}
 OLD_NAMES = ("data_prep/build.py", "mlbf_keras/predict.py", "mrm_keras/predict.py")  # they warn
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -179,6 +174,23 @@ def test_options_reach_main(monkeypatch: pytest.MonkeyPatch) -> None:
     assert exit_of(main, monkeypatch, "--out", "x", "--seed", "many") == 2
 
 
+@pytest.mark.parametrize("word", ["none", "None"])
+def test_none_is_a_value(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def main(
+        *, fold: int | None = 10, unit: Literal["mV", "uV"] | None = "mV", to: Path | None = None
+    ) -> None:
+        """Keep."""
+        seen.append((fold, unit, to))
+
+    assert exit_of(main, monkeypatch) is None
+    assert exit_of(main, monkeypatch, "--fold", "2", "--unit", "uV", "--to", "a") is None
+    assert exit_of(main, monkeypatch, "--fold", word, "--unit", word, "--to", word) is None
+    assert seen == [(10, "mV", None), (2, "uV", Path("a")), (None, None, None)]
+    assert exit_of(main, monkeypatch, "--fold", "nobody") == 2
+
+
 @dataclass(frozen=True)
 class Toy:
     """A toy.
@@ -244,7 +256,28 @@ def test_all_packages_state_one_version() -> None:
         assert import_module(package).__version__ == version("ecg-keras")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def test_help_reads_well() -> None:
+    code = (
+        "import sys\n"
+        "from importlib import import_module\n"
+        f"for name, module in {SCRIPTS}.items():\n"
+        "    sys.argv = [f'/usr/bin/{name}', '--help']\n"
+        "    try:\n"
+        "        import_module(module).command()\n"
+        "    except SystemExit as end:\n"
+        "        print(chr(12) * (end.code == 0), end='')\n"
+    )
+    helps = run_python("-c", code, COLUMNS="100").stdout.split("\f")[:-1]
+    assert len(helps) == len(SCRIPTS) > 10
+    for name, text in zip(SCRIPTS, helps, strict=True):
+        assert re.search(rf"^usage: {name} ", text, re.M), text
+        assert not re.search(r"None|/bin|\[\w+ \[|\(default: \)", text), text
+        assert max(map(len, text.splitlines())) <= 100
+        columns = {len(margin) for margin in re.findall(r"^(│  +)[^ │]", text, re.M)}
+        assert len(columns) == 1, "explanations stand in one column"
+
+
+@pytest.mark.parametrize("command", sorted(set(SCRIPTS.values())))
 def test_help_explains_every_option_at_once_without_tensorflow(command: str) -> None:
     code = (
         "import runpy, sys\n"
@@ -273,7 +306,7 @@ def test_help_explains_every_option_at_once_without_tensorflow(command: str) -> 
     }
     for name, parameter in inspect.signature(main).parameters.items():
         if name == "table":  # what to reproduce stands before the options
-            assert "│ [{None,table" in run.stdout
+            assert "│ [{table" in run.stdout
             continue
         if name == "dataset" and parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
             assert "│ {cpsc2018,ptb-xl}" in run.stdout
@@ -285,7 +318,8 @@ def test_help_explains_every_option_at_once_without_tensorflow(command: str) -> 
         else:
             default = parameter.default
             text = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
-            assert f"(default: {text})" in row
+            shown = default is not None and default is not False and default != ()
+            assert (f"(default: {text})" in row) == shown
         explained = re.sub(r"\(default: [^)]*\)|\(required\)", "", row)
         assert len(re.findall(r"[a-z]{2,}", explained)) >= 2, f"--{name} is not explained: {row}"
     assert not rows, "options that main does not have"

@@ -61,7 +61,7 @@ def main(
         source: folders of records: of CPSC 2018 (WFDB or the original .mat files, with
             REFERENCE.csv; without that file, the diagnoses in the headers are used), of PTB-XL
             as published, or in any other format that ecg-predict reads.
-        out: the store to write, such as cpsc.h5.
+        out: the store to write, such as cpsc.h5; required unless --check is given.
         dataset: what the folders hold; auto is ptb-xl for a folder with a ptbxl_database.csv and
             cpsc2018 for any other.
         labels: your own tables, one per task: a CSV with the column Recording and either a column

@@ -56,7 +56,7 @@ def main(
             First_label, Second_label, Third_label).  Without it and without a store, the
             labels in the predictions are used.
         store: store with the true labels of the predictions' task.
-        history: one or more history.csv of training runs, to draw their learning curves.
+        history: one or more history.csv of training runs, for their learning curves.
         bootstrap: number of bootstrap resamples for the 95 % intervals.
         seed: seed of the resampling.
     """

@@ -43,7 +43,7 @@ class Validation:
     Attributes:
         folds: validation folds; for each, one model is trained on the other folds. Numbers, or all
             for an ensemble with one model per fold.
-        test_fold: fold used for neither training nor validation; None leaves no fold out.
+        test_fold: fold used for neither training nor validation; none leaves no fold out.
     """
 
     folds: tuple[str, ...]
@@ -69,7 +69,7 @@ class Settings:
         init: start from the weights of this model file, or of the published model of this name,
             which must hold the same network. Its standardisation is always kept, its heads only if
             it has the same classes.
-        freeze: with features, train only the heads and keep all other layers as in --init.
+        freeze: features trains only the heads and keeps all other layers as in --init.
     """
 
     epochs: int
