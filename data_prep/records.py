@@ -27,6 +27,7 @@ __all__ = [
     "find_records",
     "list_records",
     "read_record",
+    "read_tracing",
     "record_of_array",
     "scan_folder",
 ]
@@ -71,8 +72,20 @@ def read_record(path: str | Path, *, fs: float | None = None, unit: str | None =
             library that it needs is not installed.
     """
     file = _record_file(Path(path))
+    return record_of(read_tracing(file), file, fs=fs, unit=unit)
+
+
+def read_tracing(file: Path) -> Tracing:
+    """Read a recording as its file holds it, whether or not its rate, unit and leads suffice.
+
+    Args:
+        file: as found by :func:`scan_folder`.
+
+    Raises:
+        RecordError: as :func:`read_record`.
+    """
     _require_name(file)
-    return record_of(_READERS[format_of(file) or ""](file), file, fs=fs, unit=unit)
+    return _READERS[format_of(file) or ""](file)
 
 
 def record_of_array(

@@ -607,7 +607,13 @@ def test_check_of_a_download(
     assert exit_of(build.main, monkeypatch, "--check", str(tmp_path / "cpsc")) is None
     lines = capsys.readouterr().out.splitlines()
     assert "6 WFDB records" in lines[0] and "labels in the headers; 6 recordings." in lines[0]
-    assert lines[1:] == ["missing: nothing", "extra: nothing"]
+    assert lines[1].startswith("WFDB: 6 of 6 read; 500 Hz; ")
+    assert lines[2:] == [
+        "missing: nothing",
+        "extra: nothing",
+        "unusable: nothing",
+        "options needed to build: nothing",
+    ]
 
     (tmp_path / "cpsc" / "g1" / "A0001.mat").unlink()
     (tmp_path / "cpsc" / "g2" / "A0004.hea").unlink()
@@ -649,4 +655,5 @@ def test_check_of_real_folders(shared_data: Path) -> None:
     ]:
         report = inspect_folder(shared_data / folder)
         assert (report.num_records, report.missing, report.extra) == (records, (), ()), report
+        assert (report.unusable, report.needs) == ((), ()), report
         assert words in report.layout

@@ -90,8 +90,8 @@ def main(
         scheduler: address of a Dask scheduler, such as tcp://host:8786, whose workers read the
             recordings instead, from the same paths as here (a shared disk).
         strict: stop at the first record that cannot be used instead of leaving it out.
-        check: instead of building, report the layout of this folder and what is missing or extra
-            in it.
+        check: instead of building, report what this folder holds, what is missing or extra in it,
+            and which options a build from it needs.
 
     Raises:
         ECGError: if the options, the tables, all records or, with strict, one record cannot be

@@ -20,12 +20,18 @@ class FolderReport:
         num_records: number of recordings found.
         missing: files that its own lists name but it lacks, each with the list.
         extra: recordings, or signal files without a header, that its lists do not name.
+        unusable: why files are no recordings, or cannot be used.
+        needs: the options that a build needs, each with the reason.
+        formats: a line on the recordings of each format.
     """
 
     layout: str
     num_records: int
     missing: tuple[str, ...]
     extra: tuple[str, ...]
+    unusable: tuple[str, ...]
+    needs: tuple[str, ...]
+    formats: tuple[str, ...]
 
     def lines(self, folder: Path) -> list[str]:
         """The report as text.
@@ -33,8 +39,13 @@ class FolderReport:
         Args:
             folder: its name in the first line.
         """
-        lines = [f"{folder}: {self.layout}; {self.num_records} recordings."]
-        for what, names in (("missing", self.missing), ("extra", self.extra)):
+        lines = [f"{folder}: {self.layout}; {self.num_records} recordings.", *self.formats]
+        for what, names in (
+            ("missing", self.missing),
+            ("extra", self.extra),
+            ("unusable", self.unusable),
+            ("options needed to build", self.needs),
+        ):
             lines.append(f"{what}: {len(names) or 'nothing'}")
             lines += [f"  {name}" for name in names[:_SHOWN]]
             lines += [f"  and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
@@ -42,7 +53,7 @@ class FolderReport:
 
 
 def inspect_folder(folder: Path) -> FolderReport:
-    """Compare a folder with the lists in it.
+    """Compare a folder with the lists in it, and read a few recordings of each format.
 
     These are ``SHA256SUMS.txt`` as written by ``ecg-download``, ``ptbxl_database.csv``, the
     ``REFERENCE.csv`` of CPSC 2018, and every WFDB header, which names its signal file.
@@ -55,9 +66,11 @@ def inspect_folder(folder: Path) -> FolderReport:
         RecordError: if the folder is missing or empty.
         LabelError: if a table in it cannot be read.
     """
-    from data_prep.records import list_records
+    from data_prep.records import scan_folder
+    from data_prep.storing.contents import read_contents
 
-    records = list_records(folder)
+    scan = scan_folder(folder)
+    records = scan.records
     missing = _absent_files(folder, _listed_files(folder), SUMS)
     missing += [
         f"{path.parent / name} (named by {path.name})"
@@ -69,14 +82,25 @@ def inspect_folder(folder: Path) -> FolderReport:
     headers = {path.with_suffix("") for _, path in records}
     orphans = [p for p in sorted(folder.rglob("*.dat")) if p.with_suffix("") not in headers]
     extra = [f"{path} (samples without a header)" for path in orphans]
-    if is_file(folder / "ptbxl_database.csv"):
+    published = is_file(folder / "ptbxl_database.csv")
+    if published:
         layout, more, strange = _against_ptbxl(folder, records)
     else:
         layout, more, strange = _against_references(folder, records)
     missing = list(dict.fromkeys(missing + more))
     if not records and not missing:
         raise RecordError(f"{folder} holds no recording; give a folder with some.")
-    return FolderReport(layout, len(records), tuple(missing), tuple(extra + strange))
+    labelled = published or any(folder.rglob("REFERENCE.csv"))
+    contents = read_contents([path for _, path in records], labelled=labelled)
+    return FolderReport(
+        layout,
+        len(records),
+        missing=tuple(missing),
+        extra=tuple(extra + strange),
+        unusable=tuple(reason for _, reason in scan.refused) + contents.unusable,
+        needs=contents.needs,
+        formats=contents.formats,
+    )
 
 
 def _listed_files(folder: Path) -> list[str]:
@@ -139,7 +163,8 @@ def _against_references(
         if number
     ]
     references = sorted(folder.rglob("REFERENCE.csv"))
-    labels = "with REFERENCE.csv" if references else "labels in the headers"
+    in_headers = "labels in the headers" if headers else "without labels"
+    labels = "with REFERENCE.csv" if references else in_headers
     layout = f"{' and '.join(kinds) or 'no records'}, {labels}"
     if not references:
         return layout, [], []
