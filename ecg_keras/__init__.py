@@ -2,8 +2,8 @@
 
 The public interface of ECG-Keras: ``load_model`` opens the model file of any installed network,
 ``load_pretrained`` opens a published model by its name, ``open_models`` opens an ensemble,
-``read_record`` reads a recording in any supported format, and ``ecg_figure`` draws it on ECG paper.
-Once this package is imported, ``keras.models.load_model`` opens the same model files.
+``ECGClassifier`` trains a network in scikit-learn's form, ``read_record`` reads a recording in any
+supported format, and ``ecg_figure`` draws it on ECG paper.  Once this package is imported, ``keras.models.load_model`` opens the same model files.
 """
 
 from importlib import import_module
@@ -13,6 +13,7 @@ from data_prep import __version__ as __version__
 from ecg_keras.model.registration import register_with_keras
 
 _MODULES = {
+    "ECGClassifier": "ecg_keras.prediction.classifier",
     "ecg_figure": "data_prep.ecg_paper",
     "load_model": "ecg_keras.model.model_files",
     "load_pretrained": "ecg_keras.model.model_files",
@@ -20,7 +21,14 @@ _MODULES = {
     "read_record": "data_prep.records",
 }
 
-__all__ = ["ecg_figure", "load_model", "load_pretrained", "open_models", "read_record"]
+__all__ = [
+    "ECGClassifier",
+    "ecg_figure",
+    "load_model",
+    "load_pretrained",
+    "open_models",
+    "read_record",
+]
 
 register_with_keras()
 

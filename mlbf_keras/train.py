@@ -81,6 +81,7 @@ class MLBFNet:
 
 VALIDATION = Validation(folds=("1",), test_fold=None)
 NETWORK = MLBFNet()
+NETWORKS = {"MLBF-Net": NETWORK, "BranchNet": MLBFNet(network="branchnet")}
 TRAINING = Settings(epochs=500)
 
 

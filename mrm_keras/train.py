@@ -65,6 +65,7 @@ class MRMNet:
 
 VALIDATION = Validation(folds=("9",), test_fold=10)
 NETWORK = MRMNet()
+NETWORKS = {"MRM-Net": NETWORK}
 TRAINING = Settings(epochs=100)
 
 

@@ -5,7 +5,11 @@ such as ``MRM-Net = mrm_keras.model``: the module that registers the network's l
 imported.  The package may also have
 
 - ``PACKAGE.plain`` with ``PLAIN``, for export,
-- ``PACKAGE.explain`` with ``Explainer``, for explanations.
+- ``PACKAGE.explain`` with ``Explainer``, for explanations,
+- ``PACKAGE.train`` with ``NETWORKS``, the options of each network it trains (see
+  :class:`ecg_keras.training.fit.Network`) by name, and ``TRAINING``, its ``Settings``, for
+  :class:`ecg_keras.prediction.classifier.ECGClassifier`; the announced module then has
+  ``SAMPLING_RATE``.
 """
 
 from importlib import import_module
@@ -26,7 +30,7 @@ def part(network: str, name: str) -> ModuleType | None:
 
     Args:
         network: name of the network in its contract.
-        name: name of the module, ``"plain"`` or ``"explain"``.
+        name: name of the module, ``"plain"``, ``"explain"`` or ``"train"``.
 
     Returns:
         The module; None if no installed package announces the network, or the package has no such

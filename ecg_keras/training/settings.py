@@ -128,7 +128,7 @@ def require_sensible(options: Mapping[str, Any]) -> None:
     if not 0 <= dropout < 1:
         raise OptionError(f"--dropout must be at least 0 and below 1, not {dropout}.")
     if test_fold is not None and not 1 <= test_fold <= 10:
-        raise OptionError(f"--test-fold takes 1 to 10, or None to leave none out, not {test_fold}.")
+        raise OptionError(f"--test-fold takes 1 to 10, or none to leave none out, not {test_fold}.")
     if options.get("freeze") and not options.get("init"):
         raise OptionError(
             "--freeze features would leave random weights as they are; name with --init a model to"

@@ -1,0 +1,76 @@
+"""A network behind scikit-learn's interface, on the smallest of sizes."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from make_records import sine_leads
+from sklearn.base import clone, is_classifier
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import cross_val_score
+
+from data_prep.errors import OptionError, RecordError
+from ecg_keras import ECGClassifier
+
+SMALL = {"input_length": 100, "low_channels": 8, "high_channels": 16, "batch_size": 8}
+FS = 100
+
+
+def small(**changes: Any) -> ECGClassifier:
+    return ECGClassifier(**{"epochs": 2, "folds": 2, "fs": FS, "options": SMALL, **changes})
+
+
+def recordings(count: int) -> tuple[list[np.ndarray], list[str]]:
+    """Recordings of two classes; the one is three times as large as the other."""
+    labels = ["large" if i % 2 else "small" for i in range(count)]
+    signals = [sine_leads(150, fs=FS, seed=i) * (3 if i % 2 else 1) for i in range(count)]
+    return signals, labels
+
+
+def test_it_is_an_estimator() -> None:
+    model = small(seed=3)
+    assert is_classifier(model)
+    assert clone(model).get_params() == model.get_params()
+    assert model.set_params(network="BranchNet", epochs=1).get_params()["network"] == "BranchNet"
+    with pytest.raises(NotFittedError):
+        model.predict(recordings(1)[0])
+
+
+def test_cross_validation_over_a_list_of_recordings() -> None:
+    signals, labels = recordings(12)
+    scores = cross_val_score(small(), signals, labels, cv=2, error_score="raise")
+    assert scores.shape == (2,) and np.isin(scores * 6, range(7)).all()
+
+
+@pytest.mark.parametrize("labels", [["large", "small"], [7, 3]])
+def test_predictions_are_those_of_the_trained_model(labels: list[Any]) -> None:
+    signals, names = recordings(8)
+    given = [labels[0] if name == "large" else labels[1] for name in names]
+    network = {"input_length": 250, "filters": 2, "gru_units": 2, "batch_size": 8}
+    model = small(network="BranchNet", epochs=1, options=network).fit(signals, given)
+    assert model.classes_.tolist() == sorted(labels)
+    probabilities = model.predict_proba(signals)
+    assert probabilities.shape == (8, 2) and np.allclose(probabilities.sum(axis=1), 1)
+    answers = model.models_.predict_records(signals, fs=FS)
+    for row, found, answer in zip(probabilities, model.predict(signals), answers, strict=True):
+        of_answer = answer.probabilities
+        assert row == pytest.approx([of_answer[str(label)] for label in sorted(labels)], abs=1e-6)
+        assert str(found) == max(of_answer, key=of_answer.__getitem__)
+    with pytest.raises(RecordError, match="2 is no recording"):
+        model.predict([signals[0], signals[1][:, :7]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"network": "fcn_wang"}, "no installed package trains 'fcn_wang'"),
+        ({"network": "Nobody"}, "no installed package trains 'Nobody'"),
+        ({"epochs": 0}, "--epochs must be above 0"),
+        ({"fs": None}, "an array does not know its sampling rate"),
+    ],
+)
+def test_what_cannot_be_used_is_named(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(OptionError, match=sentence):
+        small(**changes).fit(*recordings(4))
+    with pytest.raises(TypeError, match="wheels"):
+        small(options={"wheels": 4}).fit(*recordings(4))
