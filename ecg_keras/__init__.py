@@ -3,7 +3,8 @@
 The public interface of ECG-Keras: ``load_model`` opens the model file of any installed network,
 ``load_pretrained`` opens a published model by its name, ``open_models`` opens an ensemble,
 ``ECGClassifier`` trains a network in scikit-learn's form, ``read_record`` reads a recording in any
-supported format, and ``ecg_figure`` draws it on ECG paper.  Once this package is imported, ``keras.models.load_model`` opens the same model files.
+supported format, and ``ecg_figure`` draws it on ECG paper.  Once this package is imported,
+``keras.models.load_model`` opens the same model files.
 """
 
 from importlib import import_module
