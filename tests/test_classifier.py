@@ -56,7 +56,7 @@ def test_predictions_are_those_of_the_trained_model(labels: list[Any]) -> None:
         of_answer = answer.probabilities
         assert row == pytest.approx([of_answer[str(label)] for label in sorted(labels)], abs=1e-6)
         assert str(found) == max(of_answer, key=of_answer.__getitem__)
-    with pytest.raises(RecordError, match="2 is no recording"):
+    with pytest.raises(RecordError, match="2: array is no recording"):
         model.predict([signals[0], signals[1][:, :7]])
 
 

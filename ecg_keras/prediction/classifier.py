@@ -59,7 +59,7 @@ class ECGClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, recordings: Sequence[Any], labels: Sequence[Any]) -> "ECGClassifier":
         """Train on recordings of any form that ``predict_record`` takes, one label each."""
         train = part(self.network, "train")
-        if self.network not in getattr(train, "NETWORKS", {}):
+        if train is None or self.network not in getattr(train, "NETWORKS", {}):
             raise OptionError(
                 f"no installed package trains {self.network!r}; name another network."
             )
@@ -88,7 +88,7 @@ class ECGClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         answers = self.models_.predict_records(recordings, fs=self.fs, unit=self.unit)
         if answers.rejected:
-            raise RecordError(answers.rejected[0].reason)
+            raise RecordError(f"{answers.rejected[0].name}: {answers.rejected[0].reason}")
         rows = np.array([list(answer.probabilities.values()) for answer in answers])
         return rows / rows.sum(axis=1, keepdims=True)
 
