@@ -56,7 +56,7 @@ def test_predictions_are_those_of_the_trained_model(labels: list[Any]) -> None:
         of_answer = answer.probabilities
         assert row == pytest.approx([of_answer[str(label)] for label in sorted(labels)], abs=1e-6)
         assert str(found) == max(of_answer, key=of_answer.__getitem__)
-    with pytest.raises(RecordError, match="2: array is no recording"):
+    with pytest.raises(RecordError, match="2: array is not a recording"):
         model.predict([signals[0], signals[1][:, :7]])
 
 
@@ -66,7 +66,7 @@ def test_predictions_are_those_of_the_trained_model(labels: list[Any]) -> None:
         ({"network": "fcn_wang"}, "no installed package trains 'fcn_wang'"),
         ({"network": "Nobody"}, "no installed package trains 'Nobody'"),
         ({"epochs": 0}, "--epochs must be above 0"),
-        ({"fs": None}, "an array does not know its sampling rate"),
+        ({"fs": None}, "an array does not state its sampling rate"),
     ],
 )
 def test_what_cannot_be_used_is_named(changes: dict[str, Any], sentence: str) -> None:

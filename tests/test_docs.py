@@ -52,7 +52,7 @@ def shown_commands() -> list[tuple[str, str]]:
         (page.name, line)
         for page in PAGES
         for block in fences(page, "")
-        for line in block.splitlines()
+        for line in block.replace("\\\n", " ").splitlines()
         if line.split(" ")[0] in commands()
     ]
 

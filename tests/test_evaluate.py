@@ -225,7 +225,7 @@ class TestReport:
         assert not page.open
         figures = [each for each in page.addresses if each.startswith("data:image/png;base64,")]
         links = [each for each in page.addresses if each.startswith("#")]
-        assert len(figures) == len(list((tmp_path / "r").glob("*.png"))) == 9
+        assert len(figures) == len(list((tmp_path / "r").glob("*.png"))) == 11
         assert set(links) <= page.anchors
         assert len(figures) + len(links) == len(page.addresses)
         assert not re.search(r"https?:|url\(|@import|<script", text)
@@ -273,7 +273,7 @@ class TestReport:
             assert len({line.count("|") for line in table}) <= 1
         text = (tmp_path / "r" / "report.md").read_text()
         figures = re.findall(r"!\[[^]]*\]\(([^)]*)\)", text)
-        assert len(set(figures)) == 8
+        assert len(set(figures)) == 10
         for figure in figures:
             assert (tmp_path / "r" / figure).is_file()
 

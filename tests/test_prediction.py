@@ -107,7 +107,7 @@ def test_models_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no model is named"):
         open_models([])
     for name in ("fold_*/best.keras", "best.keras", ""):
-        with pytest.raises(ModelFileError, match="does not exist; name .keras files"):
+        with pytest.raises(ModelFileError, match="does not exist; name a .keras file"):
             open_models([str(tmp_path / name)])
 
 
