@@ -153,7 +153,7 @@ class TestClassAUC:
         best = int(np.nanargmax(auc))
         assert rows[0] == f"{names[best]} ({labels[:, best].sum()})"
         assert len(rows) == len(drawn)
-        bar = figure.axes[0].collections[0].get_paths()[0].vertices
+        bar = np.asarray(figure.axes[0].collections[0].get_paths()[0].vertices)
         np.testing.assert_allclose(bar[:, 0], intervals[best])
         require_drawn(figure)
 
