@@ -28,7 +28,7 @@ help:
 # Without a connection, the recording that pydicom ships.
 try: .venv/done
 	rm -rf runs/try
-	if $(BIN)/ecg-download ptb-xl --records $(TRY) --out runs/try/ptb-xl --url $(PTBXL); then \
+	@if $(BIN)/ecg-download ptb-xl --records $(TRY) --out runs/try/ptb-xl --url $(PTBXL); then \
 	    $(BIN)/ecg-build --source runs/try/ptb-xl --out runs/try/ptbxl.h5 && \
 	    $(BIN)/ecg-predict --pretrained $(NETWORK) --store runs/try/ptbxl.h5 --fold 10 \
 	        --explain --out runs/try/answers; \

@@ -1,10 +1,9 @@
-"""The notebooks run, show what they promise, define nothing, and are kept without outputs."""
+"""The notebooks run, show what they promise, define nothing, and are kept with small outputs."""
 
 import ast
 import base64
 import io
 import re
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +83,20 @@ def test_the_notebooks_are_numbered_from_1() -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_outputs_are_not_kept(path: Path) -> None:
+def test_outputs_are_kept_and_small(path: Path) -> None:
+    """As ``notebooks/save.py`` saves them."""
     notebook = opened(path.stem)
     nbformat.validate(notebook)
-    for cell in code_cells(notebook):
-        assert cell.outputs == [] and cell.execution_count is None
+    for number, cell in enumerate(code_cells(notebook), start=1):
+        assert cell.execution_count == number
         assert set(cell.metadata) <= {"tags"}
+        figures = []
+        for output in cell.outputs:
+            assert output.output_type != "error" and output.get("name") != "stderr"
+            assert "/tmp/" not in output.get("text", "") and str(ROOT) not in str(output)
+            figures += [v for k, v in output.get("data", {}).items() if k.startswith("image/")]
+        assert bool(figures) == ("figure" in cell.metadata.get("tags", [])), cell.source
+        assert all(len(base64.b64decode(figure)) <= 150_000 for figure in figures)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -134,54 +141,37 @@ def test_02_train_and_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert f"kB  {file}" in printed
 
 
+# Nobody listens there: the notebooks take the recording that pydicom ships.
+NO_SERVER = "http://127.0.0.1:9/"
+
+
 @pytest.mark.slow
 def test_03_load_and_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    printed, figures = run("03_load_and_predict", tmp_path, monkeypatch)
+    own = f"models, recordings, url = 'mrm-net-ptbxl-all', None, {NO_SERVER!r}"
+    printed, figures = run("03_load_and_predict", tmp_path, monkeypatch, own=own)
+    assert "cannot be fetched" in printed
     assert len(figures) == 3
     assert "3 networks answered for 27 recordings" in printed
-    rows = re.findall(rf"^({'|'.join(CPSC_CLASSES)}) +(0\.\d+|1\.0+) +(\S+)$", printed, re.M)
-    assert [name for name, _, _ in rows] == list(CPSC_CLASSES)
+    rows = re.findall(r"^(\S+) +(0\.\d{3}|1\.000) +(\d\.\d{3})$", printed, re.M)
+    assert len(rows) == 10
     # Written in whole microvolts the second time.
     for _, before, again in rows:
         assert float(again) == pytest.approx(float(before), abs=0.02)
 
 
-@pytest.fixture(scope="module")
-def read_results(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[np.ndarray], Path]:
-    """What the notebook on results printed and drew, and the model that it trained."""
-    folder = tmp_path_factory.mktemp("results")
-    with pytest.MonkeyPatch.context() as patch:
-        end = "import shutil\nshutil.copy(model_file, 'best.keras');"
-        printed, figures = run("04_read_the_results", folder, patch, end=end)
-    return printed, figures, folder / "best.keras"
-
-
-@pytest.mark.slow
-def test_04_read_the_results(read_results: tuple[str, list[np.ndarray], Path]) -> None:
-    printed, figures, _ = read_results
-    assert len(figures) == 5
+def test_04_read_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = ROOT / "results" / "ptbxl" / "predictions" / "MRM-Net_all_seed=0.npz"
+    own = f"predictions_file = Path({str(kept)!r})\nreference, chosen = None, 'AFIB'"
+    printed, figures = run("04_read_the_results", tmp_path, monkeypatch, own=own)
+    assert len(figures) == 4
     found = re.search(r"^ (\d\.\d{3}) .* Macro-AUC over classes$", printed, re.M)
-    # A network that learned something: guessing is 0.5.
-    assert found and float(found[1]) > 0.75
+    assert found and float(found[1]) > 0.9
     assert "\nindex.html\n" in printed
 
 
-def training_of(name: str) -> str:
-    """The call in a notebook that trains its network."""
-    calls = (re.search(r"mrm_train\(.*?\)\n", c.source, re.S) for c in code_cells(opened(name)))
-    (call,) = (found[0] for found in calls if found)
-    return textwrap.dedent(" " * 4 + call)
-
-
 @pytest.mark.slow
-def test_05_explain(
-    read_results: tuple[str, list[np.ndarray], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """With the model that the notebook before has trained, as this one would."""
-    assert training_of("05_explain") == training_of("04_read_the_results")
-    own = f"models, recording = {str(read_results[2])!r}, None"
+def test_05_explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = f"models, recording, url = 'mrm-net-ptbxl-all', None, {NO_SERVER!r}"
     printed, figures = run("05_explain", tmp_path, monkeypatch, own=own)
     assert len(figures) == 6
     rows = re.findall(r"^  (what is marked most|drawn at random) +(\S+)$", printed, re.M)
@@ -190,7 +180,7 @@ def test_05_explain(
     assert marked < random
     found = re.search(r"^missing +([+-]\S+)$", printed, re.M)
     assert found and abs(float(found[1])) < 0.02
-    assert re.search(r"^\S+\.html: \d\.\d MB$", printed, re.M)
+    assert re.search(r"^\S+\.html: \d+\.\d MB$", printed, re.M)
 
 
 @pytest.mark.slow
@@ -230,7 +220,7 @@ def test_03_with_models_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for fold in (1, 2):
         build_model(contract=contract, **widths).save(tmp_path / f"{fold}.keras")
         write_wfdb(tmp_path / "mine", f"A{fold}", sine_leads(3000, seed=fold))
-    own = f"models = '{tmp_path}/*.keras'\nrecordings = Path('{tmp_path}/mine')"
+    own = f"models = '{tmp_path}/*.keras'\nrecordings, url = Path('{tmp_path}/mine'), None"
     printed, _ = run("03_load_and_predict", tmp_path, monkeypatch, own=own)
     assert "2 networks answered for 2 recordings" in printed
     assert "synthetic" not in printed
@@ -252,7 +242,7 @@ def test_04_with_predictions_of_ones_own(tmp_path: Path, monkeypatch: pytest.Mon
         labels=(rng.random((40, 3)) < probabilities).astype(np.uint8),
     )
     save_predictions(tmp_path / "mine.npz", mine)
-    own = f"predictions_file = Path('{tmp_path}/mine.npz')\nreference = model_file = None"
+    own = f"predictions_file = Path('{tmp_path}/mine.npz')\nreference, chosen = None, 'MI'"
     printed, figures = run("04_read_the_results", tmp_path, monkeypatch, own=own)
     assert "MRM-Net for mine: 40 recordings" in printed
-    assert len(figures) == 3
+    assert len(figures) == 4

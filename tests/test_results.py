@@ -13,11 +13,13 @@ from ecg_keras.evaluation.predictions import load_predictions
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 TEXT = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
-FUSIONS = {
+STEMS = {
     "addition": "MRM-Net_fusion=add",
     "concatenation": "MRM-Net_fusion=concat",
     "low resolution": "MRM-Net_fusion=low",
     "high resolution": "MRM-Net_fusion=high",
+    "MRM-Net, low head alone": "MRM-Net_low-head",
+    "MRM-Net, high head alone": "MRM-Net_high-head",
 }
 
 
@@ -41,7 +43,7 @@ def test_a_row_follows_from_its_predictions(table: Path, row: dict[str, str]) ->
         # One seed has no spread.
         seeds = "*" if row["AUC SD"] else "0"
         task = table.stem.rpartition("_")[2]
-        stem = f"{FUSIONS.get(name, name)}_{task}_seed={seeds}"
+        stem = f"{STEMS.get(name, name)}_{task}_seed={seeds}"
         found = [load_predictions(path) for path in table.parent.glob(f"predictions/{stem}.npz")]
         scores = []
         for answers in found:

@@ -117,8 +117,8 @@ def write_card(
     (model,) = result.predictions.models
     blocks: list[Block] = [
         Paragraph(
-            f"{result.predictions.network} for the {len(result.predictions.class_names)} classes of the task"
-            f" {result.predictions.task}, trained with ecg-keras {model.version}."
+            f"{result.predictions.network} for the {len(result.predictions.class_names)} classes of"
+            f" the task {result.predictions.task}, trained with ecg-keras {model.version}."
         ),
         Facts(
             (
