@@ -625,18 +625,20 @@ class TestCommand:
         assert [line.split()[0] for line in lines] == list(TABLES)
 
     @pytest.mark.parametrize(
-        ("options", "sentence"),
+        ("table", "options", "sentence"),
         [
-            ({}, "name what to reproduce"),
-            ({"table": "table4"}, "needs --store"),
-            ({"table": "table4", "smoke": True, "store": Path("x.h5")}, "--smoke generates"),
-            ({"table": "table3", "held_out": Path("x.csv")}, "go together"),
-            ({"table": "table4", "bootstrap": 0}, "--bootstrap must be at least 1"),
+            ((), {}, "name what to reproduce"),
+            (("table4",), {}, "needs --store"),
+            (("table4",), {"smoke": True, "store": Path("x.h5")}, "--smoke generates"),
+            (("table3",), {"held_out": Path("x.csv")}, "go together"),
+            (("table4",), {"bootstrap": 0}, "--bootstrap must be at least 1"),
         ],
     )
-    def test_options_that_make_no_sense(self, options: dict[str, Any], sentence: str) -> None:
+    def test_options_that_make_no_sense(
+        self, table: tuple[Any, ...], options: dict[str, Any], sentence: str
+    ) -> None:
         with pytest.raises(OptionError, match=sentence):
-            main(**options)
+            main(*table, **options)
 
     @pytest.mark.parametrize(
         ("options", "sentence"),
