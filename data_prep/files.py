@@ -3,6 +3,7 @@
 import csv
 import ctypes
 import errno
+import hashlib
 import os
 import shutil
 import socket
@@ -290,3 +291,13 @@ def require_text(array: np.ndarray) -> None:
         )
         if ((characters > 0x10FFFF) | (characters >> 11 == 0xD800 >> 11)).any():
             raise ValueError("its texts are damaged")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal; the file is read in blocks.
+
+    Args:
+        path: the file.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

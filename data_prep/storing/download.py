@@ -1,6 +1,5 @@
 """Command that downloads CPSC 2018 or PTB-XL from PhysioNet and checks every file."""
 
-import hashlib
 import ipaddress
 import os
 import re
@@ -17,6 +16,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from data_prep.commands import run_command
 from data_prep.errors import DownloadError, OptionError
+from data_prep.files import sha256_of, written_whole
 
 if TYPE_CHECKING:
     import requests
@@ -110,7 +110,7 @@ def main(
     fetched = _fetch_all(source, files, out, workers)
     if of_table:
         _cut(out / _TABLE, of_table)
-        files = _with_table(files, _sha256(out / _TABLE))
+        files = _with_table(files, sha256_of(out / _TABLE))
     _write_sums(out, files)
     print(
         f"{out}: {len(files)} files of {dataset} are complete and checked, {fetched} of them new."
@@ -188,7 +188,7 @@ def _sha256_of_cut(out: Path, numbers: set[str]) -> str | None:
     table = out / _TABLE
     if not (table.is_file() and (out / SUMS).is_file()):
         return None
-    sha256 = _sha256(table)
+    sha256 = sha256_of(table)
     listed = _chosen((out / SUMS).read_text(errors="replace"), re.escape(_TABLE), "")
     if sha256 not in [file.sha256 for file in listed] or numbers - _rows_by_number(table)[1].keys():
         return None
@@ -208,8 +208,6 @@ def _rows_by_number(table: Path) -> tuple[str, dict[str, str]]:
 
 def _cut(table: Path, numbers: set[str]) -> None:
     """Reduce PTB-XL's table to the rows of some records."""
-    from data_prep.files import written_whole
-
     header, rows = _rows_by_number(table)
     if absent := numbers - rows.keys():
         raise DownloadError(
@@ -276,13 +274,13 @@ class _Source:
     def fetch(self, file: _File, out: Path) -> bool:
         """Download a file unless it is complete; return whether it was downloaded."""
         target = out / file.place
-        if target.is_file() and _sha256(target) == file.sha256:
+        if target.is_file() and sha256_of(target) == file.sha256:
             return False
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
         for _ in range(2):
             self._complete(file.path, part)
-            if _sha256(part) == file.sha256:
+            if sha256_of(part) == file.sha256:
                 os.replace(part, target)
                 return True
             # The partial file of an earlier run may be of another release: start again.
@@ -463,18 +461,8 @@ def _reason(error: Exception) -> str:
     return found[1] if found else type(error).__name__
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _write_sums(out: Path, files: Iterable[_File]) -> None:
     """List the folder's files in the format of ``sha256sum``, for ``ecg-build --check``."""
-    from data_prep.files import written_whole
-
     with written_whole(out / SUMS) as part:
         part.write_text("".join(f"{file.sha256}  {file.place}\n" for file in files))
 

@@ -4,7 +4,6 @@ Does not import Keras, so that commands can list the names at once.
 """
 
 import csv
-import hashlib
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 from data_prep.errors import DownloadError, ModelFileError, OptionError
+from data_prep.files import sha256_of
 
 ADDRESS = "ECG_KERAS_PRETRAINED"
 """Environment variable with the URL of the folder that pretrained models are downloaded from."""
@@ -81,7 +81,7 @@ def pretrained_file(name: str, *, address: str | None = None) -> Path:
     path = _local(model.file)
     if path is None:
         return _downloaded(model, address or os.environ.get(ADDRESS, ""))
-    if hashlib.sha256(path.read_bytes()).hexdigest() != model.sha256:
+    if sha256_of(path) != model.sha256:
         raise ModelFileError(
             f"{path} is not the published model {name} (its SHA-256 is another); restore it, or"
             " remove it so that it is downloaded again."

@@ -9,7 +9,6 @@ The file names date from when a job was called a unit: ``OUT/units/NAME/unit.jso
 """
 
 import asyncio
-import hashlib
 import importlib
 import importlib.util
 import io
@@ -33,7 +32,7 @@ from typing import Any
 
 from data_prep.cluster import WITHOUT_WORKERS, connect, has_dask, workers_of
 from data_prep.errors import JobError, OptionError, StoreError
-from data_prep.files import locked, written_whole
+from data_prep.files import locked, sha256_of, written_whole
 
 # How often a job may fail, and how often it may lose its worker.
 ATTEMPTS = 2
@@ -101,7 +100,7 @@ def run_jobs(
             )
     if not Path(store).is_file():
         raise StoreError(f"{store} does not exist; make it with ecg-build.")
-    checksum = _checksum(Path(store))
+    checksum = sha256_of(Path(store))
     folders = [out / "units" / job.name for job in jobs]
     with locked(out / "units", doing="filled"):
         (out / "units").mkdir(exist_ok=True)
@@ -237,14 +236,6 @@ def _is_done(job: Job, folder: Path, checksum: str) -> bool:
     if theirs[2] != checksum:
         raise OptionError(f"{folder} was made from another store; {remedy}.")
     return True
-
-
-def _checksum(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(_CHUNK):
-            digest.update(data)
-    return digest.hexdigest()
 
 
 # --- Running a job --------------------------------------------------------------------------
@@ -481,7 +472,7 @@ def _receive(checksum: str, offset: int, data: bytes, dask_worker: Any) -> None:
 def _complete(checksum: str, dask_worker: Any) -> None:
     path = _store_of(dask_worker, checksum)
     part = path.with_suffix(".part")
-    if _checksum(part) != checksum:
+    if sha256_of(part) != checksum:
         raise StoreError("the store was damaged in transfer; run the same command again.")
     os.replace(part, path)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.commands import run_command
 from data_prep.errors import OptionError
-from data_prep.files import written_as_one
+from data_prep.files import sha256_of, written_as_one
 
 if TYPE_CHECKING:
     from ecg_keras.evaluation.predictions import Predictions
@@ -110,7 +109,7 @@ def main(
             remark=remark,
         )
         (folder / card).write_text(text, encoding="utf-8")
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = sha256_of(path)
     auc = result.values["macro_auc"]
     contract = published.contract
     print(f"{out / file}\n{out / card}")
