@@ -83,7 +83,7 @@ def main(
             save_model(full.network, path)
             published = load_model(path)
             remark = (
-                f"The weights are stored in full: in half precision they would change the macro-AUC"
+                "The weights are stored in full: in half precision they would change the macro-AUC"
                 f" on the validation records from {before:.5f} to {after:.5f}."
             )
         scored = predict(published, test_fold)
