@@ -151,6 +151,31 @@ def test_a_network_of_several_answers_shows_thresholds_and_channels(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("unpainted")
+def test_every_class_found_is_in_the_table(tmp_path: Path) -> None:
+    """Also if it is not among the twelve most probable ones, because its threshold is low."""
+    told = explanation(single_label=False)
+    names = tuple(f"S{c:02d}" for c in range(20))
+    members = np.linspace(0.5, 0.12, 20, dtype=np.float32)[None]
+    thresholds = np.full(20, 0.6)
+    thresholds[15] = 0.1
+    contract = replace(told.contract, task="mine", class_names=names, thresholds=(0.5,) * 20)
+    relevances = (replace(told.relevances[0], class_name="S15"),)
+    told = replace(
+        told,
+        contract=contract,
+        members=members,
+        thresholds=thresholds,
+        relevances=relevances,
+        without_lead=np.zeros((12, 20)),
+        heads={},
+    )
+    _, page = written(tmp_path, told)
+    assert re.findall(r"^(S\d\d)(?: ✓)?\n0\.", page.words, re.MULTILINE) == [*names[:12], "S15"]
+    assert "S15 ✓" in page.words
+    assert "the 12 largest of 20 and every other class found" in page.words
+
+
+@pytest.mark.usefixtures("unpainted")
 def test_a_network_without_attention_has_no_section_of_it(tmp_path: Path) -> None:
     told = explanation(single_label=False)
     _, page = written(tmp_path, replace(told, attention=(), channels={}))

@@ -178,12 +178,16 @@ def found_text(answer: Answer) -> str:
     texts = []
     for name in answer.labels:
         probability, threshold = answer.probabilities[name], answer.thresholds[name]
-        text = f"{probability:.2f}"
+        text = _two_decimals(probability)
         if not answer.single_label:
             below = "below " if probability < threshold else ""
-            text += f", {below}{threshold:.2f}"
+            text += f", {below}{_two_decimals(threshold)}"
         texts.append(f"{name} ({text})")
     return _listed(texts) or NONE_FOUND
+
+
+def _two_decimals(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.005 else "<0.01"
 
 
 def _listed(texts: Sequence[str]) -> str:

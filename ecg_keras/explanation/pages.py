@@ -177,13 +177,15 @@ def _agreement(explanation: Explanation) -> str:
 def _table(explanation: Explanation) -> Table:
     contract, members = explanation.contract, explanation.members
     probabilities, several = explanation.probabilities, len(members) > 1
-    ranked = np.argsort(-probabilities, kind="stable")[:_MOST_ROWS]
+    ranked = np.argsort(-probabilities, kind="stable")
+    found = np.isin(contract.class_names, explanation.found)
+    shown = [c for rank, c in enumerate(ranked) if rank < _MOST_ROWS or found[c]]
     says = explanation.members_found
     rows = []
-    for c in ranked:
+    for c in shown:
         name = contract.class_names[c]
         meaning = spelled_out(name, contract.task)
-        found = " ✓" if name in explanation.found else ""
+        mark = " ✓" if found[c] else ""
         estimate = Estimate(float(probabilities[c]))
         if several:
             estimate = replace(
@@ -193,7 +195,7 @@ def _table(explanation: Explanation) -> Table:
             estimate = replace(estimate, threshold=float(explanation.thresholds[c]))
         rows.append(
             (
-                f"{name}, {meaning}{found}" if meaning else f"{name}{found}",
+                f"{name}, {meaning}{mark}" if meaning else f"{name}{mark}",
                 *((f"{says[:, c].sum()} of {len(members)}",) if several else ()),
                 estimate,
                 *(() if contract.single_label else (f"{explanation.thresholds[c]:.3f}",)),
@@ -204,8 +206,10 @@ def _table(explanation: Explanation) -> Table:
     )  # fmt: skip
     if not contract.single_label:
         caption += "; the line across a bar is the threshold"
-    if len(probabilities) > len(ranked):
-        caption += f"; the {len(ranked)} largest of {len(probabilities)}"
+    if len(probabilities) > len(shown):
+        caption += f"; the {_MOST_ROWS} largest of {len(probabilities)}"
+    if len(shown) > _MOST_ROWS:
+        caption += " and every other class found"
     threshold = () if contract.single_label else ("Threshold",)
     networks = ("Networks",) if several else ()
     return Table(caption, ("Class", *networks, "Probability", *threshold), tuple(rows))

@@ -49,6 +49,7 @@ def main(
     from ecg_keras.evaluation.report import score_predictions
     from ecg_keras.evaluation.scores import macro_auc
     from ecg_keras.model.model_files import load_model, save_model
+    from ecg_keras.model.origin import overlap
     from ecg_keras.model.pretrained import file_name
     from ecg_keras.prediction.ensemble import fold_of_store, predict_store
     from ecg_keras.publishing.card import Training, write_card
@@ -61,6 +62,12 @@ def main(
         written_as_one(out, names=(file, card), inputs=(model, store)) as folder,
         Store(store) as opened,
     ):
+        rows = fold_of_store(opened, contract=full.contract, fold=test_fold)
+        if overlap(full.seen(opened.ids[rows], opened.dataset), dataset=opened.dataset):
+            raise OptionError(
+                f"{model} has seen records of fold {test_fold}, so it cannot be scored there; give"
+                " with --test-fold the fold that was left out of its training."
+            )
 
         def predict(each: ECGModel, fold: int) -> Predictions:
             rows = fold_of_store(opened, contract=each.contract, fold=fold)
@@ -86,14 +93,8 @@ def main(
                 "The weights are stored in full: in half precision they would change the macro-AUC"
                 f" on the validation records from {before:.5f} to {after:.5f}."
             )
-        scored = predict(published, test_fold)
-        if scored.overlap():
-            raise OptionError(
-                f"{model} has seen records of fold {test_fold}, so it cannot be scored there; give"
-                " with --test-fold the fold that was left out of its training."
-            )
         result = score_predictions(
-            scored,
+            predict(published, test_fold),
             path=path,
             name=name,
             labels_from=f"fold {test_fold} of the data set",
