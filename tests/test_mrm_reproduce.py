@@ -20,8 +20,18 @@ from ecg_keras.evaluation.plots import plot_parallel_coordinates
 from ecg_keras.evaluation.predictions import Predictions, load_predictions, save_predictions
 from ecg_keras.papers import reproduction
 from ecg_keras.papers.jobs import Job
-from mrm_keras.published import TABLE_IV, TABLE_V, TABLE_VI, TABLE_VII, TABLES_II_III
-from mrm_keras.reproduce import ALL_TASKS, PAPER_NETWORKS, TABLES, Name, _tasks_of, main
+from mrm_keras.baselines import BUILDERS
+from mrm_keras.published import BENCHMARK_AUC, TABLE_IV, TABLE_V, TABLE_VI, TABLE_VII, TABLES_II_III
+from mrm_keras.reproduce import (
+    ALL_TASKS,
+    PAPER_NETWORKS,
+    TABLES,
+    Name,
+    Network,
+    Task,
+    _tasks_of,
+    main,
+)
 from mrm_keras.results import METRICS, printed_figures
 from mrm_keras.variants import Variant
 
@@ -140,6 +150,18 @@ def test_every_network_and_task_stands_beside_the_paper(tmp_path: Path, jobs: li
     assert "Scored on the 9 records of form in fold 10, which chose nothing." in text
     assert "72 records trained, all folds but 9 and 10; of 1 epochs the one of best AUC" in text
     assert (tmp_path / "table2_3_form_curves.png").stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures("jobs")
+def test_the_benchmarks_leaderboard_has_a_column_of_its_own(tmp_path: Path) -> None:
+    networks: tuple[Network, ...] = ("InceptionTime", "MRM-Net")
+    tasks: tuple[Task, ...] = ("all", "form")
+    main("table2_3", out=tmp_path, smoke=True, networks=networks, tasks=tasks, bootstrap=1)
+    rows = rows_of(tmp_path / "table2_3_all.csv")
+    shown = {name: row["AUC, PTB-XL benchmark"] for name, row in rows.items()}
+    assert shown == {"InceptionTime": "0.925", "MRM-Net": ""}
+    assert "AUC, PTB-XL benchmark" not in rows_of(tmp_path / "table2_3_form.csv")["MRM-Net"]
+    assert all(name in BUILDERS for task in BENCHMARK_AUC.values() for name in task)
 
 
 def test_several_seeds_give_a_spread_over_them(tmp_path: Path, jobs: list[Job]) -> None:
