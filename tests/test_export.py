@@ -47,11 +47,15 @@ def small_contract(package: str, **changes: Any) -> Contract:
     return Contract(**{**fields, **changes})
 
 
+def package_of(contract: Contract) -> str:
+    return "mrm_keras" if contract.network == "MRM-Net" else "mlbf_keras"
+
+
 def small_model(
     contract: Contract, *, seed: int, build: Callable[..., Any] | None = None, **options: Any
 ) -> Any:
     """A network whose every bias, scale and moving statistic differs from its beginning."""
-    package = "mlbf_keras" if contract.single_label else "mrm_keras"
+    package = package_of(contract)
     sizes = (
         {"filters": 2, "gru_units": 3}
         if package == "mlbf_keras"
@@ -233,7 +237,7 @@ def test_onnx_has_the_operators_of_the_paper(exported: Exported) -> None:
 def onnx_answers(model: Any, signals: np.ndarray, path: Path) -> np.ndarray:
     """Export a network to ONNX and run it."""
     contract = model.get_layer("contract").contract
-    package = "mlbf_keras" if contract.single_label else "mrm_keras"
+    package = package_of(contract)
     plain = import_module(f"{package}.plain")
     network = inference_model([ECGModel(model, contract, path)], plain.PLAIN)
     assert list(network.output) == ["diagnosis"]
@@ -251,6 +255,9 @@ def other_forms() -> dict[str, Callable[[], Any]]:
         ),
         "single loss": lambda: small_model(mlbf, seed=3, auxiliary_heads=False),
         "odd length": lambda: small_model(replace(mlbf, input_length=251), seed=3),
+        "several labels": lambda: small_model(
+            replace(mlbf, single_label=False), seed=3, single_label=False
+        ),
     }
     fusions = ("add", "concat", "low", "high")
     return {**forms, **{f: partial(small_model, mrm, seed=3, fusion=f) for f in fusions}}
