@@ -1,6 +1,7 @@
 """The user's own label tables, and maps from a data set's codes to classes."""
 
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,9 @@ from data_prep.errors import LabelError
 from data_prep.labels import CPSC_CLASSES, CPSC_SNOMED, CPSC_TASK, cpsc_label, read_rows
 
 _ABOUT_THE_RECORD = ("Recording", "patient", "fold", "age", "sex")
+_MOST_CHARACTERS = 100
+# Names of columns in answers.csv, and its word for no class; also columns named threshold_….
+_RESERVED = ("recording", "found", "labels", "warnings", "seconds_used", "none above its threshold")
 _SEXES = {"male": "male", "m": "male", "female": "female", "f": "female", "": ""}
 
 
@@ -109,7 +113,7 @@ def read_label_table(path: Path, task: str) -> LabelTable:
 
     Raises:
         LabelError: naming file and line, if the table is invalid, a record has two lines
-            with different labels, or no record has a class.
+            with different labels, no record has a class, or a class has an unusable name.
     """
     rows = read_rows(path, ["Recording"])
     columns = list(rows[0][1])
@@ -144,6 +148,7 @@ def read_label_table(path: Path, task: str) -> LabelTable:
         }
     else:
         class_names, index = _class_names(sorted(used) if in_order else names)
+        _require_usable(class_names, path)
     if not used:
         raise LabelError(f"{path} gives no record a label; fill in the labels.")
     for name in () if in_order or task == CPSC_TASK else names:
@@ -178,6 +183,26 @@ def _names_of_columns(row: Mapping[str, str], names: Sequence[str], where: str) 
                 " delete the column if it is not a class."
             )
     return [name for name in names if float(row[name])]
+
+
+def _require_usable(class_names: Iterable[str], path: Path) -> None:
+    """Reject names that would spoil a table, or two that a reader would take for one."""
+    before: dict[str, str] = {}
+    for name in class_names:
+        folded = unicodedata.normalize("NFKC", name).casefold()
+        if not name.isprintable() or ";" in name or len(name) > _MOST_CHARACTERS:
+            trouble = (
+                f"must have at most {_MOST_CHARACTERS} characters, no line breaks or control"
+                " characters and no semicolon"
+            )
+        elif folded in _RESERVED or folded.startswith("threshold_"):
+            trouble = "is the name of a column in answers.csv, or its word for no class"
+        elif folded in before:
+            trouble = f"looks like the class {before[folded]!r}; write both alike, or rename one"
+        else:
+            before[folded] = name
+            continue
+        raise LabelError(f"{path}: the class name {name[:40]!r} {trouble}.")
 
 
 def _class_names(names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -280,7 +305,8 @@ def read_code_map(path: Path) -> CodeMap:
         CPSC 2018 are in the order of CPSC 2018.
 
     Raises:
-        LabelError: naming file and line, if a cell is empty or a code is given two classes.
+        LabelError: naming file and line, if a cell is empty or a code is given two classes, or
+            naming a class with an unusable name.
     """
     if str(path) == CPSC_TASK:
         return CPSC_MAP
@@ -295,6 +321,7 @@ def read_code_map(path: Path) -> CodeMap:
                 f" {classes[code.casefold()]!r}; keep one of the two lines."
             )
     code_map = CodeMap(tuple(dict.fromkeys(classes.values())), classes)
+    _require_usable(code_map.class_names, path)
     if set(code_map.class_names) == set(CPSC_CLASSES):
         return replace(code_map, class_names=CPSC_CLASSES)
     return code_map

@@ -307,13 +307,19 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
         Each row's line number and its cells by column, stripped of spaces.
 
     Raises:
-        LabelError: if it cannot be read, is not a CSV file, lacks a column or has no rows.
+        LabelError: if it cannot be read, is not a CSV file, lacks a column, has one twice or has no
+            rows.
     """
     try:
         # Spreadsheet programs put a byte-order mark before the first column's name.
         with opened(path) as data, TextIOWrapper(data, "utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="")
             found = [name.strip() for name in reader.fieldnames or ()]
+            twice = {name for name in found if name and found.count(name) > 1}
+            if twice:
+                raise LabelError(
+                    f"{path} has several columns {min(twice)!r}; delete or rename all but one."
+                )
             reader.fieldnames = found
             rows = [
                 (reader.line_num, {name: (row[name] or "").strip() for name in found})

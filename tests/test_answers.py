@@ -13,8 +13,11 @@ import pytest
 from make_records import sine_leads, write_wfdb
 from test_export import small_contract, small_model
 
+from data_prep.errors import LabelError
+from data_prep.label_tables import read_label_table
 from data_prep.labels import CPSC_CLASSES
 from data_prep.records import read_record
+from ecg_keras.evaluation.answers import NONE_FOUND, Answer, Answers
 from ecg_keras.evaluation.predictions import found_classes, load_predictions, names_by_probability
 from ecg_keras.export import command as export
 from ecg_keras.model.backend import keras
@@ -38,6 +41,16 @@ def test_the_rule(single_label: bool, task: str, expected: list[list[int]]) -> N
     assert found.tolist() == np.array(expected, bool).tolist()
     alone = found_classes(probabilities[0], thresholds, **rule)  # type: ignore[arg-type]
     assert alone.tolist() == found[0].tolist()
+
+
+def test_no_class_of_a_label_table_has_the_name_of_another_column(tmp_path: Path) -> None:
+    answer = Answer("r", {"A": 0.5}, ("A",), thresholds={"A": 0.5}, true_labels=("A",))
+    columns = Answers((answer,)).columns
+    assert columns.count("A") == 1
+    for name in {*columns, NONE_FOUND} - {"A"}:
+        (tmp_path / "labels.csv").write_text(f"Recording,labels\nr,{name}\n")
+        with pytest.raises(LabelError, match=r"answers\.csv"):
+            read_label_table(tmp_path / "labels.csv", "mine")
 
 
 def test_the_most_probable_class_comes_first() -> None:

@@ -80,6 +80,37 @@ def test_bad_tables(tmp_path: Path, text: str, trouble: str) -> None:
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("names", "trouble"),
+    [
+        ("A\x1b[31m", "control"),
+        ("A\u202eB", "control"),
+        ('"A\nB"', "line breaks"),
+        ("A" * 101, "100 characters"),
+        ("B;b", "looks like the class 'B'"),
+        ("\u00e9;e\u0301", "looks like"),
+        ("A;threshold_A", "answers.csv"),
+        ("A;Found", "answers.csv"),
+        ("none above its threshold", "answers.csv"),
+    ],
+)
+def test_unusable_class_names(tmp_path: Path, names: str, trouble: str) -> None:
+    """They would spoil tables and the terminal, or look alike."""
+    path = written(tmp_path, f"Recording,labels\na,{names}\n")
+    with pytest.raises(LabelError, match=f"labels.csv: the class name .*{trouble}"):
+        read_label_table(path, "mine")
+    last = names.split(";")[-1]
+    path.write_text(f"from,to\n1,B\n2,\u00e9\n3,{last}\n")
+    with pytest.raises(LabelError, match=f"labels.csv: the class name .*{trouble[:5]}"):
+        read_code_map(path)
+
+
+def test_a_column_given_twice(tmp_path: Path) -> None:
+    path = written(tmp_path, "Recording,labels,labels\na,A,B\n")
+    with pytest.raises(LabelError, match="several columns 'labels'"):
+        read_label_table(path, "mine")
+
+
 @pytest.mark.parametrize("text", ["Recording,labels\na,RBB\n", "Recording,RBB\na,0\n"])
 def test_only_the_classes_of_cpsc_for_its_task(tmp_path: Path, text: str) -> None:
     with pytest.raises(LabelError, match=r"line [12]: label 'RBB' is unknown"):
