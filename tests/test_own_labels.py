@@ -122,6 +122,8 @@ def test_options_that_do_not_go_together(tmp_path: Path) -> None:
         ({"labels": (labels,), "reference": labels}, OptionError, "drop --reference"),
         ({"labels": (labels,), "task": ("a", "b")}, OptionError, "different names, not a, b"),
         ({"labels": (labels,), "task": ("a/b",)}, OptionError, "'a/b' cannot be the name"),
+        ({"labels": (labels,), "task": ("a\nb",)}, OptionError, "cannot be the name"),
+        ({"labels": (labels,), "task": ("a" * 101,)}, OptionError, "cannot be the name"),
         ({"map": own, "task": ("cpsc2018",)}, OptionError, "has x; give another --task"),
         ({"test_source": ("x",)}, OptionError, "--test-source x is not one of the sources"),
         ({"test_source": ("cpsc",)}, OptionError, "leaves no source to train on"),

@@ -196,8 +196,9 @@ def _task_names(files: tuple[Path, ...], task: tuple[str, ...]) -> tuple[str, ..
             " --task one for each."
         )
     for name in names:
-        if not name or "/" in name or name.startswith("."):
-            raise OptionError(f"{name!r} cannot be the name of a task; choose a plain word.")
+        plain = name.isprintable() and "/" not in name and not name.startswith(".")
+        if not (plain and 0 < len(name) <= 100):
+            raise OptionError(f"{name!r:.100} cannot be the name of a task; choose a plain word.")
     return names
 
 
