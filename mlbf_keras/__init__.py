@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import ecg_keras  # noqa: F401  (registers all networks before a module of this package is run)
 from data_prep import __version__ as __version__
 
 __all__ = ["build_model", "compile_model", "load_model"]

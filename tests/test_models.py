@@ -213,10 +213,13 @@ def test_thresholds_reach_the_file(network: Network, tmp_path: Path) -> None:
 
 
 FRESH = """
-import sys
+import sys, warnings
 from importlib import import_module
-import numpy as np
+import keras, numpy as np
 package, path, folder = sys.argv[1:]
+with warnings.catch_warnings():
+    warnings.simplefilter("error", UserWarning)  # some network cannot be registered
+    import_module(package + ".layers")
 model = import_module(package).load_model(path)
 np.save(folder + "/answers.npy", model.predict(np.load(folder + "/signals.npy")))
 answer = model.predict_record(folder + "/E1.hea")
