@@ -260,7 +260,8 @@ def _clear(left: Path, place: Path, names: Sequence[str]) -> None:
     if not left.is_dir():
         return
     for entry in left.iterdir():
-        ours = any(fnmatch(entry.name, f"{name}{end}") for name in names for end in ("", ".part*"))
+        whole = entry.name.replace(".part", "")  # of a file that was being written
+        ours = any(fnmatch(whole, name) for name in names)
         if not ours and place.is_dir() and not (place / entry.name).exists():
             os.replace(entry, place / entry.name)
     shutil.rmtree(left)

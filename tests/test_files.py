@@ -171,7 +171,8 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path, renames: int) 
     (out / "notes.txt").write_text("mine")
     # As a killed process leaves them: half of a new folder, and the old one under another name.
     (tmp_path / ".out.part").mkdir()
-    (tmp_path / ".out.part" / "answers.csv").write_text("half")
+    for name in ("answers.csv", "answers.part.csv", "a_roc.part.png"):
+        (tmp_path / ".out.part" / name).write_text("half")
     if renames:
         out.rename(tmp_path / ".out.old")
     with pytest.raises(ZeroDivisionError), written_as_one(out, names=NAMES) as part:
@@ -179,6 +180,7 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path, renames: int) 
         raise ZeroDivisionError
     assert (out / "answers.csv").read_text() == "first"
     assert (out / "notes.txt").read_text() == "mine"
+    assert sorted(os.listdir(out)) == ["answers.csv", "notes.txt"]
     assert list(tmp_path.iterdir()) == [out]
 
 
