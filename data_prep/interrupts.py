@@ -1,10 +1,8 @@
 """Ctrl-C while a command is still being imported, before ``run_command`` can catch it."""
 
 import os
-import re
 import signal
 import sys
-from types import FrameType
 
 STATUS = 130
 """The exit status of a command ended by Ctrl-C, as in shells."""
@@ -32,9 +30,9 @@ def _is_command() -> bool:
     given = sys.orig_argv[1:]
     if "-m" in given[:-1]:
         return given[given.index("-m") + 1].partition(".")[0] in _PACKAGES
-    return any(re.match(r"(ecg|mlbf|mrm)-\w+", os.path.basename(text)) for text in given[:1])
+    return bool(given) and os.path.basename(given[0]).startswith(("ecg-", "mlbf-", "mrm-"))
 
 
-def _end(number: int, frame: FrameType | None) -> None:
+def _end(number: int, frame: object) -> None:
     os.write(2, b"interrupted before anything began.\n")
     os._exit(STATUS)

@@ -7,10 +7,12 @@ supported format, and ``ecg_figure`` draws it on ECG paper.  Once this package i
 ``keras.models.load_model`` opens the same model files.
 """
 
+from data_prep import __version__ as __version__  # first, so that Ctrl-C is quiet from then on
+
+# isort: split
 from importlib import import_module
 from typing import Any
 
-from data_prep import __version__ as __version__
 from ecg_keras.model.registration import register_with_keras
 
 _MODULES = {

@@ -1,9 +1,11 @@
 """MRM-Net for 12-lead ECG classification: build, train, load, predict."""
 
+from data_prep import __version__ as __version__  # first, so that Ctrl-C is quiet from then on
+
+# isort: split
 from typing import Any
 
 import ecg_keras  # noqa: F401  (registers all networks before a module of this package is run)
-from data_prep import __version__ as __version__
 
 __all__ = ["build_model", "compile_model", "load_model"]
 

@@ -122,6 +122,19 @@ def test_an_interrupt_while_a_command_is_imported() -> None:
     assert run_python("-c", code).stdout.split()[:2] == before.stdout.split()[:2]
 
 
+@pytest.mark.parametrize("package", ["ecg_keras", "mlbf_keras", "mrm_keras"])
+def test_an_interrupt_is_expected_before_anything_else_is_imported(package: str) -> None:
+    code = (
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(name, path=None, target=None): print(name)\n"
+        "sys.meta_path.insert(0, Finder)\n"
+        f"import {package}\n"
+    )
+    names = run_python("-c", code).stdout.split()
+    assert names[:3] == [package, "data_prep", "data_prep.interrupts"]
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_terminal_that_lacks_letters(tmp_path: Path, encoding: str) -> None:
     folder = tmp_path / "ä…"
