@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from data_prep.errors import StoreError
+from data_prep.files import written_whole
 from data_prep.store import Store
 from ecg_keras.evaluation.predictions import Predictions, save_predictions
 from ecg_keras.model.origin import CHOSE
@@ -140,6 +141,10 @@ def train(
     Raises:
         StoreError: if the training, validation or test set is empty.
     """
+    told = folder / "training.json"
+    if told.exists():  # killed while it removed the weights of the epochs
+        shutil.rmtree(folder / EPOCHS, ignore_errors=True)
+        return
     from ecg_keras.prediction.ensemble import predict_store
     from ecg_keras.training.fit import train_fold
     from ecg_keras.training.folds import Parts
@@ -195,7 +200,8 @@ def train(
             for head, answers in best.items():
                 answers = replace(answers, seen=np.full(len(scored), CHOSE, np.int8))
                 save_predictions(folder / scored_file(head, "test"), answers)
-        (folder / "training.json").write_text(json.dumps(training) + "\n", encoding="utf-8")
+        with written_whole(told) as part:
+            part.write_text(json.dumps(training) + "\n", encoding="utf-8")
         shutil.rmtree(folder / EPOCHS, ignore_errors=True)
 
 

@@ -87,6 +87,16 @@ class TestHere:
             (tmp_path / "calls_1").exists() == (tmp_path / "went_on_1").exists() == (not finished)
         )
 
+    def test_a_job_killed_before_its_folder_got_its_name_is_done(
+        self, tmp_path: Path, store: Path
+    ) -> None:
+        (folder,) = run_jobs([counted(1, tmp_path)], store=store, out=tmp_path)
+        made = (folder / "unit.json").read_text()
+        folder.rename(folder.with_name("n=1.part"))
+        assert squares(run_jobs([counted(1, tmp_path)], store=store, out=tmp_path)) == [1]
+        assert (tmp_path / "calls_1").read_text() == "x"
+        assert (folder / "unit.json").read_text() == made
+
     def test_an_interrupted_command_resumes(
         self, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

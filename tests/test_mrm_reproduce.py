@@ -33,7 +33,7 @@ from mrm_keras.reproduce import (
     main,
 )
 from mrm_keras.results import METRICS, printed_figures
-from mrm_keras.variants import Variant
+from mrm_keras.variants import EPOCHS, Variant, train
 
 
 def test_cpsc_tables_are_of_its_classes_whatever_the_data_set(tmp_path: Path) -> None:
@@ -429,6 +429,16 @@ def test_the_scored_records_choose_only_if_asked_to(tmp_path: Path) -> None:
 
     assert value("_on_test") >= value("")
     assert json.loads((job / "training.json").read_text())["epoch_on_test"] in (1, 2, 3)
+
+
+def test_a_kill_among_the_weights_of_the_epochs_chooses_no_other(tmp_path: Path) -> None:
+    """All was written: the epochs that are left would choose anew."""
+    (tmp_path / "training.json").write_text("{}")
+    (tmp_path / EPOCHS).mkdir()
+    (tmp_path / EPOCHS / "0002.weights.h5").touch()
+    folds: dict[str, int] = {"validation_fold": 9, "test_fold": 10}
+    train(tmp_path / "absent.h5", tmp_path, task="form", every_epoch=True, **folds)
+    assert [path.name for path in tmp_path.iterdir()] == ["training.json"]
 
 
 # --- The command -------------------------------------------------------------------------------

@@ -271,7 +271,11 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _run_on_this_machine(todo: list[Job], run: _Run) -> None:
     for job in todo:
         part = run.folder / f"{job.name}.part"
-        if not _is_begun(job, part, run.checksum):
+        begun = _begun(job, part, run.checksum)
+        if "finished" in begun:  # killed before the folder got its name
+            run.finished(job, part)
+            continue
+        if not begun:
             _empty(part)
         again = True
         while again:
@@ -285,16 +289,14 @@ def _run_on_this_machine(todo: list[Job], run: _Run) -> None:
             shutil.rmtree(part)
 
 
-def _is_begun(job: Job, part: Path, checksum: str) -> bool:
-    """Return whether the folder holds an interrupted attempt at this job."""
+def _begun(job: Job, part: Path, checksum: str) -> dict[str, Any]:
+    """Return ``unit.json`` of an interrupted attempt at this job; empty if there is none."""
+    asked = {"work": job.work, "options": json.loads(json.dumps(job.options)), "store": checksum}
     try:
-        return json.loads((part / "unit.json").read_text(encoding="utf-8")) == {
-            "work": job.work,
-            "options": json.loads(json.dumps(job.options)),
-            "store": checksum,
-        }
-    except (OSError, ValueError):
-        return False
+        made = dict(json.loads((part / "unit.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+    return made if asked == {name: made.get(name) for name in asked} else {}
 
 
 def _empty(folder: Path) -> Path:
