@@ -199,6 +199,15 @@ def test_it_goes_on_from_any_moment(
     assert assert_equal(folder, moments / "run" / "fold_1") > 200
 
 
+def test_half_a_file_of_a_killed_run_is_removed(half: Path, tmp_path: Path) -> None:
+    """After the last epoch nothing else would replace it."""
+    shutil.copytree(half, tmp_path / "run")
+    left = tmp_path / "run" / "fold_1" / "training.part.log"
+    left.write_text("half of")
+    Checkpoint(left.parent, counters={}, epochs=SETTINGS.epochs)
+    assert not left.exists()
+
+
 class Killed(BaseException):
     """Stands for a kill between two steps."""
 

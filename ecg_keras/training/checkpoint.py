@@ -185,6 +185,8 @@ class Checkpoint(keras.callbacks.Callback):
         self.complete = False
         self._history = ""
         self._saved: dict[str, np.ndarray] = {}
+        for left in folder.glob("*.part.*"):  # by a killed run
+            left.unlink()
         if (folder / CHECKPOINT).exists():
             self._open()
         else:
