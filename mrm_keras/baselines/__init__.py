@@ -15,18 +15,16 @@ All were written in PyTorch: convolutions are padded equally on both sides, batc
 1e-5 and keeps 0.9 of its moving statistics, initial weights are uniform within 1/sqrt(fan-in).
 """
 
-from collections.abc import Callable
-
-from ecg_keras.model.backend import keras
 from mrm_keras.baselines.ecg_bnn import build_ecg_bnn
 from mrm_keras.baselines.fcn_wang import build_fcn_wang, build_fcn_wang_benchmark
 from mrm_keras.baselines.inception_time import build_inception_time
 from mrm_keras.baselines.mobilenet_v3 import build_mobilenet_v3
 from mrm_keras.baselines.mvmsnet import build_mvmsnet
+from mrm_keras.baselines.parts import Builder
 from mrm_keras.baselines.resnet1d_wang import build_resnet1d_wang, build_resnet1d_wang_benchmark
 from mrm_keras.baselines.xresnet1d101 import build_xresnet1d101, build_xresnet1d101_benchmark
 
-BUILDERS: dict[str, Callable[..., keras.Model]] = {
+BUILDERS: dict[str, Builder] = {
     "fcn_wang": build_fcn_wang,
     "resnet1d_wang": build_resnet1d_wang,
     "xresnet1d101": build_xresnet1d101,

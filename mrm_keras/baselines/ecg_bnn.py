@@ -5,7 +5,7 @@ from typing import Any
 from data_prep.errors import OptionError
 from ecg_keras.model.backend import keras, tf
 from ecg_keras.model.contract import Contract
-from mrm_keras.baselines.parts import answering, batch_norm, signal_input
+from mrm_keras.baselines.parts import baseline, batch_norm
 from mrm_keras.layers import Shape, torch_uniform
 
 layers = keras.layers
@@ -102,13 +102,8 @@ class BinaryConvolution(keras.layers.Layer):
         }
 
 
-def build_ecg_bnn(
-    *,
-    num_classes: int = 9,
-    input_length: int = 1000,
-    num_leads: int = 12,
-    contract: Contract | None = None,
-) -> keras.Model:
+@baseline("ECG_BNN")
+def build_ecg_bnn(x: Any, contract: Contract) -> Any:
     """Build the ultra-light binary network (Pu 2023, arXiv 2304.01568).
 
     Six blocks of binary convolution 7, max-pool, PReLU and batch norm; the last has one channel per
@@ -117,33 +112,15 @@ def build_ecg_bnn(
     one lead of 10 s at 360 Hz; the MRM-Net paper does not say how it used twelve leads at 100 Hz;
     here the first block simply takes all leads.  The paper's gradient estimator changes its shape
     during training; we use the plain straight-through estimator instead.
-
-    Args:
-        num_classes: number of classes, each with its own probability.
-        input_length: of the signal, in samples, at least 300.
-        num_leads: number of leads.
-        contract: description of input and output; see :func:`signal_input`.
-
-    Returns:
-        The model, uncompiled.
-
-    Raises:
-        OptionError: if the contract contradicts the other arguments, or the signal is too short.
     """
-    signal, x, _ = signal_input(
-        "ECG_BNN",
-        num_classes=num_classes,
-        input_length=input_length,
-        num_leads=num_leads,
-        contract=contract,
-    )  # (1000, 12)
-    if input_length < 300:
+    if x.shape[1] < 300:
         raise OptionError(
             f"ECG_BNN halves the signal seven times and needs 300 samples at least, not"
-            f" {input_length}; give it more."
+            f" {x.shape[1]}; give it more."
         )
     # Time after each block: 248, 123, 61, 30, 14, 6.
-    for i, filters in enumerate((8, 16, 32, 32, 64, num_classes), start=1):
+    widths = (8, 16, 32, 32, 64, len(contract.class_names))
+    for i, filters in enumerate(widths, start=1):
         first = i == 1
         x = BinaryConvolution(
             filters, 7, strides=2 if first else 1, padding=5, binary_input=not first,
@@ -156,5 +133,4 @@ def build_ecg_bnn(
         x = batch_norm(x, name=f"block_{i}")
     x = layers.Dropout(0.5, dtype="float32", name="head_dropout")(x)
     mean = layers.GlobalAveragePooling1D(dtype="float32", name="head_mean")(x)
-    logits = layers.Rescaling(x.shape[1], dtype="float32", name="head_sum")(mean)
-    return answering(signal, logits, "ecg_bnn")
+    return layers.Rescaling(x.shape[1], dtype="float32", name="head_sum")(mean)

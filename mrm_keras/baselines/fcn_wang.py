@@ -5,83 +5,34 @@ from typing import Any
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract
 from mrm_keras.baselines.parts import (
-    answering,
+    baseline,
     batch_norm,
     concat_pool_head,
     conv_norm,
     convolution,
     mean_pool_head,
-    signal_input,
 )
 
 layers = keras.layers
 
 
-def build_fcn_wang(
-    *,
-    num_classes: int = 9,
-    input_length: int = 1000,
-    num_leads: int = 12,
-    contract: Contract | None = None,
-) -> keras.Model:
+@baseline("fcn_wang")
+def build_fcn_wang(x: Any, contract: Contract) -> Any:
     """Build the fully convolutional network of Wang et al. 2017 (arXiv 1611.06455, Fig. 1b).
 
     Mean over time and one linear layer, as in its paper, with a sigmoid for several labels; this is
     the version in MVMSNet's published comparison, of which MRM-Net's code is a fork.
-
-    Args:
-        num_classes: number of classes, each with its own probability.
-        input_length: of the signal, in samples.
-        num_leads: number of leads.
-        contract: description of input and output; see :func:`signal_input`.
-
-    Returns:
-        The model, uncompiled.
-
-    Raises:
-        OptionError: if the contract contradicts the other arguments.
     """
-    signal, x, _ = signal_input(
-        "fcn_wang",
-        num_classes=num_classes,
-        input_length=input_length,
-        num_leads=num_leads,
-        contract=contract,
-    )  # (1000, 12)
-    return answering(signal, mean_pool_head(features(x), num_classes), "fcn_wang")
+    return mean_pool_head(features(x), contract)
 
 
-def build_fcn_wang_benchmark(
-    *,
-    num_classes: int = 9,
-    input_length: int = 1000,
-    num_leads: int = 12,
-    contract: Contract | None = None,
-) -> keras.Model:
+@baseline("fcn_wang_benchmark")
+def build_fcn_wang_benchmark(x: Any, contract: Contract) -> Any:
     """Build ``fcn_wang`` as in the PTB-XL benchmark (Strodthoff 2021, arXiv 2004.13701).
 
     The same convolutions with the head of the benchmark; see :func:`concat_pool_head`.
-
-    Args:
-        num_classes: number of classes, each with its own probability.
-        input_length: of the signal, in samples.
-        num_leads: number of leads.
-        contract: description of input and output; see :func:`signal_input`.
-
-    Returns:
-        The model, uncompiled.
-
-    Raises:
-        OptionError: if the contract contradicts the other arguments.
     """
-    signal, x, _ = signal_input(
-        "fcn_wang_benchmark",
-        num_classes=num_classes,
-        input_length=input_length,
-        num_leads=num_leads,
-        contract=contract,
-    )  # (1000, 12)
-    return answering(signal, concat_pool_head(features(x), num_classes), "fcn_wang_benchmark")
+    return concat_pool_head(features(x), contract)
 
 
 def features(x: Any) -> Any:

@@ -4,50 +4,20 @@ from typing import Any
 
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract
-from mrm_keras.baselines.parts import (
-    answering,
-    conv_norm,
-    convolution,
-    mean_pool_head,
-    signal_input,
-)
+from mrm_keras.baselines.parts import baseline, conv_norm, convolution, mean_pool_head
 
 layers = keras.layers
 
 
-def build_inception_time(
-    *,
-    num_classes: int = 9,
-    input_length: int = 1000,
-    num_leads: int = 12,
-    contract: Contract | None = None,
-) -> keras.Model:
+@baseline("InceptionTime")
+def build_inception_time(x: Any, contract: Contract) -> Any:
     """Build one InceptionTime network (Ismail Fawaz 2020, arXiv 1909.04939, Fig. 1 and 2).
 
     Six inception modules of 4 x 32 filters with a bottleneck of 32, a residual over every three,
     mean over time, one dense layer.  The paper's kernels of 40, 20 and 10 become 39, 19 and 9, as
     in all implementations for PTB-XL, since even kernels cannot be centred.  The paper averages
     five such networks; the MRM-Net paper does not say whether it did; here one is built.
-
-    Args:
-        num_classes: number of classes, each with its own probability.
-        input_length: of the signal, in samples.
-        num_leads: number of leads.
-        contract: description of input and output; see :func:`signal_input`.
-
-    Returns:
-        The model, uncompiled.
-
-    Raises:
-        OptionError: if the contract contradicts the other arguments.
     """
-    signal, x, _ = signal_input(
-        "InceptionTime",
-        num_classes=num_classes,
-        input_length=input_length,
-        num_leads=num_leads,
-        contract=contract,
-    )  # (1000, 12)
     residual = x
     for depth in range(1, 7):
         x = inception_module(x, name=f"inception_{depth}")  # (1000, 128)
@@ -55,7 +25,7 @@ def build_inception_time(
             residual = conv_norm(residual, 128, 1, relu=False, name=f"shortcut_{depth}")
             x = layers.Add(name=f"add_{depth}")([x, residual])
             x = residual = layers.ReLU(name=f"residual_{depth}")(x)
-    return answering(signal, mean_pool_head(x, num_classes), "inception_time")
+    return mean_pool_head(x, contract)
 
 
 def inception_module(x: Any, *, name: str) -> Any:

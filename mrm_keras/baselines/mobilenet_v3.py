@@ -4,7 +4,7 @@ from typing import Any
 
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract
-from mrm_keras.baselines.parts import answering, batch_norm, conv_norm, dense, signal_input
+from mrm_keras.baselines.parts import baseline, batch_norm, conv_norm, dense, linear_head
 
 layers = keras.layers
 
@@ -24,13 +24,8 @@ SMALL = (
 )
 
 
-def build_mobilenet_v3(
-    *,
-    num_classes: int = 9,
-    input_length: int = 1000,
-    num_leads: int = 12,
-    contract: Contract | None = None,
-) -> keras.Model:
+@baseline("MobileNetV3")
+def build_mobilenet_v3(x: Any, contract: Contract) -> Any:
     """Build MobileNetV3-Small over time (Howard 2019, arXiv 1905.02244, Table 2).
 
     Every k x k kernel becomes one of k.  The paper is about images, and the MRM-Net paper does not
@@ -38,26 +33,7 @@ def build_mobilenet_v3(
     same data, of which MRM-Net's code is a fork: Small, a stem of kernel 15, and squeeze-and-excite
     before the activation in the blocks that expand (the paper has it after).  Dropout of 0.2 before
     the last layer is the rate of its reference code; the paper states 0.8, the fraction kept.
-
-    Args:
-        num_classes: number of classes, each with its own probability.
-        input_length: of the signal, in samples.
-        num_leads: number of leads.
-        contract: description of input and output; see :func:`signal_input`.
-
-    Returns:
-        The model, uncompiled.
-
-    Raises:
-        OptionError: if the contract contradicts the other arguments.
     """
-    signal, x, _ = signal_input(
-        "MobileNetV3",
-        num_classes=num_classes,
-        input_length=input_length,
-        num_leads=num_leads,
-        contract=contract,
-    )  # (1000, 12)
     x = conv_norm(x, 16, 15, strides=2, relu=False, name="stem")  # (500, 16)
     x = layers.Activation("hard_swish", name="stem_swish")(x)
     for i, (kernel, expansion, filters, squeeze, swish, strides) in enumerate(
@@ -78,7 +54,7 @@ def build_mobilenet_v3(
     x = layers.GlobalAveragePooling1D(dtype="float32", name="head_pool")(x)  # (576)
     x = dense(x, 1024, activation="hard_swish", name="head_hidden")  # (1024)
     x = layers.Dropout(0.2, dtype="float32", name="head_dropout")(x)
-    return answering(signal, dense(x, num_classes, name="head_linear"), "mobilenet_v3")
+    return linear_head(x, contract)
 
 
 def inverted_residual(

@@ -7,12 +7,12 @@ from data_prep.labels import LEADS
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract
 from mrm_keras.baselines.parts import (
-    answering,
+    baseline,
     batch_norm,
     conv_norm,
     convolution,
     dense,
-    signal_input,
+    linear_head,
 )
 
 layers, ops = keras.layers, keras.ops
@@ -28,13 +28,8 @@ VIEWS = {
 }
 
 
-def build_mvmsnet(
-    *,
-    num_classes: int = 9,
-    input_length: int = 1000,
-    num_leads: int = 12,
-    contract: Contract | None = None,
-) -> keras.Model:
+@baseline("MVMSNet")
+def build_mvmsnet(x: Any, contract: Contract) -> Any:
     """Build the multi-view multi-scale network (Yang 2023, 10.1109/TETCI.2023.3235374).
 
     The twelve leads form six views, each with its own network and weights: a convolution of 25,
@@ -44,26 +39,7 @@ def build_mvmsnet(
     (the second distils these views into a network of one view).  As there, batch norm comes after
     the activation in the first convolution of a block, and no scale of a Res2Net block receives the
     previous one, since both blocks are strided.
-
-    Args:
-        num_classes: number of classes, each with its own probability.
-        input_length: of the signal, in samples.
-        num_leads: number of leads, which must be 12.
-        contract: description of input and output; see :func:`signal_input`.
-
-    Returns:
-        The model, uncompiled.
-
-    Raises:
-        OptionError: if the contract contradicts the other arguments, or lacks a lead.
     """
-    signal, x, contract = signal_input(
-        "MVMSNet",
-        num_classes=num_classes,
-        input_length=input_length,
-        num_leads=num_leads,
-        contract=contract,
-    )  # (1000, 12)
     if set(contract.leads) != set(LEADS):
         raise OptionError(
             f"MVMSNet looks at the heart by all twelve leads, not by {', '.join(contract.leads)};"
@@ -81,7 +57,7 @@ def build_mvmsnet(
         weight = dense(y, 1, activation="sigmoid", name=f"{name}_weight")  # (1)
         views.append(layers.Multiply(dtype="float32", name=name)([y, weight]))
     x = layers.Add(dtype="float32", name="views")(views)  # (128)
-    return answering(signal, dense(x, num_classes, name="head_linear"), "mvmsnet")
+    return linear_head(x, contract)
 
 
 def res2_block(x: Any, filters: int, *, name: str) -> Any:

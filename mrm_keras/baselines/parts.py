@@ -1,6 +1,7 @@
-"""Shared parts of the baselines: input, output, and layers as in PyTorch."""
+"""Shared parts of the baselines: the whole model, its heads, and layers as in PyTorch."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract, SignalContract
@@ -10,43 +11,58 @@ from mrm_keras.model import default_contract
 layers = keras.layers
 
 
-def signal_input(
-    network: str,
-    *,
-    num_classes: int,
-    input_length: int,
-    num_leads: int,
-    contract: Contract | None,
-) -> tuple[Any, Any, Contract]:
-    """Create the input of a network, the standardised signal, and the contract.
+class Builder(Protocol):
+    """Builds a baseline with the arguments of :func:`mrm_keras.model.build_model`."""
+
+    def __call__(
+        self,
+        *,
+        num_classes: int = 9,
+        input_length: int = 1000,
+        num_leads: int = 12,
+        contract: Contract | None = None,
+    ) -> keras.Model:
+        """Return the model, uncompiled.
+
+        Raises:
+            OptionError: if the contract has other sizes, or the network cannot take such a signal.
+        """
+
+
+def baseline(network: str) -> Callable[[Callable[[Any, Contract], Any]], Builder]:
+    """Make a function that builds a network's layers build the whole model of that name.
 
     Args:
-        network: its name.
-        num_classes: number of classes.
-        input_length: of the signal, in samples.
-        num_leads: of the signal.
-        contract: description of input and output in the model file; None for task ``cpsc2018``
-            at 100 Hz, unstandardised.
+        network: name of the network in the contract.
 
     Returns:
-        The input ``signal``, ``(batch, input_length, num_leads)`` after the contract layer, and
-        the contract.
-
-    Raises:
-        OptionError: if the contract has other sizes.
+        A decorator for a function named ``build_`` and the model's name, from the standardised
+        signal ``(batch, time, lead)`` and the contract to the logits ``(batch, class)``.
     """
-    contract = contract or default_contract(
-        network=network, num_classes=num_classes, input_length=input_length, num_leads=num_leads
-    )
-    contract.require_sizes(num_classes=num_classes, input_length=input_length, num_leads=num_leads)
-    signal = keras.Input((input_length, num_leads), name="signal")
-    return signal, SignalContract(contract, name="contract")(signal), contract
 
+    def complete(logits: Callable[[Any, Contract], Any]) -> Builder:
+        def build(
+            *,
+            num_classes: int = 9,
+            input_length: int = 1000,
+            num_leads: int = 12,
+            contract: Contract | None = None,
+        ) -> keras.Model:
+            names = ("num_classes", "input_length", "num_leads")
+            sizes = dict(zip(names, (num_classes, input_length, num_leads), strict=True))
+            contract = contract or default_contract(network=network, **sizes)
+            contract.require_sizes(**sizes)
+            signal = keras.Input((input_length, num_leads), name="signal")
+            out = logits(SignalContract(contract, name="contract")(signal), contract)
+            # Probabilities are float32 under any policy.
+            diagnosis = layers.Activation("sigmoid", dtype="float32", name="diagnosis")(out)
+            name = logits.__name__.removeprefix("build_")
+            return keras.Model(signal, {"diagnosis": diagnosis}, name=name)
 
-def answering(signal: Any, logits: Any, name: str) -> keras.Model:
-    """Complete a network: probabilities from logits, float32 under any policy."""
-    diagnosis = layers.Activation("sigmoid", dtype="float32", name="diagnosis")(logits)
-    return keras.Model(signal, {"diagnosis": diagnosis}, name=name)
+        build.__name__, build.__doc__ = logits.__name__, logits.__doc__
+        return build
+
+    return complete
 
 
 def convolution(x: Any, filters: int, kernel: int, *, name: str, **options: Any) -> Any:
@@ -77,13 +93,19 @@ def conv_norm(
     return ConvBlock(filters, (kernel,), strides=strides, relu=relu, name=name)(x)
 
 
-def mean_pool_head(x: Any, num_classes: int) -> Any:
-    """Mean over time and one linear layer: logits ``(batch, num_classes)``, float32."""
-    x = layers.GlobalAveragePooling1D(dtype="float32", name="head_pool")(x)  # (C)
-    return dense(x, num_classes, name="head_linear")
+def linear_head(x: Any, contract: Contract) -> Any:
+    """One linear layer: logits ``(batch, class)``, float32."""
+    return dense(x, len(contract.class_names), name="head_linear")
 
 
-def concat_pool_head(x: Any, num_classes: int) -> Any:
+def mean_pool_head(x: Any, contract: Contract) -> Any:
+    """Mean over time and one linear layer: logits ``(batch, class)``, float32."""
+    return linear_head(
+        layers.GlobalAveragePooling1D(dtype="float32", name="head_pool")(x), contract
+    )
+
+
+def concat_pool_head(x: Any, contract: Contract) -> Any:
     """The head of the PTB-XL benchmark (Strodthoff 2021, section II-D).
 
     Maximum and mean over time, concatenated; a hidden layer of 128; and batch norm and dropout
@@ -91,10 +113,10 @@ def concat_pool_head(x: Any, num_classes: int) -> Any:
 
     Args:
         x: ``(batch, time, C)``.
-        num_classes: number of classes.
+        contract: with the classes.
 
     Returns:
-        Logits ``(batch, num_classes)``, float32.
+        Logits ``(batch, class)``, float32.
     """
     maximum = layers.GlobalMaxPooling1D(dtype="float32", name="head_max")(x)
     mean = layers.GlobalAveragePooling1D(dtype="float32", name="head_mean")(x)
@@ -104,4 +126,4 @@ def concat_pool_head(x: Any, num_classes: int) -> Any:
     x = dense(x, 128, activation="relu", name="head_hidden")  # (128)
     x = batch_norm(x, dtype="float32", name="head_norm_2")
     x = layers.Dropout(0.5, dtype="float32", name="head_dropout_2")(x)
-    return dense(x, num_classes, name="head_linear")
+    return linear_head(x, contract)

@@ -5,51 +5,26 @@ from typing import Any
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract
 from mrm_keras.baselines.parts import (
-    answering,
+    baseline,
     batch_norm,
     concat_pool_head,
     conv_norm,
     convolution,
     mean_pool_head,
-    signal_input,
 )
 
 layers = keras.layers
 
 
-def build_resnet1d_wang(
-    *,
-    num_classes: int = 9,
-    input_length: int = 1000,
-    num_leads: int = 12,
-    contract: Contract | None = None,
-) -> keras.Model:
+@baseline("resnet1d_wang")
+def build_resnet1d_wang(x: Any, contract: Contract) -> Any:
     """Build ``resnet1d_wang`` as in MVMSNet's published comparison.
 
     MRM-Net's code is a fork of that comparison.  A stem of kernel 8 and a max-pool reduce the time
     steps to a quarter; then come three blocks of two convolutions (5, 3) with 64, 128 and 128
     filters, mean over time and one linear layer.  (The original has three convolutions per block,
     of 8, 5 and 3, and no stem.)
-
-    Args:
-        num_classes: number of classes, each with its own probability.
-        input_length: of the signal, in samples.
-        num_leads: number of leads.
-        contract: description of input and output; see :func:`signal_input`.
-
-    Returns:
-        The model, uncompiled.
-
-    Raises:
-        OptionError: if the contract contradicts the other arguments.
     """
-    signal, x, _ = signal_input(
-        "resnet1d_wang",
-        num_classes=num_classes,
-        input_length=input_length,
-        num_leads=num_leads,
-        contract=contract,
-    )  # (1000, 12)
     x = layers.ZeroPadding1D(3, name="stem_pad")(x)
     x = convolution(x, 64, 8, strides=2, name="stem")  # (500, 64)
     x = batch_norm(x, name="stem_norm")
@@ -60,44 +35,20 @@ def build_resnet1d_wang(
     for i, (filters, strides) in enumerate(((64, 1), (128, 2), (128, 2)), start=1):
         x = residual(x, filters, strides=strides, name=f"block_{i}")
     # (250, 64), (125, 128), (63, 128)
-    return answering(signal, mean_pool_head(x, num_classes), "resnet1d_wang")
+    return mean_pool_head(x, contract)
 
 
-def build_resnet1d_wang_benchmark(
-    *,
-    num_classes: int = 9,
-    input_length: int = 1000,
-    num_leads: int = 12,
-    contract: Contract | None = None,
-) -> keras.Model:
+@baseline("resnet1d_wang_benchmark")
+def build_resnet1d_wang_benchmark(x: Any, contract: Contract) -> Any:
     """Build ``resnet1d_wang`` of the PTB-XL benchmark (Strodthoff 2021, arXiv 2004.13701).
 
     A stem of kernel 7, three blocks of two convolutions (5, 3) with 128 filters, of which the
     second and third halve the time steps, and the head of the benchmark.
-
-    Args:
-        num_classes: number of classes, each with its own probability.
-        input_length: of the signal, in samples.
-        num_leads: number of leads.
-        contract: description of input and output; see :func:`signal_input`.
-
-    Returns:
-        The model, uncompiled.
-
-    Raises:
-        OptionError: if the contract contradicts the other arguments.
     """
-    signal, x, _ = signal_input(
-        "resnet1d_wang_benchmark",
-        num_classes=num_classes,
-        input_length=input_length,
-        num_leads=num_leads,
-        contract=contract,
-    )  # (1000, 12)
     x = conv_norm(x, 128, 7, name="stem")  # (1000, 128)
     for i, strides in enumerate((1, 2, 2), start=1):  # (1000, 128), (500, 128), (250, 128)
         x = residual(x, 128, strides=strides, name=f"block_{i}")
-    return answering(signal, concat_pool_head(x, num_classes), "resnet1d_wang_benchmark")
+    return concat_pool_head(x, contract)
 
 
 def residual(x: Any, filters: int, *, strides: int, name: str) -> Any:

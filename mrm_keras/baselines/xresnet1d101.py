@@ -4,85 +4,29 @@ from typing import Any
 
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract
-from mrm_keras.baselines.parts import (
-    answering,
-    concat_pool_head,
-    conv_norm,
-    mean_pool_head,
-    signal_input,
-)
+from mrm_keras.baselines.parts import baseline, concat_pool_head, conv_norm, mean_pool_head
 
 layers = keras.layers
 
 
-def build_xresnet1d101(
-    *,
-    num_classes: int = 9,
-    input_length: int = 1000,
-    num_leads: int = 12,
-    contract: Contract | None = None,
-) -> keras.Model:
+@baseline("xresnet1d101")
+def build_xresnet1d101(x: Any, contract: Contract) -> Any:
     """Build ``xresnet1d101`` as in MVMSNet's published comparison: kernel 3, linear head.
 
     MRM-Net's code is a fork of that comparison.  Up to the head it is the network of the benchmark
     except for the kernel; see :func:`build_xresnet1d101_benchmark`.
-
-    Args:
-        num_classes: number of classes, each with its own probability.
-        input_length: of the signal, in samples.
-        num_leads: number of leads.
-        contract: description of input and output; see :func:`signal_input`.
-
-    Returns:
-        The model, uncompiled.
-
-    Raises:
-        OptionError: if the contract contradicts the other arguments.
     """
-    signal, x, _ = signal_input(
-        "xresnet1d101",
-        num_classes=num_classes,
-        input_length=input_length,
-        num_leads=num_leads,
-        contract=contract,
-    )  # (1000, 12)
-    return answering(signal, mean_pool_head(features(x, 3), num_classes), "xresnet1d101")
+    return mean_pool_head(features(x, 3), contract)
 
 
-def build_xresnet1d101_benchmark(
-    *,
-    num_classes: int = 9,
-    input_length: int = 1000,
-    num_leads: int = 12,
-    contract: Contract | None = None,
-) -> keras.Model:
+@baseline("xresnet1d101_benchmark")
+def build_xresnet1d101_benchmark(x: Any, contract: Contract) -> Any:
     """Build ``xresnet1d101`` of the PTB-XL benchmark (Strodthoff 2021, arXiv 2004.13701).
 
     Following the benchmark's code, with kernel 5 and, instead of 64 to 512, 64 filters (four times
     as many between blocks) in every stage, which its paper does not mention.
-
-    Args:
-        num_classes: number of classes, each with its own probability.
-        input_length: of the signal, in samples.
-        num_leads: number of leads.
-        contract: description of input and output; see :func:`signal_input`.
-
-    Returns:
-        The model, uncompiled.
-
-    Raises:
-        OptionError: if the contract contradicts the other arguments.
     """
-    signal, x, _ = signal_input(
-        "xresnet1d101_benchmark",
-        num_classes=num_classes,
-        input_length=input_length,
-        num_leads=num_leads,
-        contract=contract,
-    )  # (1000, 12)
-    return answering(
-        signal, concat_pool_head(features(x, 5), num_classes), "xresnet1d101_benchmark"
-    )
+    return concat_pool_head(features(x, 5), contract)
 
 
 def features(x: Any, kernel: int) -> Any:
