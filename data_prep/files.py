@@ -15,8 +15,6 @@ from io import StringIO
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from data_prep.errors import OptionError
 
 # Disk or quota full, file larger than the system or the shell allows, disk failure: the system
@@ -275,23 +273,6 @@ def _exchange(one: Path, other: Path) -> bool:
         return False
     current, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
     return rename(current, os.fsencode(one), current, os.fsencode(other), exchange) == 0
-
-
-def require_text(array: np.ndarray) -> None:
-    """Reject an array with invalid strings, from a damaged file: Python itself fails on them.
-
-    Args:
-        array: of any type; only strings are checked.
-
-    Raises:
-        ValueError: if a character is not a Unicode code point.
-    """
-    if array.dtype.kind == "U" and array.dtype.itemsize:
-        characters = np.ascontiguousarray(array).view(
-            np.dtype("u4").newbyteorder(array.dtype.byteorder)
-        )
-        if ((characters > 0x10FFFF) | (characters >> 11 == 0xD800 >> 11)).any():
-            raise ValueError("its texts are damaged")
 
 
 def sha256_of(path: Path) -> str:

@@ -37,6 +37,14 @@ def predictions() -> Predictions:
     )
 
 
+def save_changed(path: Path, predictions: Predictions, name: str, value: np.ndarray) -> None:
+    """Write a file of predictions with another array in it."""
+    save_predictions(path, predictions)
+    with np.load(path) as arrays:
+        content = {**arrays, name: value}
+    np.savez(path, **content)
+
+
 class TestRoundTrip:
     def test_everything_comes_back(self, predictions: Predictions, tmp_path: Path) -> None:
         path = tmp_path / "new" / "predictions.npz"
@@ -149,27 +157,14 @@ class TestRefused:
 
     def test_pickled_objects(self, predictions: Predictions, tmp_path: Path) -> None:
         path = tmp_path / "p.npz"
-        save_predictions(path, predictions)
-        with np.load(path) as arrays:
-            content = dict(arrays)
-        content["ids"] = np.array(["a", None, {}], dtype=object)
-        np.savez(path, **content)
+        save_changed(path, predictions, "ids", np.array(["a", None, {}], dtype=object))
         with pytest.raises(PredictionsError, match="p.npz cannot be read"):
-            load_predictions(path)
-
-    def test_words_for_numbers(self, predictions: Predictions, tmp_path: Path) -> None:
-        path = tmp_path / "p.npz"
-        save_predictions(path, predictions)
-        with np.load(path) as arrays:
-            content = dict(arrays)
-        content["thresholds"] = np.array(["a", "b", "c", "d"])
-        np.savez(path, **content)
-        with pytest.raises(PredictionsError, match="p.npz: thresholds holds no numbers"):
             load_predictions(path)
 
     @pytest.mark.parametrize(
         ("name", "value", "sentence"),
         [
+            ("thresholds", np.array(["a", "b", "c", "d"]), "thresholds holds no numbers"),
             ("labels", np.full((3, 4), 257), "labels holds numbers that uint8 cannot"),
             ("labels", np.full((3, 4), 0.5), "labels holds numbers that uint8 cannot"),
             ("first_labels", np.full(3, 65536), "first_labels holds numbers that int16 cannot"),
@@ -186,10 +181,7 @@ class TestRefused:
         self, predictions: Predictions, tmp_path: Path, name: str, value: np.ndarray, sentence: str
     ) -> None:
         path = tmp_path / "p.npz"
-        save_predictions(path, predictions)
-        with np.load(path) as arrays:
-            content = {**arrays, name: value}
-        np.savez(path, **content)
+        save_changed(path, predictions, name, value)
         with pytest.raises(PredictionsError, match=f"p.npz: {sentence}"):
             load_predictions(path)
 

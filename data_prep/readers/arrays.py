@@ -3,17 +3,15 @@
 import math
 import zipfile
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from data_prep.errors import RecordError
-from data_prep.files import MOST_VALUES, opened, require_text
+from data_prep.files import MOST_BYTES, MOST_VALUES, opened
 from data_prep.labels import LEADS
+from data_prep.npz import read_npy, read_npz, stated
 from data_prep.readers.record import Tracing, reason
 
-_MOST_ARRAYS = 100
-_MOST_ITEM = 1000  # bytes of a number or string
 _MOST_IN = {"signal": MOST_VALUES, "fs": 1, "unit": 1, "leads": 1000}
 
 
@@ -31,9 +29,12 @@ def read_array(path: Path) -> Tracing:
         RecordError: if it has no such array.
     """
     try:
-        arrays = _arrays(path)
-        for array in arrays.values():
-            require_text(array)
+        with opened(path) as file:
+            zipped = file.read(2) == b"PK"
+            file.seek(0)
+            arrays = {} if zipped else {"signal": read_npy(file, MOST_BYTES, MOST_VALUES)}
+        if zipped:
+            arrays = read_npz(path, most_values=_MOST_IN)
         if "signal" not in arrays:
             raise ValueError(f"it has no array signal but {', '.join(arrays)[:200] or 'none'}")
         leads = tuple(str(name) for name in arrays.get("leads", LEADS))
@@ -44,52 +45,6 @@ def read_array(path: Path) -> Tracing:
             f"{path} is not a NumPy recording ({reason(error)}); save a (time, 12) array of"
             " numbers."
         ) from error
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file by name, that of an ``.npy`` file as ``signal``; pickles are rejected.
-
-    Raises:
-        ValueError: also if data follow the array: if bytes were duplicated, all later samples
-            would be assigned to other leads.
-    """
-    with opened(path) as file:
-        if file.read(2) != b"PK":
-            file.seek(0)
-            return {"signal": _array(file, MOST_VALUES)}
-        arrays = {}
-        with zipfile.ZipFile(file) as archive:
-            if len(archive.infolist()) > _MOST_ARRAYS:
-                raise ValueError(f"it holds more than {_MOST_ARRAYS} arrays")
-            for name in archive.namelist():
-                with archive.open(name) as member:
-                    short = name.removesuffix(".npy")
-                    # (zipfile opens a member only if both copies of its name agree.)
-                    known = short in _MOST_IN
-                    arrays[short] = _array(member, _MOST_IN[short]) if known else np.empty(0)
-    return arrays
-
-
-def _array(file: IO[bytes], most: int) -> np.ndarray:
-    # NumPy allocates what the header states, and a small zip file can unpack to any size.
-    shape, dtype = _stated(file)
-    if math.prod(shape) > most or dtype.itemsize > _MOST_ITEM:
-        raise ValueError(f"an array of shape {shape} and type {dtype} is larger than any recording")
-    file.seek(0)
-    array = np.lib.format.read_array(file, allow_pickle=False)
-    if file.read(1):
-        raise ValueError("it holds more than the array it states")
-    return array
-
-
-def _stated(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    """The shape and type that an array's header states."""
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"it is in version {version} of NumPy's format")
-    read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
-    shape, _, dtype = read_header(file)
-    return shape, dtype
 
 
 def tracing_of(
@@ -122,7 +77,7 @@ def is_recording(path: Path) -> bool:
             if path.suffix.casefold() == ".npz":
                 with zipfile.ZipFile(file) as archive:
                     return "signal.npy" in archive.namelist()
-            shape, _ = _stated(file)
+            shape, _ = stated(file)
     except Exception:  # whatever the error, this is not a recording
         return False
     return len(shape) == 2 and len(LEADS) in shape

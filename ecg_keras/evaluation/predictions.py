@@ -1,9 +1,5 @@
 """Predictions, and the file that passes them from predicting to scoring."""
 
-import io
-import lzma
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
@@ -13,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import PredictionsError
-from data_prep.files import require_text, written_whole
+from data_prep.files import written_whole
 from data_prep.labels import CPSC_TASK
+from data_prep.npz import read_npz
 from ecg_keras.evaluation.scores import patient_groups
 from ecg_keras.model.origin import UNKNOWN, ModelFacts, overlap, seen_by_any
 
@@ -75,37 +72,26 @@ class Predictions:
 
     def __post_init__(self) -> None:
         """Convert every field to its type and check that they are consistent."""
-        for name, dtype in (
-            ("ids", np.str_),
-            ("probabilities", np.float32),
-            ("members", np.float32),
-            ("thresholds", np.float32),
-            ("labels", np.uint8),
-            ("first_labels", np.int16),
-            ("patients", np.str_),
-            ("seen", np.int8),
-        ):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, _as_type(name, getattr(self, name), dtype))
         object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
-
         records, classes = len(self.ids), len(self.class_names)
-        expected: dict[str, tuple[int, ...]] = {
-            "ids": (records,),
-            "probabilities": (records, classes),
-            "members": (len(self.members), records, classes),
-            "thresholds": (classes,),
-            "labels": (records, classes),
-            "first_labels": (records,),
-            "patients": (records,),
-            "seen": (records,),
-        }
-        for name, shape in expected.items():
-            array = getattr(self, name)
-            if array is not None and array.shape != shape:
+        for name, dtype, *shape in (
+            ("ids", np.str_, records),
+            ("probabilities", np.float32, records, classes),
+            ("members", np.float32, len(self.members), records, classes),
+            ("thresholds", np.float32, classes),
+            ("labels", np.uint8, records, classes),
+            ("first_labels", np.int16, records),
+            ("patients", np.str_, records),
+            ("seen", np.int8, records),
+        ):
+            if getattr(self, name) is None:
+                continue
+            array = _as_type(name, getattr(self, name), dtype)
+            object.__setattr__(self, name, array)
+            if array.shape != tuple(shape):
                 raise PredictionsError(
                     f"{name} has the shape {array.shape} where {records} ids and {classes} class"
-                    f" names need {shape}; predict again."
+                    f" names need {tuple(shape)}; predict again."
                 )
         if len(self.members) == 0:
             raise PredictionsError("no member's probabilities are in it; predict again.")
@@ -294,6 +280,7 @@ def averaged(members: Sequence[Predictions]) -> Predictions:
                 "members of an ensemble answer for different records; let all answer for the same."
             )
     probabilities = np.concatenate([member.members for member in members])
+    unknown = np.full(len(first.ids), UNKNOWN, np.int8)
     return replace(
         first,
         probabilities=probabilities.mean(axis=0),
@@ -301,13 +288,9 @@ def averaged(members: Sequence[Predictions]) -> Predictions:
         thresholds=np.mean([member.thresholds for member in members], axis=0),
         network=" + ".join(dict.fromkeys(member.network for member in members)),
         single_label=any(member.single_label for member in members),
-        seen=seen_by_any([_seen(member) for member in members]),
+        seen=seen_by_any([unknown if m.seen is None else m.seen for m in members]),
         models=_all_models(members),
     )
-
-
-def _seen(part: Predictions) -> np.ndarray:
-    return np.full(len(part.ids), UNKNOWN, np.int8) if part.seen is None else part.seen
 
 
 def _all_models(parts: Sequence[Predictions]) -> tuple[ModelFacts, ...]:
@@ -362,33 +345,15 @@ def load_predictions(path: Path) -> Predictions:
             inconsistent arrays.
     """
     path = Path(path)
+    if path.is_dir():
+        raise PredictionsError(f"{path} is a folder; give the predictions.npz inside it.")
     try:
-        # Read from memory, so that a damaged offset does not look like a disk error.
-        content = io.BytesIO(path.read_bytes())
-        with np.load(content, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
-        for array in found.values():
-            require_text(array)
+        found = read_npz(path)
     except FileNotFoundError:
         raise PredictionsError(
             f"{path} is absent; give the predictions.npz that ecg-predict wrote."
         ) from None
-    except IsADirectoryError:
-        raise PredictionsError(f"{path} is a folder; give the predictions.npz inside it.") from None
-    # A damaged file can raise any of these, depending on which bytes are damaged; a plain .npy
-    # array, which NumPy also opens here, is not a context manager and raises TypeError.
-    except (
-        ValueError,
-        TypeError,
-        EOFError,
-        KeyError,
-        NotImplementedError,
-        RuntimeError,
-        MemoryError,
-        lzma.LZMAError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ):
+    except ValueError:
         raise PredictionsError(
             f"{path} cannot be read as a file of predictions (it is not an .npz file, or damaged);"
             " predict again with ecg-predict."

@@ -16,8 +16,6 @@ import json
 import os
 import random
 import shutil
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +24,7 @@ import numpy as np
 
 from data_prep.errors import ModelFileError, OptionError
 from data_prep.files import written_whole
+from data_prep.npz import read_npz
 from data_prep.store import Store
 from ecg_keras.model.backend import keras
 
@@ -195,8 +194,7 @@ class Checkpoint(keras.callbacks.Callback):
     def _open(self) -> None:
         path = self.folder / CHECKPOINT
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                self._saved = {name: arrays[name] for name in arrays.files}
+            self._saved = read_npz(path, most_bytes=path.stat().st_size)
             state = json.loads(self._saved.pop("told").tobytes())
             self.epoch = int(state["epoch"])
             # Earlier releases did not record why a training had ended.
@@ -205,7 +203,7 @@ class Checkpoint(keras.callbacks.Callback):
             self._history = str(state["history"])
             self._counts = dict(state["counters"])
             self._random = {name: state["random"][name] for name in ("python", "numpy")}
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        except (OSError, ValueError, KeyError, TypeError):
             raise ModelFileError(
                 f"{path} is corrupt, so the training cannot be resumed; remove {self.folder} and"
                 " train that fold again."
