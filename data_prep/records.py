@@ -88,9 +88,7 @@ def read_tracing(file: Path) -> Tracing:
     return _READERS[format_of(file) or ""](file)
 
 
-def record_of_array(
-    signal: np.ndarray, *, fs: float, unit: str | None = None, name: str = "array"
-) -> Record:
+def record_of_array(signal: np.ndarray, *, fs: float, unit: str | None) -> Record:
     """Make a recording from an array.
 
     Args:
@@ -98,7 +96,6 @@ def record_of_array(
             :data:`data_prep.labels.LEADS`, NaN if invalid.
         fs: its sampling rate, hertz.
         unit: as in :func:`read_record`.
-        name: of the recording in predictions and errors.
 
     Raises:
         RecordError: if it has another shape or does not hold a plausible ECG.
@@ -106,8 +103,8 @@ def record_of_array(
     try:
         tracing = tracing_of(np.asarray(signal))
     except ValueError as error:
-        raise RecordError(f"{name} is not a recording: {error}.") from error
-    return record_of(tracing, Path(name), fs=fs, unit=unit)
+        raise RecordError(f"array is not a recording: {error}.") from error
+    return record_of(tracing, Path("array"), fs=fs, unit=unit)
 
 
 def find_records(folder: str | Path) -> dict[str, Path]:

@@ -316,10 +316,7 @@ def test_every_record_is_in_one_fold_and_classes_are_spread(
     assert np.ptp(counts[:, rarest]) <= 1
 
 
-@given(
-    folds=st.lists(st.integers(1, 3), min_size=1, max_size=12),
-    patients=st.data(),
-)
+@given(folds=st.lists(st.integers(1, 3), min_size=1, max_size=12), patients=st.data())
 def test_patients_in_two_folds_are_always_found(folds: list[int], patients: st.DataObject) -> None:
     names = patients.draw(
         st.lists(st.sampled_from(["", "a", "b", "c"]), min_size=len(folds), max_size=len(folds))
@@ -334,11 +331,7 @@ def test_patients_in_two_folds_are_always_found(folds: list[int], patients: st.D
 
 
 @settings(max_examples=15)
-@given(
-    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=8),
-    names=st.data(),
-    seed=SEEDS,
-)
+@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=8), names=st.data(), seed=SEEDS)
 def test_any_store_is_read_as_written(lengths: list[int], names: st.DataObject, seed: int) -> None:
     number = len(lengths)
     ids, patients = (
@@ -384,7 +377,10 @@ def test_scores_are_those_of_scikit_learn(drawn: tuple[np.ndarray, np.ndarray]) 
     np.testing.assert_allclose(scores.class_f1(labels, called), expected, atol=1e-12)
     assert scores.macro_f1(labels, called) == pytest.approx(np.mean(expected))
     cells = accuracy_score(labels.ravel(), called.ravel())
-    assert scores.label_accuracy(labels, probabilities) == pytest.approx(cells)
+    every = scores.all_scores(
+        labels, None, probabilities, thresholds=np.full(1, 0.5), single_label=False, cpsc=False
+    )
+    assert every["label_accuracy"] == pytest.approx(cells)
     by_record = [f1_score(t, p, zero_division=0) for t, p in zip(labels, called, strict=True)]
     assert scores.record_f1(labels, probabilities) == pytest.approx(np.mean(by_record))
     for column, auc in enumerate(scores.class_auc(labels, probabilities)):
@@ -423,8 +419,8 @@ def test_no_threshold_is_better_than_the_best(drawn: tuple[np.ndarray, np.ndarra
 def test_the_challenge_score_is_its_definition(pairs: list[tuple[int, int]]) -> None:
     truth, answered = (np.array(side) for side in zip(*pairs, strict=True))
     matrix = confusion_matrix(truth, answered, labels=range(9))
-    score = scores.cpsc_score(one_hot(truth, 9), truth, answered)
+    score = scores.cpsc_scores(one_hot(truth, 9), truth, answered)
     either = matrix.sum(axis=0) + matrix.sum(axis=1)
     expected = [2 * matrix[i, i] / either[i] if either[i] else np.nan for i in range(9)]
-    np.testing.assert_allclose(score.f1, expected)
-    np.testing.assert_allclose(score.score, np.mean(expected))
+    np.testing.assert_allclose(score["f1"], [expected])
+    np.testing.assert_allclose(score["score"], np.mean(expected))

@@ -19,9 +19,8 @@ from ecg_keras.evaluation.scores import (
     class_brier,
     class_f1,
     confusion_matrix,
-    cpsc_score,
+    cpsc_scores,
     drawn_by,
-    label_accuracy,
     macro_auc,
     macro_f1,
     paired_bootstrap,
@@ -153,9 +152,6 @@ class TestClasses:
         truth, answers = np.array([0, 0, 0, 1]), np.array([0, 1, 0, 1])
         matrix = confusion_matrix(truth, answers, num_classes=3)
         np.testing.assert_array_equal(matrix, [[2, 1, 0], [0, 1, 0], [0, 0, 0]])
-        normalised = confusion_matrix(truth, answers, num_classes=3, normalise=True)
-        np.testing.assert_allclose(normalised[:2] * 3, [[2, 1, 0], [0, 3, 0]])
-        assert np.isnan(normalised[2]).all()
 
 
 class TestRecords:
@@ -165,9 +161,6 @@ class TestRecords:
         assert (labels.sum(axis=1) + called.sum(axis=1) == 0).any(), "no empty record to test"
         assert record_f1(labels, probabilities) == pytest.approx(
             metrics.f1_score(labels, called, average="samples", zero_division=0)
-        )
-        assert label_accuracy(labels, probabilities) == pytest.approx(
-            1 - metrics.hamming_loss(labels, called)
         )
 
     def test_record_f1_by_hand(self) -> None:
@@ -215,9 +208,9 @@ class TestThresholds:
         np.testing.assert_array_equal(probabilities >= through_python, [[False], [True]])
 
 
-def looped_cpsc_score(
+def looped_cpsc_scores(
     labels: np.ndarray, first_labels: np.ndarray, answers: np.ndarray
-) -> tuple[float, list[float], dict[str, float]]:
+) -> dict[str, float | list[float]]:
     """The challenge's rule, written down record by record."""
     table = [[0] * 9 for _ in range(9)]
     for record, answer in enumerate(answers):
@@ -232,24 +225,24 @@ def looped_cpsc_score(
         return 2 * hits / margins
 
     each = [f1_of([k]) for k in range(9)]
-    groups = {
+    return {
+        "score": sum(each) / 9,
+        "f1": each,
         "AF": f1_of([1]),
         "Block": f1_of([2, 3, 4]),
         "Premature contraction": f1_of([5, 6]),
         "ST-segment change": f1_of([7, 8]),
     }
-    return sum(each) / 9, each, groups
 
 
 class TestCPSC:
     @pytest.mark.parametrize("seed", range(5))
     def test_agrees_with_plain_loops(self, seed: int) -> None:
         labels, first_labels, answers = made_up_cpsc(seed=seed)
-        score, each, groups = looped_cpsc_score(labels, first_labels, answers)
-        scored = cpsc_score(labels, first_labels, answers)
-        assert scored.score == pytest.approx(score)
-        np.testing.assert_allclose(scored.f1, each)
-        assert scored.groups == pytest.approx(groups)
+        scored = cpsc_scores(labels, first_labels, answers)
+        for name, expected in looped_cpsc_scores(labels, first_labels, answers).items():
+            np.testing.assert_allclose(scored.pop(name), [expected])
+        assert not scored
 
     def test_by_hand(self) -> None:
         """Nine right answers, one of them the second label, and STE taken for STD.
@@ -262,23 +255,23 @@ class TestCPSC:
         # AF comes with RBBB and RBBB is answered: right, and counted for RBBB alone.
         labels = np.vstack([labels, [[0, 1, 0, 0, 1, 0, 0, 0, 0]]])
         first_labels, answers = np.append(first_labels, 1), np.append(answers, 4)
-        scored = cpsc_score(labels, first_labels, answers)
-        np.testing.assert_allclose(scored.f1, [1] * 7 + [2 / 3, 2 / 3])
-        assert scored.score == pytest.approx((7 + 4 / 3) / 9)
-        assert scored.groups["ST-segment change"] == pytest.approx(2 * 2 / (3 + 3))
-        assert scored.groups["Block"] == 1
+        scored = cpsc_scores(labels, first_labels, answers)
+        np.testing.assert_allclose(scored["f1"], [[1] * 7 + [2 / 3, 2 / 3]])
+        assert scored["score"] == pytest.approx((7 + 4 / 3) / 9)
+        assert scored["ST-segment change"] == pytest.approx(2 * 2 / (3 + 3))
+        assert scored["Block"] == 1
 
     def test_does_not_exist_without_all_nine_classes(self) -> None:
         first_labels = np.array([0, 1])
-        scored = cpsc_score(one_hot(first_labels, 9), first_labels, first_labels)
-        assert np.isnan(scored.score)
-        np.testing.assert_array_equal(scored.f1[:3], [1, 1, np.nan])
-        assert scored.groups["AF"] == 1
-        assert np.isnan(scored.groups["Block"])
+        scored = cpsc_scores(one_hot(first_labels, 9), first_labels, first_labels)
+        assert np.isnan(scored["score"])
+        np.testing.assert_array_equal(scored["f1"][0, :3], [1, 1, np.nan])
+        assert scored["AF"] == 1
+        assert np.isnan(scored["Block"])
 
     def test_refuses_other_classes(self) -> None:
         with pytest.raises(PredictionsError, match="nine classes"):
-            cpsc_score(np.ones((2, 5)), np.array([0, 1]), np.array([0, 1]))
+            cpsc_scores(np.ones((2, 5)), np.array([0, 1]), np.array([0, 1]))
 
 
 class TestAllScores:
@@ -304,17 +297,16 @@ class TestAllScores:
         scored = self.score(counts)
         for resample, rows in enumerate(drawn):
             y, f, p = labels[rows], first_labels[rows], probabilities[rows]
-            official = cpsc_score(y, f, p.argmax(axis=1))
+            official = cpsc_scores(y, f, p.argmax(axis=1))
             expected = {
                 "macro_f1_first_label": metrics.f1_score(f, p.argmax(axis=1), average="macro"),
                 "macro_f1_thresholds": metrics.f1_score(y, p >= np.float32(0.4), average="macro"),
                 "macro_f1_half": metrics.f1_score(y, p >= 0.5, average="macro"),
                 "macro_auc": metrics.roc_auc_score(y, p, average="macro"),
                 "record_f1": record_f1(y, p),
-                "label_accuracy": label_accuracy(y, p),
+                "label_accuracy": 1 - metrics.hamming_loss(y, p >= 0.5),
                 "brier_score": class_brier(y, p).mean(),
-                "cpsc_score": official.score,
-                **{f"cpsc_{name}": value for name, value in official.groups.items()},
+                **{f"cpsc_{key}": of[0] for key, of in official.items() if key != "f1"},
             }
             assert {key: scored[key][resample] for key in expected} == pytest.approx(expected)
             assert expected.keys() == scored.keys() - {"class_f1", "class_auc"}

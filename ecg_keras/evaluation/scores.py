@@ -1,7 +1,9 @@
 """All scores, computed from arrays.
 
 Throughout, N is the number of records and C the number of classes; ``labels`` is ``(N, C)`` of 0
-and 1, ``first_labels`` is ``(N,)`` of 0-based classes, ``probabilities`` is ``(N, C)`` in 0..1.
+and 1, ``predicted`` too, ``first_labels`` and ``answers`` are ``(N,)`` of 0-based classes,
+``probabilities`` is ``(N, C)`` in 0..1.  All functions raise ``PredictionsError`` if shapes
+disagree, there is no record, a first label is unknown, or a probability is NaN or infinite.
 
 Bootstrapped scores are functions of ``counts``, ``(R, N)``: how often each record is drawn in each
 of R resamples.  The score itself is the special case of one resample with every record once, so a
@@ -36,16 +38,9 @@ def best_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray
     Thresholds lie midway between adjacent probabilities; ties are resolved in favour of the
     threshold nearest to 0.5, then of the lower one.
 
-    Args:
-        labels: ``(N, C)`` of 0 and 1.
-        probabilities: ``(N, C)`` in 0..1, converted to float32.
-
     Returns:
-        ``(C,)`` float32: a class counts as present if ``probabilities >= thresholds``; 0.5 for a
-        class that no record has.
-
-    Raises:
-        PredictionsError: if shapes disagree or a probability is NaN or infinite.
+        ``(C,)`` float32: a class counts as present if its probability, as float32, is at least its
+        threshold; 0.5 for a class that no record has.
     """
     _require_fit(labels, probabilities)
     scores = np.asarray(probabilities, np.float32)
@@ -72,42 +67,18 @@ def best_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray
 
 
 def class_f1(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """F1 of each class (MLBF-Net, section IV-B): ``(C,)``; 0 if there are no true positives.
-
-    Args:
-        labels: ``(N, C)`` of 0 and 1.
-        predicted: ``(N, C)`` of 0 and 1.
-
-    Raises:
-        PredictionsError: if shapes disagree.
-    """
+    """F1 of each class (MLBF-Net, section IV-B): ``(C,)``; 0 if there are no true positives."""
     _require_fit(labels, predicted)
     return _class_f1(labels, predicted, _once(labels))[0]
 
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean of :func:`class_f1` over all classes; 0 for a class in neither labels nor predictions.
-
-    Args:
-        labels: ``(N, C)`` of 0 and 1.
-        predicted: ``(N, C)`` of 0 and 1.
-
-    Raises:
-        PredictionsError: if shapes disagree.
-    """
+    """Mean of :func:`class_f1` over all classes, also those in neither labels nor predictions."""
     return float(class_f1(labels, predicted).mean())
 
 
 def single_label_macro_f1(first_labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Macro-F1 over all classes, predicting the most probable class (MLBF-Net, section IV-B).
-
-    Args:
-        first_labels: ``(N,)`` 0-based, the truth.
-        probabilities: ``(N, C)``.
-
-    Raises:
-        PredictionsError: if shapes disagree, or a first label is unknown.
-    """
+    """Macro-F1 over all classes, predicting the most probable class (MLBF-Net, section IV-B)."""
     num_classes = np.shape(probabilities)[1]
     truth = one_hot(first_labels, num_classes)
     _require_fit(truth, probabilities)
@@ -117,40 +88,19 @@ def single_label_macro_f1(first_labels: np.ndarray, probabilities: np.ndarray) -
 def class_auc(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Area under the ROC curve of each class: ``(C,)``, NaN unless it has positives and negatives.
 
-    Args:
-        labels: ``(N, C)`` of 0 and 1.
-        probabilities: ``(N, C)``; ties count half.
-
-    Raises:
-        PredictionsError: if shapes disagree or a probability is NaN or infinite.
+    Ties count half.
     """
     _require_fit(labels, probabilities)
     return _class_auc(labels, probabilities, _once(labels))[0]
 
 
 def macro_auc(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean of :func:`class_auc` over the classes for which it is defined; NaN if there is none.
-
-    Args:
-        labels: ``(N, C)`` of 0 and 1.
-        probabilities: ``(N, C)``.
-
-    Raises:
-        PredictionsError: if shapes disagree or a probability is NaN or infinite.
-    """
+    """Mean of :func:`class_auc` over the classes for which it is defined; NaN if there is none."""
     return float(_mean_over_defined(class_auc(labels, probabilities)))
 
 
 def class_average_precision(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Average precision of each class: ``(C,)``, NaN for a class that no record has.
-
-    Args:
-        labels: ``(N, C)`` of 0 and 1.
-        probabilities: ``(N, C)``.
-
-    Raises:
-        PredictionsError: if shapes disagree or a probability is NaN or infinite.
-    """
+    """Average precision of each class: ``(C,)``, NaN for a class that no record has."""
     _require_fit(labels, probabilities)
     labels = np.asarray(labels)
     return np.array(
@@ -185,15 +135,7 @@ class ClassScores:
 
 
 def per_class(labels: np.ndarray, predicted: np.ndarray) -> ClassScores:
-    """Support, precision, recall, specificity and F1 of each class (MLBF-Net, eq. 11 and 12).
-
-    Args:
-        labels: ``(N, C)`` of 0 and 1.
-        predicted: ``(N, C)`` of 0 and 1.
-
-    Raises:
-        PredictionsError: if shapes disagree.
-    """
+    """Support, precision, recall, specificity and F1 of each class (MLBF-Net, eq. 11 and 12)."""
     _require_fit(labels, predicted)
     labels, predicted = np.asarray(labels, np.int64), np.asarray(predicted, np.int64)
     true_positive = np.asarray((labels * predicted).sum(axis=0))
@@ -232,19 +174,16 @@ class Calibration:
         return float(np.average(np.abs(self.share - self.probability), weights=self.number))
 
 
-def calibration(truth: np.ndarray, probabilities: np.ndarray, *, bins: int = 10) -> Calibration:
-    """Compare predicted probabilities with observed frequencies.
+def calibration(truth: np.ndarray, probabilities: np.ndarray) -> Calibration:
+    """Compare predicted probabilities with observed frequencies, in ten bins from 0 to 1.
 
     Args:
         truth: array of 0 and 1, of any shape; all entries are pooled.
-        probabilities: of the same shape, in 0..1.
-        bins: number of bins of equal width from 0 to 1.
-
-    Raises:
-        PredictionsError: if shapes disagree or a probability is NaN or infinite.
+        probabilities: of the same shape.
     """
     truth, probabilities = (np.reshape(values, (-1, 1)) for values in (truth, probabilities))
     _require_fit(truth, probabilities)
+    bins = 10
     at = np.minimum((probabilities[:, 0] * bins).astype(int), bins - 1)
     number, *sums = (
         np.bincount(at, weights=weights, minlength=bins)
@@ -256,15 +195,7 @@ def calibration(truth: np.ndarray, probabilities: np.ndarray, *, bins: int = 10)
 
 
 def class_brier(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Brier score of each class, the mean squared error of its probability: ``(C,)``.
-
-    Args:
-        truth: ``(N, C)`` of 0 and 1.
-        probabilities: ``(N, C)``.
-
-    Raises:
-        PredictionsError: if shapes disagree or a probability is NaN or infinite.
-    """
+    """Brier score of each class, the mean squared error of its probability: ``(C,)``."""
     _require_fit(truth, probabilities)
     error = np.asarray(probabilities, np.float64) - truth
     return np.asarray((error**2).mean(axis=0))
@@ -273,32 +204,11 @@ def class_brier(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 # --- Scores over records ---------------------------------------------------------------------
 
 
-def label_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Fraction of all N x C labels predicted correctly at threshold 0.5 (MRM-Net's "accuracy").
-
-    Args:
-        labels: ``(N, C)`` of 0 and 1.
-        probabilities: ``(N, C)``; a class counts as present at 0.5 or above.
-
-    Raises:
-        PredictionsError: if shapes disagree or a probability is NaN or infinite.
-    """
-    _require_fit(labels, probabilities)
-    return float(_record_accuracy(labels, probabilities).mean())
-
-
 def record_f1(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean over records of the F1 over classes at threshold 0.5 (MRM-Net's "F1").
 
     A record's F1 is 2 TP / (number of labels + number of predicted classes); it is 0 for a record
     without labels and predicted classes, as in scikit-learn's ``f1_score(average="samples")``.
-
-    Args:
-        labels: ``(N, C)`` of 0 and 1.
-        probabilities: ``(N, C)``; a class counts as present at 0.5 or above.
-
-    Raises:
-        PredictionsError: if shapes disagree or a probability is NaN or infinite.
     """
     _require_fit(labels, probabilities)
     return float(_record_f1(labels, probabilities).mean())
@@ -307,69 +217,58 @@ def record_f1(labels: np.ndarray, probabilities: np.ndarray) -> float:
 # --- CPSC 2018 -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class CPSCScore:
-    """The score of the China Physiological Signal Challenge 2018.
-
-    Attributes:
-        score: the challenge score, the mean of ``f1``; NaN if any of them is NaN.
-        f1: ``(9,)``, F1 of each class by the challenge's rule; NaN for a class that is neither
-            the truth nor the answer of any record.
-        groups: F1 of each of :data:`CPSC_GROUPS`, by name (the challenge's Faf, Fblock, Fpc and
-            Fst).
-    """
-
-    score: float
-    f1: np.ndarray
-    groups: dict[str, float]
-
-
-def cpsc_score(labels: np.ndarray, first_labels: np.ndarray, answers: np.ndarray) -> CPSCScore:
+def cpsc_scores(
+    labels: np.ndarray,
+    first_labels: np.ndarray,
+    answers: np.ndarray,
+    counts: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
     """Score one answer per record by the rule of the CPSC 2018 challenge.
 
     An answer is correct if it is any of the record's labels, and then counts for that class; any
     other answer counts as a confusion of the record's first label with the answer.
 
     Args:
-        labels: ``(N, 9)`` of 0 and 1, the classes in the challenge's order.
+        labels: ``(N, 9)`` of 0 and 1, the nine classes in the challenge's order.
         first_labels: ``(N,)`` 0-based.
         answers: ``(N,)`` 0-based.
+        counts: ``(R, N)``; None for a single resample with every record once.
 
-    Raises:
-        PredictionsError: if shapes disagree, there are not nine classes, or a first label is
-            unknown.
+    Returns:
+        ``f1`` ``(R, 9)``, the F1 of each class, NaN for a class that is neither the truth nor the
+        answer of any record; ``score`` ``(R,)``, their mean, NaN unless all nine classes occur; and
+        ``(R,)`` the F1 of each of :data:`CPSC_GROUPS` by its name.
     """
-    values = _cpsc_scores(labels, first_labels, answers, _once(labels))
-    return CPSCScore(
-        score=float(values["score"][0]),
-        f1=values["f1"][0],
-        groups={name: float(values[name][0]) for name in CPSC_GROUPS},
-    )
+    labels, answers = np.asarray(labels), np.asarray(answers)
+    if labels.shape[1:] != (9,):
+        raise PredictionsError(
+            f"the CPSC 2018 score needs the challenge's nine classes, not {labels.shape[1:]}."
+        )
+    counts = _once(labels) if counts is None else counts
+    called = one_hot(answers, 9)
+    _require_fit(labels, called)
+    right = np.take_along_axis(labels, answers[:, None], axis=1) > 0
+    rows = np.where(right, called, one_hot(first_labels, 9)).astype(np.float64)
+    hits = counts @ (rows * called)
+    margins = counts @ rows + counts @ called
+    f1 = _ratio(2 * hits, margins, undefined=np.nan)
+    everywhere = bool((rows + called).any(axis=0).all())
+    scores = {"score": _mean_over_defined(f1) if everywhere else np.full(len(f1), np.nan), "f1": f1}
+    for name, group in CPSC_GROUPS.items():
+        members = list(group)
+        scores[name] = _ratio(
+            2 * hits[:, members].sum(axis=1), margins[:, members].sum(axis=1), undefined=np.nan
+        )
+    return scores
 
 
 def confusion_matrix(
-    first_labels: np.ndarray, answers: np.ndarray, *, num_classes: int, normalise: bool = False
+    first_labels: np.ndarray, answers: np.ndarray, *, num_classes: int
 ) -> np.ndarray:
-    """Count the records of each true class (rows) by the predicted class (columns).
-
-    Args:
-        first_labels: ``(N,)`` 0-based, the truth.
-        answers: ``(N,)`` 0-based.
-        num_classes: number of classes C.
-        normalise: divide each row by its sum (MRM-Net, Fig. 5, transposed).
-
-    Returns:
-        ``(C, C)``, int64; or float64 if normalised, with NaN in the row of a class without records.
-
-    Raises:
-        PredictionsError: if a class is unknown or out of range, or the lengths differ.
-    """
+    """Count the records of each true class (rows) by the predicted class: ``(C, C)`` int64."""
     truth, called = one_hot(first_labels, num_classes), one_hot(answers, num_classes)
     _require_fit(truth, called)
-    matrix = truth.astype(np.int64).T @ called
-    if normalise:
-        return _ratio(matrix, matrix.sum(axis=1, keepdims=True), undefined=np.nan)
-    return matrix
+    return truth.astype(np.int64).T @ called
 
 
 # --- All of them, with intervals -------------------------------------------------------------
@@ -405,9 +304,6 @@ def all_scores(
         ``brier_score``, ``cpsc_score``, ``cpsc_AF`` and so on for the other :data:`CPSC_GROUPS`;
         and arrays ``(R, C)``: ``class_f1``, for the kind of answer that the network gives, and
         ``class_auc``.
-
-    Raises:
-        PredictionsError: if shapes disagree or a probability is NaN or infinite.
     """
     _require_fit(labels, probabilities)
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
@@ -437,7 +333,7 @@ def all_scores(
     scores["record_f1"] = counts @ _record_f1(labels, probabilities) / totals
     scores["label_accuracy"] = counts @ _record_accuracy(labels, probabilities) / totals
     if cpsc and first_labels is not None:
-        values = _cpsc_scores(labels, first_labels, probabilities.argmax(axis=1), counts)
+        values = cpsc_scores(labels, first_labels, probabilities.argmax(axis=1), counts)
         scores |= {f"cpsc_{name}": value for name, value in values.items() if name != "f1"}
     return scores
 
@@ -611,31 +507,6 @@ def _record_f1(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 def _record_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return ((np.asarray(probabilities) >= 0.5) == (np.asarray(labels) > 0)).mean(axis=1)
-
-
-def _cpsc_scores(
-    labels: np.ndarray, first_labels: np.ndarray, answers: np.ndarray, counts: np.ndarray
-) -> dict[str, np.ndarray]:
-    labels, answers = np.asarray(labels), np.asarray(answers)
-    if labels.shape[1:] != (9,):
-        raise PredictionsError(
-            f"the CPSC 2018 score needs the challenge's nine classes, not {labels.shape[1:]}."
-        )
-    called = one_hot(answers, 9)
-    _require_fit(labels, called)
-    right = np.take_along_axis(labels, answers[:, None], axis=1) > 0
-    rows = np.where(right, called, one_hot(first_labels, 9)).astype(np.float64)
-    hits = counts @ (rows * called)
-    margins = counts @ rows + counts @ called
-    f1 = _ratio(2 * hits, margins, undefined=np.nan)
-    everywhere = bool((rows + called).any(axis=0).all())
-    scores = {"score": _mean_over_defined(f1) if everywhere else np.full(len(f1), np.nan), "f1": f1}
-    for name, group in CPSC_GROUPS.items():
-        members = list(group)
-        scores[name] = _ratio(
-            2 * hits[:, members].sum(axis=1), margins[:, members].sum(axis=1), undefined=np.nan
-        )
-    return scores
 
 
 # --- Arithmetic ------------------------------------------------------------------------------
