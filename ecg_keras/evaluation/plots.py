@@ -1,5 +1,8 @@
 """Figures of scores and explanations: each function returns a Matplotlib ``Figure``.
 
+Throughout, C is the number of classes, named by ``class_names``; ``labels`` and ``truth`` are
+``(N, C)`` of 0 and 1, ``probabilities`` is ``(N, C)``.
+
 Pyplot is not used, so drawing leaves no global state and needs no display.  Most colours are from
 the palette of Okabe and Ito, which is safe for colour-blind readers.
 """
@@ -12,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -98,27 +100,13 @@ def plot_confusion_matrix(matrix: np.ndarray, class_names: tuple[str, ...]) -> F
 
 
 def plot_roc(labels: np.ndarray, probabilities: np.ndarray, class_names: tuple[str, ...]) -> Figure:
-    """Draw the ROC curve of each class, or the mean and spread if there are many classes.
-
-    Args:
-        labels: ``(N, C)`` of 0 and 1.
-        probabilities: ``(N, C)``.
-        class_names: the C classes.
-    """
-
-    def curve(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        false_positive_rate, true_positive_rate, _ = roc_curve(truth, scores)
-        return false_positive_rate, true_positive_rate
-
-    def chance(axes: Axes, _prevalence: float) -> None:
-        axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1.2)
-
+    """Draw the ROC curve of each class, or the mean and spread if there are many classes."""
     return _plot_curves(
         labels,
         probabilities,
         class_names,
-        curve=curve,
-        chance=chance,
+        curve=lambda truth, scores: roc_curve(truth, scores)[:2],
+        chance=lambda prevalence: (0, 1),
         areas=class_auc(labels, probabilities),
         area_name="AUC",
         x_name="1 − specificity",
@@ -130,20 +118,11 @@ def plot_roc(labels: np.ndarray, probabilities: np.ndarray, class_names: tuple[s
 def plot_precision_recall(
     labels: np.ndarray, probabilities: np.ndarray, class_names: tuple[str, ...]
 ) -> Figure:
-    """Draw the precision-recall curve of each class, or the mean and spread if there are many.
-
-    Args:
-        labels: ``(N, C)`` of 0 and 1.
-        probabilities: ``(N, C)``.
-        class_names: the C classes.
-    """
+    """Draw the precision-recall curve of each class, or the mean and spread if there are many."""
 
     def curve(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         precision, recall, _ = precision_recall_curve(truth, scores)
         return recall[::-1], precision[::-1]
-
-    def chance(axes: Axes, prevalence: float) -> None:
-        axes.axhline(prevalence, color=_GREY, linestyle=":", linewidth=1.2)
 
     both = (np.sum(labels, axis=0) > 0) & (np.sum(labels, axis=0) < len(labels))
     return _plot_curves(
@@ -151,7 +130,7 @@ def plot_precision_recall(
         probabilities,
         class_names,
         curve=curve,
-        chance=chance,
+        chance=lambda prevalence: (prevalence, prevalence),
         areas=np.where(both, class_average_precision(labels, probabilities), np.nan),
         area_name="AP",
         x_name="recall",
@@ -164,13 +143,7 @@ def plot_precision_recall(
 def plot_reliability(
     truth: np.ndarray, probabilities: np.ndarray, class_names: tuple[str, ...]
 ) -> Figure:
-    """Draw a reliability diagram of each class, or of all pooled if there are many classes.
-
-    Args:
-        truth: ``(N, C)`` of 0 and 1.
-        probabilities: ``(N, C)``.
-        class_names: the C classes.
-    """
+    """Draw a reliability diagram of each class, or of all pooled if there are many classes."""
     together = len(class_names) > MOST_PANELS
     names = (f"all {len(class_names)} classes",) if together else class_names
     with rc_context(_STYLE):
@@ -398,15 +371,19 @@ def _plot_curves(
     class_names: tuple[str, ...],
     *,
     curve: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
-    chance: Callable[[Axes, float], None],
+    chance: Callable[[float], tuple[float, float]],
     areas: np.ndarray,
     area_name: str,
     x_name: str,
     y_name: str,
     drawstyle: str,
 ) -> Figure:
-    """Draw one kind of curve in a panel per class, or the mean if there are many classes."""
+    """Draw one kind of curve in a panel per class, or the mean if there are many classes.
+
+    ``chance`` gives the left and right end of the dotted line from the prevalence of the class.
+    """
     labels = np.asarray(labels)
+    dotted = {"color": _GREY, "linestyle": ":", "linewidth": 1.2}
     drawable = [c for c, area in enumerate(areas) if np.isfinite(area)]
     curves = {c: curve(labels[:, c], probabilities[:, c]) for c in drawable}
     panels = len(class_names) if len(class_names) <= MOST_PANELS else 1
@@ -417,7 +394,7 @@ def _plot_curves(
                 for x, y in curves.values():
                     axes.plot(x, y, color=_GREY, alpha=0.55, linewidth=0.7, drawstyle=drawstyle)
                 if c in curves:
-                    chance(axes, float(labels[:, c].mean()))
+                    axes.plot([0, 1], chance(labels[:, c].mean()), **dotted)
                     axes.plot(*curves[c], color=_BLUE, linewidth=2.2, drawstyle=drawstyle)
                     axes.set_title(f"{class_names[c]}  {area_name} {areas[c]:.3f}")
                 else:
@@ -429,7 +406,7 @@ def _plot_curves(
             steps = np.linspace(0, 1, 201)
             onto_steps = _interpolate if drawstyle == "default" else _step
             values = np.array([onto_steps(steps, x, y) for x, y in curves.values()])
-            chance(axes, float(labels[:, drawable].mean()))
+            axes.plot([0, 1], chance(labels[:, drawable].mean()), **dotted)
             low, high = np.percentile(values, [10, 90], axis=0)
             axes.fill_between(
                 steps, low, high, color=_SKY, alpha=0.3, linewidth=0, label="middle 80 % of classes"

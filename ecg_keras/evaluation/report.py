@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -19,7 +20,6 @@ from data_prep.labels import CPSC_CLASSES, known_first_labels, one_hot
 from ecg_keras.evaluation import plots, scores
 from ecg_keras.evaluation.document import (
     Block,
-    Cell,
     Definitions,
     Estimate,
     Facts,
@@ -32,14 +32,7 @@ from ecg_keras.evaluation.document import (
     page,
 )
 from ecg_keras.evaluation.predictions import Predictions
-from ecg_keras.model.origin import (
-    CHOSE,
-    TRAINED,
-    UNKNOWN,
-    UNSEEN,
-    facts_rows,
-    generated_notice,
-)
+from ecg_keras.model.origin import CHOSE, TRAINED, UNKNOWN, UNSEEN, facts_rows, generated_notice
 
 # Title and definition of each overall score, in the order of the report.
 SCORES = {
@@ -70,10 +63,7 @@ SCORES = {
         "Mean F1 of the nine classes by the challenge's rule: the most probable class is correct if"
         " it is any of the record's labels, and otherwise counts as a confusion with the first.",
     ),
-    "cpsc_AF": (
-        "CPSC 2018, AF",
-        "The challenge's Faf: the F1 of AF.",
-    ),
+    "cpsc_AF": ("CPSC 2018, AF", "The challenge's Faf: the F1 of AF."),
     "cpsc_Block": (
         "CPSC 2018, block",
         "The challenge's Fblock: the F1 of I-AVB, LBBB and RBBB taken together.",
@@ -114,8 +104,6 @@ SCORES = {
         " inflates it.",
     ),
 }
-
-_Scores = dict[str, np.ndarray]
 
 _CLASS_COLUMNS = (
     ("Support", "Number of records with the class, by the labels used for precision and recall."),
@@ -177,10 +165,6 @@ class Result:
         assert self.predictions.labels is not None
         return self.predictions.labels
 
-    def scores_of(self, counts: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Compute :func:`scores.all_scores` of these predictions for ``counts``."""
-        return _scores_of(self.predictions, self.first_labels, counts)
-
 
 def score_predictions(
     predictions: Predictions,
@@ -219,9 +203,9 @@ def score_predictions(
     first_labels = known_first_labels(kept.labels, kept.first_labels)
 
     values = _scores_of(kept, first_labels)
-    with _progress(f"resampling {name}", resamples) as step:
+    with _progress(f"resampling {name}", resamples) as score:
         intervals = scores.bootstrap_intervals(
-            lambda counts: step(_scores_of(kept, first_labels, counts), len(counts)),
+            lambda counts: score(kept, first_labels, counts),
             groups=kept.groups,
             resamples=resamples,
             seed=seed,
@@ -321,25 +305,22 @@ def compare(base: Result, other: Result, *, resamples: int, seed: int) -> Differ
         classes and labels.
     """
     order = np.argsort(base.predictions.ids), np.argsort(other.predictions.ids)
-    first, second = (
-        replace(result, predictions=_rows(result.predictions, rows), first_labels=None)
-        for result, rows in zip((base, other), order, strict=True)
-    )
+    first, second = _rows(base.predictions, order[0]), _rows(other.predictions, order[1])
     if (
-        first.predictions.class_names != second.predictions.class_names
-        or not np.array_equal(first.predictions.ids, second.predictions.ids)
-        or not np.array_equal(first.labels, second.labels)
+        first.class_names != second.class_names
+        or not np.array_equal(first.ids, second.ids)
+        or not np.array_equal(base.labels[order[0]], other.labels[order[1]])
     ):
         return None
+    of_base, of_other = None, None
     if base.first_labels is not None and other.first_labels is not None:
-        first = replace(first, first_labels=base.first_labels[order[0]])
-        second = replace(second, first_labels=other.first_labels[order[1]])
+        of_base, of_other = base.first_labels[order[0]], other.first_labels[order[1]]
 
-    with _progress(f"comparing {other.name} with {base.name}", 2 * resamples) as step:
+    with _progress(f"comparing {other.name} with {base.name}", 2 * resamples) as score:
         intervals = scores.paired_bootstrap(
-            lambda counts: step(first.scores_of(counts), len(counts)),
-            lambda counts: step(second.scores_of(counts), len(counts)),
-            groups=first.predictions.groups,
+            lambda counts: score(first, of_base, counts),
+            lambda counts: score(second, of_other, counts),
+            groups=first.groups,
             resamples=resamples,
             seed=seed,
         )
@@ -442,10 +423,8 @@ def write_report(
 
 def summary(results: Sequence[Result]) -> str:
     """Format the overall scores as a small table for the terminal."""
-    rows = [["", *(result.name for result in results)]]
-    for key, (title, _) in SCORES.items():
-        if any(key in result.values for result in results):
-            rows.append([title, *(str(_estimate(result, key)) for result in results)])
+    table = _score_table(results)
+    rows = [["", *table.header[1:]], *([*map(str, row)] for row in table.rows)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -595,20 +574,19 @@ def _remarks(result: Result) -> Iterator[str]:
 
 
 def _class_table(result: Result) -> Table:
-    rows = []
-    for c, name in enumerate(result.predictions.class_names):
-        cells: list[Cell] = [
-            name,
-            f"{result.classes.support[c]:,}",
-            Estimate(float(result.classes.f1[c]), *result.intervals["class_f1"][c].tolist()),
-            Estimate(float(result.class_auc[c]), *result.intervals["class_auc"][c].tolist()),
-            Estimate(float(result.average_precision[c])),
-        ]
-        rows.append(tuple(cells))
     return Table(
         f"Each class: F1 of {_answers(result)}; AUC and AP of the probabilities against all labels",
         ("Class", "Support", "F1", "AUC", "AP"),
-        tuple(rows),
+        tuple(
+            (
+                name,
+                f"{result.classes.support[c]:,}",
+                Estimate(float(result.classes.f1[c]), *result.intervals["class_f1"][c].tolist()),
+                Estimate(float(result.class_auc[c]), *result.intervals["class_auc"][c].tolist()),
+                Estimate(float(result.average_precision[c])),
+            )
+            for c, name in enumerate(result.predictions.class_names)
+        ),
     )
 
 
@@ -806,15 +784,15 @@ def _class_rows(result: Result) -> Iterator[dict[str, str | int | float | None]]
 
 
 @contextmanager
-def _progress(what: str, steps: int) -> Iterator[Callable[[_Scores, int], _Scores]]:
-    """Yield a function that advances a progress bar and returns its first argument."""
+def _progress(what: str, steps: int) -> Iterator[Callable[..., dict[str, np.ndarray]]]:
+    """Yield :func:`_scores_of`, made to advance a progress bar by the number of resamples."""
     with tqdm(total=steps, desc=what, leave=False) as bar:
 
-        def step(values: _Scores, done: int) -> _Scores:
-            bar.update(done)
-            return values
+        def score(*args: Any) -> dict[str, np.ndarray]:
+            bar.update(len(args[-1]))
+            return _scores_of(*args)
 
-        yield step
+        yield score
 
 
 # --- Small parts -----------------------------------------------------------------------------
@@ -836,18 +814,10 @@ def _scores_of(
 
 
 def _rows(predictions: Predictions, rows: np.ndarray) -> Predictions:
-    labels, first_labels = predictions.labels, predictions.first_labels
-    patients = predictions.patients
-    return replace(
-        predictions,
-        ids=predictions.ids[rows],
-        probabilities=predictions.probabilities[rows],
-        members=predictions.members[:, rows],
-        labels=None if labels is None else labels[rows],
-        first_labels=None if first_labels is None else first_labels[rows],
-        patients=None if patients is None else patients[rows],
-        seen=None if predictions.seen is None else predictions.seen[rows],
-    )
+    by_record = ("ids", "probabilities", "labels", "first_labels", "patients", "seen")
+    known = {name: array for name in by_record if (array := getattr(predictions, name)) is not None}
+    chosen: dict[str, Any] = {name: array[rows] for name, array in known.items()}
+    return replace(predictions, members=predictions.members[:, rows], **chosen)
 
 
 def _seen_counts(predictions: Predictions) -> dict[str, int] | None:
