@@ -8,13 +8,11 @@ import numpy as np
 from data_prep.records import Record
 from ecg_keras.explanation.methods import (
     Attention,
-    ExplainableModel,
     Explanation,
     View,
     explain,
+    explainable,
     in_twelve,
-    require_one_form,
-    view,
 )
 from ecg_keras.model.backend import keras
 from ecg_keras.model.model_files import ECGModel
@@ -37,10 +35,7 @@ class Explainer:
     """
 
     def __init__(self, models: Sequence[ECGModel]) -> None:
-        require_one_form(models)
-        self.models = [
-            ExplainableModel(model, attention_network(model.network)) for model in models
-        ]
+        self.models = explainable(models, attention_network)
         self._step = 2 ** len(models[0].network.get_layer("f_cnn").kernel_sizes)
 
     def explain(self, record: Record) -> Explanation:
@@ -56,17 +51,15 @@ class Explainer:
         Raises:
             RecordError: if the recording cannot be used.
         """
-        seen = view(record, self.models[0].contract)
-        outputs = [model.with_attention(seen.signal) for model in self.models]
-        weights = {
-            name: np.mean([weights[name] for _, weights in outputs], axis=0)
-            for name in outputs[0][1]
-        }
-        attention = tuple(self._attention(seen, name, alpha) for name, alpha in weights.items())
-        answers = [answer for answer, _ in outputs]
-        return explain(self.models, seen, attention=attention, answers=answers)
+        return explain(
+            self.models,
+            record,
+            attention=lambda seen, weights: tuple(
+                self._attention(seen, alpha) for alpha in weights.values()
+            ),
+        )
 
-    def _attention(self, seen: View, name: str, alpha: np.ndarray) -> Attention:
+    def _attention(self, seen: View, alpha: np.ndarray) -> Attention:
         """Draw weights ``(time, branch)`` along the recording, relative to uniform weights."""
         edges = step_edges(len(alpha), self._step)
         inside = alpha[edges[:-1] < seen.recorded]

@@ -6,15 +6,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.records import Record
-from ecg_keras.explanation.methods import (
-    Attention,
-    ExplainableModel,
-    Explanation,
-    View,
-    explain,
-    require_one_form,
-    view,
-)
+from ecg_keras.explanation.methods import Attention, Explanation, View, explain, explainable
 from ecg_keras.model.backend import keras
 from ecg_keras.model.model_files import ECGModel
 
@@ -38,10 +30,7 @@ class Explainer:
     """
 
     def __init__(self, models: Sequence[ECGModel]) -> None:
-        require_one_form(models)
-        self.models = [
-            ExplainableModel(model, attention_network(model.network)) for model in models
-        ]
+        self.models = explainable(models, attention_network)
 
     def explain(self, record: Record) -> Explanation:
         """Explain the prediction for one recording.
@@ -56,23 +45,18 @@ class Explainer:
         Raises:
             RecordError: if the recording cannot be used.
         """
-        seen = view(record, self.models[0].contract)
-        outputs = [model.with_attention(seen.signal) for model in self.models]
-        weights = {
-            name: np.mean([weights[name] for _, weights in outputs], axis=0)
-            for name in outputs[0][1]
-        }
-        branches = [name for name in _SAMPLES if f"{name}_spatial" in weights]
         return explain(
             self.models,
-            seen,
-            attention=tuple(
-                _attention(seen, name, weights[f"{name}_spatial"][:, 0]) for name in branches
+            record,
+            attention=lambda seen, weights: tuple(
+                _attention(seen, name, weights[f"{name}_spatial"][:, 0])
+                for name in _SAMPLES
+                if f"{name}_spatial" in weights
             ),
-            answers=[answer for answer, _ in outputs],
-            channels={
-                name: np.stack([weights[f"{name}_channel"][0] for _, weights in outputs])
-                for name in branches
+            channels=lambda weights: {
+                name: weights[f"{name}_channel"][:, 0]
+                for name in _SAMPLES
+                if f"{name}_channel" in weights
             },
         )
 

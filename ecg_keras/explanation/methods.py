@@ -279,16 +279,14 @@ class ExplainableModel:
         return gradients[: len(signals)]
 
 
-def _filled(signals: np.ndarray) -> Any:
-    """Repeat the last signal until the batch is full."""
-    from ecg_keras.model.backend import tf
+def explainable(
+    models: Sequence[ECGModel], attention_network: Callable[[Any], Callable[[Any], tuple[Any, Any]]]
+) -> list[ExplainableModel]:
+    """Return the networks of an ensemble, each with its attention weights and gradients.
 
-    missing = _BATCH - len(signals)
-    return tf.constant(np.pad(signals, ((0, missing), (0, 0), (0, 0)), mode="edge"))
-
-
-def require_one_form(models: Sequence[ECGModel]) -> None:
-    """Check that the explanations of several networks can be averaged.
+    Args:
+        models: the ensemble.
+        attention_network: extends a network to output its attention weights too.
 
     Raises:
         OptionError: naming two models that differ in the form of input.
@@ -299,6 +297,15 @@ def require_one_form(models: Sequence[ECGModel]) -> None:
                 f"{model.path} and {models[0].path} take signals of different rate, length or"
                 " leads, so their explanations cannot be averaged; explain with one of them."
             )
+    return [ExplainableModel(model, attention_network(model.network)) for model in models]
+
+
+def _filled(signals: np.ndarray) -> Any:
+    """Repeat the last signal until the batch is full."""
+    from ecg_keras.model.backend import tf
+
+    missing = _BATCH - len(signals)
+    return tf.constant(np.pad(signals, ((0, missing), (0, 0), (0, 0)), mode="edge"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -359,28 +366,30 @@ def in_twelve(values: np.ndarray, leads: Sequence[str]) -> np.ndarray:
 
 def explain(
     models: Sequence[ExplainableModel],
-    seen: View,
+    record: Record,
     *,
-    attention: tuple[Attention, ...],
-    answers: Sequence[dict[str, np.ndarray]],
-    channels: dict[str, np.ndarray] | None = None,
-    steps: int = 64,
-    seed: int = 0,
+    attention: Callable[[View, dict[str, np.ndarray]], tuple[Attention, ...]],
+    channels: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda weights: {},
 ) -> Explanation:
-    """Compute the parts of an explanation that do not depend on the kind of network.
+    """Explain the answer of an ensemble to a recording.
 
     Args:
         models: the networks of the ensemble.
-        seen: the recording.
-        attention: attention weights over time.
-        answers: for each network, its probabilities for the recording by head.
-        channels: weights of the feature channels, ``(M, channels)``, by name of the attention.
-        steps: number of steps of integrated gradients.
-        seed: seed of the random orders of the deletion test.
+        record: from :func:`data_prep.records.read_record`.
+        attention: makes attention weights over time of the recording, as the networks see it, and
+            of the attention weights by name, mean over the ensemble.
+        channels: picks the weights of the feature channels, ``(M, channels)`` by name of the
+            attention, from the weights ``(M, ...)`` of all networks.
 
     Returns:
         The explanation.
+
+    Raises:
+        RecordError: if the recording cannot be used.
     """
+    seen = view(record, models[0].contract)
+    answers, by_model = zip(*(model.with_attention(seen.signal) for model in models), strict=True)
+    weights = {name: np.stack([each[name] for each in by_model]) for name in by_model[0]}
     contract = models[0].contract
     members = np.stack([answer["diagnosis"] for answer in answers])
     heads = [name for name in answers[0] if name != "diagnosis"]
@@ -393,34 +402,27 @@ def explain(
         thresholds=np.mean([model.contract.thresholds for model in models], axis=0),
         members=members,
         seconds=seen.seconds,
-        attention=attention,
+        attention=attention(seen, {name: each.mean(axis=0) for name, each in weights.items()}),
         heads={name: np.mean([answer[name] for answer in answers], axis=0) for name in heads},
         without_lead=_mean_probabilities(models, silenced),
         relevances=(),
-        channels=channels or {},
+        channels=channels(weights),
         models=tuple(model.facts for model in models),
     )
     chosen = [contract.class_names.index(name) for name in partial.found]
     chosen = chosen or [int(partial.probabilities.argmax())]
     return replace(
-        partial,
-        relevances=tuple(
-            relevance(models, seen, c, steps=steps, seed=seed) for c in chosen[:MOST_CLASSES]
-        ),
+        partial, relevances=tuple(relevance(models, seen, c) for c in chosen[:MOST_CLASSES])
     )
 
 
-def relevance(
-    models: Sequence[ExplainableModel], seen: View, chosen: int, *, steps: int = 64, seed: int = 0
-) -> Relevance:
+def relevance(models: Sequence[ExplainableModel], seen: View, chosen: int) -> Relevance:
     """Compute which cells made a class probable, and apply the deletion test.
 
     Args:
         models: the networks of the ensemble; the score is their mean probability.
         seen: the recording.
         chosen: index of the class.
-        steps: number of steps of integrated gradients.
-        seed: seed of the random orders of the deletion test.
 
     Returns:
         Relevance of cells of 0.1 s of one lead, relative to a flat line.
@@ -434,13 +436,13 @@ def relevance(
     def gradient(signals: np.ndarray) -> np.ndarray:
         return np.mean([model.gradient(signals, chosen) for model in models], axis=0)
 
-    marks = integrated_gradients(gradient, seen.signal, baseline, steps=steps)
+    marks = integrated_gradients(gradient, seen.signal, baseline)
     cells = max(1, round(seen.seconds / CELL))
     edges = np.linspace(0, seen.recorded, cells + 1).round().astype(int)
     sums = cell_sums(marks, edges)
     ends = score(np.stack([seen.signal, baseline]))
     total = float(ends[0] - ends[1])
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     orders = [sums, *(random.random(sums.shape) for _ in range(_RANDOM_ORDERS))]
     curves = [deletion_curve(score, seen.signal, baseline, edges, order) for order in orders]
     name = contract.class_names[chosen]
