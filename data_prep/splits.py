@@ -60,15 +60,8 @@ def random_folds(
     Args:
         num_records: how many records; fold sizes differ by at most one record.
         seed: of the assignment; the same seed and number give the same folds.
-        num_folds: how many folds, 2 or more.
-        patients: str ``(records,)``, ``""`` if unknown: all records of a patient get the same
-            fold.
-
-    Returns:
-        int16 ``(records,)``, 1 to ``num_folds``.
-
-    Raises:
-        StoreError: if there are fewer records, or patients, than folds.
+        num_folds: as for :func:`stratified_folds`, like the patients, the result and the errors.
+        patients: str ``(records,)``.
     """
     if patients is not None:
         groups = _groups(patients)

@@ -152,25 +152,11 @@ def build_branchnet(
 ) -> Any:
     """Build BranchNet on all leads at once, the baseline of Table IV.
 
-    Args:
-        input_length: L, samples of the input.
-        num_leads: number of channels of the branch.
-        num_classes: C.
-        filters: number of filters of every convolution.
-        gru_units: of each direction of the GRU.
-        dropout: fraction dropped after each block, after the GRU and after the attention.
-        single_label: one label per record, by softmax, as in the paper.  False is our extension
-            to records with several labels: each class has its own probability, by sigmoid, and
-            :func:`compile_model` uses binary instead of categorical cross-entropy.
-        contract: description of input and output in the model file; by default
-            :func:`default_contract`.
+    Arguments and errors are those of :func:`build_model`; all leads are channels of one branch.
 
     Returns:
         A model from ``signal`` ``(batch, input_length, num_leads)`` in millivolts to
         ``{"diagnosis": (batch, num_classes)}``.
-
-    Raises:
-        OptionError: if the contract contradicts the other arguments.
     """
     contract = contract or default_contract(
         network="BranchNet",

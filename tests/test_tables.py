@@ -4,19 +4,13 @@ import math
 import re
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ecg_keras.evaluation.document import Estimate
-from ecg_keras.papers.tables import (
-    ResultTable,
-    Spread,
-    as_csv,
-    as_markdown,
-    as_text,
-    published,
-    write_table,
-)
+from ecg_keras.papers.reproduction import Reproduction, write_trial_store
+from ecg_keras.papers.tables import ResultTable, Spread, as_csv, as_markdown, as_text, write_table
 
 NAN = math.nan
 
@@ -71,9 +65,12 @@ class TestCaption:
         assert scored.caption in as_markdown(scored)
         assert "Selected" not in table(scored="on test").caption
 
-    def test_published_figures_on_other_data_are_marked(self) -> None:
-        assert published(same_data=True) == "published"
-        assert published(same_data=False) == "published (other data)"
+    def test_published_figures_on_other_data_are_marked(self, tmp_path: Path) -> None:
+        form: dict[str, Any] = {"fs": 100, "tasks": ("cpsc2018",), "records": 9, "folds": 3}
+        store = write_trial_store(tmp_path / "s.h5", dataset="cpsc2018", **form)
+        heading = Reproduction(store, tmp_path, 10, None).published_heading
+        assert heading({"cpsc2018": (9, 10)}) == "published"
+        assert heading({"cpsc2018": (10,), "ptb-xl": (9,)}) == "published (other data)"
 
 
 def test_markdown_has_all_cells_and_notes() -> None:

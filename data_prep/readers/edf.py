@@ -45,7 +45,9 @@ def read_edf(path: Path, *, bdf: bool = False) -> Tracing:
             values=values.astype(np.float64),
             units=tuple(signal.physical_dimension for signal in signals),
             fs=float(rates.pop()) if rates else math.nan,
-            age=_edf_age(edf),
+            age=years_between(
+                _edf_field(edf.patient, "birthdate"), _edf_field(edf.recording, "startdate")
+            ),
             sex=_edf_field(edf.patient, "sex") or "",
         )
     except Exception as error:  # whatever the error, this file is not readable
@@ -81,9 +83,3 @@ def _edf_field(of: Any, name: str) -> Any:
         return getattr(of, name)
     except Exception:
         return None
-
-
-def _edf_age(edf: Any) -> float:
-    return years_between(
-        _edf_field(edf.patient, "birthdate"), _edf_field(edf.recording, "startdate")
-    )

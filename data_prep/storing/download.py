@@ -6,7 +6,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -111,7 +111,8 @@ def main(
     if of_table:
         _cut(out / _TABLE, of_table)
         files = _with_table(files, sha256_of(out / _TABLE))
-    _write_sums(out, files)
+    with written_whole(out / SUMS) as part:  # in the format of sha256sum, for ecg-build --check
+        part.write_text("".join(f"{file.sha256}  {file.place}\n" for file in files))
     print(
         f"{out}: {len(files)} files of {dataset} are complete and checked, {fetched} of them new."
     )
@@ -459,12 +460,6 @@ def _reason(error: Exception) -> str:
     # requests nests its errors; the innermost is readable.
     found = re.search(r"\[Errno -?\d+\] ([^'\")]+)", str(error))
     return found[1] if found else type(error).__name__
-
-
-def _write_sums(out: Path, files: Iterable[_File]) -> None:
-    """List the folder's files in the format of ``sha256sum``, for ``ecg-build --check``."""
-    with written_whole(out / SUMS) as part:
-        part.write_text("".join(f"{file.sha256}  {file.place}\n" for file in files))
 
 
 def command() -> None:

@@ -149,9 +149,10 @@ def table_lines(answers: Answers) -> Iterable[str]:
         The lines, in ASCII except for the names of recordings and classes.
     """
     shown = answers.answers[:_SHOWN]
+    threshold = "" if shown[0].single_label else ", threshold"
     columns = [
         ["recording", *(answer.record for answer in shown)],
-        [_found_heading(shown[0]), *(found_text(answer) for answer in shown)],
+        [f"found (probability{threshold})", *(found_text(answer) for answer in shown)],
     ]
     if answers.labelled:
         columns.append(["labels", *(_listed(answer.true_labels or ()) for answer in shown)])
@@ -163,10 +164,6 @@ def table_lines(answers: Answers) -> Iterable[str]:
         yield "  ".join(cells).rstrip()
     if len(answers) > _SHOWN:
         yield f"and {len(answers) - _SHOWN:,} more"
-
-
-def _found_heading(answer: Answer) -> str:
-    return "found (probability)" if answer.single_label else "found (probability, threshold)"
 
 
 def found_text(answer: Answer) -> str:

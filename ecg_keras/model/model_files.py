@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from data_prep.errors import ModelFileError, OptionError, RecordError
+from data_prep.readers.record import reason
 from data_prep.records import Record
 from data_prep.signals import prepare
 from ecg_keras.evaluation.answers import Answer, Answers
@@ -241,7 +242,7 @@ def load_model(path: str | Path, *, networks: tuple[str, ...] | None = None) -> 
                 " provides; install the package that trained it."
             ) from error
         raise ModelFileError(
-            f"{path} is broken ({_first_line(error)}); copy it again or train again."
+            f"{path} is broken ({reason(error)}); copy it again or train again."
         ) from error
     _require_sizes(path, model, contract)
     return ECGModel(model, contract, path, layer.origin)
@@ -405,8 +406,3 @@ def _read_contract(path: Path) -> SignalContract:
             f"{path} carries a contract that this release cannot read ({why}); copy the file again,"
             " open it with the release that trained it, or train again."
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")[:160]

@@ -136,19 +136,15 @@ class Origin:
                 dataset = f"{first.dataset} and {dataset}"
             again = self.before.seen(self.trained, self.dataset) == TRAINED
             trained += first.trained - int(again.sum())
+        same = ("version", "commit", "date", "epoch", "monitor", "score")
         return ModelFacts(
             file=file,
-            version=self.version,
-            commit=self.commit,
-            date=self.date,
             dataset=dataset,
             sources=sources,
             generated=generated,
             trained=trained,
             chose=len(self.chose),
-            epoch=self.epoch,
-            monitor=self.monitor,
-            score=self.score,
+            **{name: getattr(self, name) for name in same},
         )
 
     def to_config(self) -> dict[str, Any]:

@@ -60,11 +60,6 @@ class ResultTable:
         return ". ".join(parts) + "."
 
 
-def published(*, same_data: bool) -> str:
-    """Return the heading of published scores, marked if they were obtained on other data."""
-    return "published" if same_data else "published (other data)"
-
-
 def as_markdown(table: ResultTable) -> str:
     """Format a table as Markdown: caption, rows, notes."""
 

@@ -671,13 +671,17 @@ def predict(
     _require_one_source(records, store, fold, {"csv": csv_file, "fs": fs, "unit": unit})
     inputs = [path for path in (records, csv_file, store, *_files(models)) if path is not None]
     with written_as_one(out, names=FILES, inputs=inputs) as folder, ExitStack() as stack:
+        if store is None:
+            assert records is not None
+            chosen = choose_records(csv_file=csv_file, records=records)
+        else:
+            opened = stack.enter_context(Store(store))
+        ensemble = open_models(models)
+        explainer = explainer_of(ensemble) if explain else None
+        form = _form_of(form, csv_file, ensemble[0].contract.task)
         read: Callable[[str], Record]
         if store is not None:
             assert fold is not None
-            opened = stack.enter_context(Store(store))
-            ensemble = open_models(models)
-            explainer = explainer_of(ensemble) if explain else None
-            form = _form_of(form, None, ensemble[0].contract.task)
             rows = fold_of_store(opened, contract=ensemble[0].contract, fold=fold)
             index = {str(opened.ids[row]): int(row) for row in rows}
 
@@ -686,11 +690,6 @@ def predict(
 
             answered = _predict_fold(ensemble, opened, rows, read, batch_size)
         else:
-            assert records is not None
-            chosen = choose_records(csv_file=csv_file, records=records)
-            ensemble = open_models(models)
-            explainer = explainer_of(ensemble) if explain else None
-            form = _form_of(form, csv_file, ensemble[0].contract.task)
             answered = answer_records(
                 ensemble, list(chosen.items()), batch_size=batch_size, fs=fs, unit=unit
             )

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.errors import OptionError
-from ecg_keras.model.contract import Contract
 from ecg_keras.model.model_files import ECGModel
 
 
@@ -68,7 +67,8 @@ def start_from(network: Any, source: ECGModel) -> Start:
             " model of the same network with --init."
         )
     layers = {layer.name: layer.get_weights() for layer in source.network.layers}
-    heads = () if _same_answers(contract, given) else head_layers(network)
+    answers, answers_given = ((c.class_names, c.single_label) for c in (contract, given))
+    heads = () if answers == answers_given else head_layers(network)
     taken, new = [], []
     for layer in network.layers:
         if not layer.weights:
@@ -87,10 +87,6 @@ def start_from(network: Any, source: ECGModel) -> Start:
             " has, or without --init."
         )
     return Start(tuple(taken), tuple(new))
-
-
-def _same_answers(one: Contract, other: Contract) -> bool:
-    return (one.class_names, one.single_label) == (other.class_names, other.single_label)
 
 
 def freeze_features(network: Any, start: Start) -> None:
