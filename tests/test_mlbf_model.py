@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
+from whole_networks import (
+    require_answers,
+    require_float32_answers_in_bfloat16,
+    require_same_from_file,
+    shake,
+    targets,
+)
 
 from benchmarks.mlbf_plain import build_plain_model, copy_weights, unstacked
 from data_prep.errors import OptionError
@@ -72,23 +79,8 @@ def recordings(
     return signal
 
 
-def shake(model: keras.Model) -> dict[str, NDArray[np.float64]]:
-    """Move what starts at zero or one away from there, return all weights by path."""
-    rng = np.random.default_rng(4)
-    for weight in model.weights:
-        if weight.name in ("gamma", "moving_variance"):
-            weight.assign(rng.uniform(0.5, 1.5, size=weight.shape))
-        elif weight.name in ("beta", "moving_mean") or weight.name.endswith("bias"):
-            weight.assign(rng.uniform(-0.5, 0.5, size=weight.shape))
-    return {weight.path: weight.numpy().astype("float64") for weight in model.weights}
-
-
 def one_hot(count: int, classes: int = CLASSES) -> NDArray[np.float32]:
     return np.eye(classes, dtype="float32")[np.arange(count) % classes]
-
-
-def targets(model: keras.Model, labels: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    return {head: labels for head in model.output}
 
 
 Trained = Callable[..., tuple[dict[str, Any], Gradients]]
@@ -218,8 +210,7 @@ def test_branchnet_answers_as_plain_numpy() -> None:
     for lengths in LENGTHS.values():
         signal = recordings(lengths)
         expected = mlbf_numpy.forward_branchnet(signal.astype("float64"), w)
-        assert np.ptp(expected) > 0.01
-        np.testing.assert_allclose(model(signal)["diagnosis"], expected, rtol=1e-4)
+        require_answers(model, signal, {"diagnosis": expected})
 
 
 def test_without_auxiliary_heads_only_the_diagnosis_remains() -> None:
@@ -246,12 +237,7 @@ def test_answers_are_those_of_plain_numpy(longest: str) -> None:
     ours = build_model(**SMALL)
     w = shake(ours)
     signal = recordings(LENGTHS[longest])
-    expected = mlbf_numpy.forward(signal.astype("float64"), w)
-    answers = ours(signal)
-    assert list(answers) == list(expected)
-    for head, probabilities in expected.items():
-        assert np.ptp(probabilities) > 0.01
-        np.testing.assert_allclose(answers[head], probabilities, rtol=1e-4)
+    require_answers(ours, signal, mlbf_numpy.forward(signal.astype("float64"), w))
 
 
 def test_answers_at_full_size_are_those_of_plain_numpy(full: keras.Model) -> None:
@@ -259,12 +245,7 @@ def test_answers_at_full_size_are_those_of_plain_numpy(full: keras.Model) -> Non
     w = shake(full)
     for lengths in ([15000, 4021], [3000, 1]):
         signal = recordings(lengths, 15000, leads=12)
-        expected = mlbf_numpy.forward(signal.astype("float64"), w)
-        answers = full(signal)
-        assert list(answers) == list(full.output)
-        for head, answer in answers.items():
-            assert answer.dtype == "float32" and np.ptp(expected[head]) > 0.01
-            np.testing.assert_allclose(answer, expected[head], rtol=1e-4)
+        require_answers(full, signal, mlbf_numpy.forward(signal.astype("float64"), w))
 
 
 @pytest.mark.parametrize(
@@ -374,18 +355,11 @@ def test_training_learns_a_tiny_problem() -> None:
 @pytest.mark.parametrize("build", [build_model, build_branchnet])
 def test_file_predicts_as_the_model_it_came_from(build: Any, tmp_path: Path) -> None:
     model = build(**SMALL)
-    shake(model)
-    model.save(tmp_path / "model.keras")
-    again = keras.saving.load_model(tmp_path / "model.keras")
     signal = recordings(LENGTHS["medium"])
-    answers, before = again(signal), model(signal)
-    assert list(answers) == list(before)
-    for head in before:
-        np.testing.assert_array_equal(answers[head], before[head])
-    assert [weight.path for weight in again.weights] == [weight.path for weight in model.weights]
-    assert again.get_layer("contract").contract == model.get_layer("contract").contract
+    require_same_from_file(model, tmp_path / "model.keras", signal)
     opened = load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(opened.network(signal)["diagnosis"], before["diagnosis"])
+    answers, before = opened.network(signal), model(signal)
+    np.testing.assert_array_equal(answers["diagnosis"], before["diagnosis"])
     assert opened.contract == model.get_layer("contract").contract
 
 
@@ -414,24 +388,8 @@ def test_file_predicts_the_same_in_a_fresh_process(tmp_path: Path) -> None:
 
 
 def test_mixed_precision_answers_in_float32() -> None:
-    """bfloat16 inside, and probabilities near those of float32."""
-    plain = build_model(**SMALL)
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        mixed = build_model(**SMALL)
-    finally:
-        keras.config.set_dtype_policy(before)
-    shake(plain)
-    mixed.set_weights(plain.get_weights())
-    assert mixed.get_layer("f_cnn").compute_dtype == "bfloat16"
-    assert {weight.dtype for weight in mixed.trainable_weights} == {"float32"}
-    for lengths in LENGTHS.values():
-        signal = recordings(lengths)
-        expected = plain(signal)
-        for head, answer in mixed(signal).items():
-            assert answer.dtype == "float32"
-            assert 0 < np.abs(answer - expected[head]).max() < 0.02
+    signals = map(recordings, LENGTHS.values())
+    require_float32_answers_in_bfloat16(partial(build_model, **SMALL), *signals, layer="f_cnn")
 
 
 def test_seeds_decide_where_training_starts() -> None:

@@ -1,6 +1,7 @@
 """The whole of MRM-Net: sizes, numbers, losses, training, files."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
+from whole_networks import (
+    require_answers,
+    require_float32_answers_in_bfloat16,
+    require_same_from_file,
+    shake,
+    targets,
+)
 
 from benchmarks.mrm_plain import build_plain_model, copy_weights, plain_path
 from data_prep.errors import OptionError
@@ -42,21 +50,6 @@ def full() -> keras.Model:
 def signals(count: int, length: int = 60) -> NDArray[np.float32]:
     rng = np.random.default_rng(3)
     return rng.normal(size=(count, length, 12)).astype("float32")
-
-
-def shake(model: keras.Model) -> dict[str, NDArray[np.float64]]:
-    """Move every weight away from its start, return all by path."""
-    rng = np.random.default_rng(4)
-    for weight in model.weights:
-        if weight.name in ("gamma", "moving_variance"):
-            weight.assign(rng.uniform(0.5, 1.5, size=weight.shape))
-        elif weight.name in ("beta", "moving_mean", "bias"):
-            weight.assign(rng.uniform(-0.5, 0.5, size=weight.shape))
-    return {weight.path: weight.numpy().astype("float64") for weight in model.weights}
-
-
-def targets(model: keras.Model, labels: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    return {head: labels for head in model.output}
 
 
 def test_sizes_are_the_papers(full: keras.Model) -> None:
@@ -117,21 +110,14 @@ def test_answers_are_those_of_plain_numpy(fusion: Any) -> None:
     model = build_model(**SMALL, fusion=fusion)
     w = shake(model)
     x = signals(2)
-    expected = mrm_numpy.forward(x.astype("float64"), w, fusion=fusion)
-    answers = model(x)
-    assert list(answers) == list(expected)
-    for head, probabilities in expected.items():
-        assert np.ptp(probabilities) > 0.01
-        np.testing.assert_allclose(answers[head], probabilities, rtol=1e-4)
+    require_answers(model, x, mrm_numpy.forward(x.astype("float64"), w, fusion=fusion))
 
 
 @pytest.mark.slow
 def test_answers_at_full_size_are_those_of_plain_numpy(full: keras.Model) -> None:
     w = shake(full)
     x = signals(1, 1000)
-    expected = mrm_numpy.forward(x.astype("float64"), w)
-    for head, answer in full(x).items():
-        np.testing.assert_allclose(answer, expected[head], rtol=1e-4)
+    require_answers(full, x, mrm_numpy.forward(x.astype("float64"), w))
 
 
 def gradients(
@@ -287,36 +273,12 @@ def test_gradients_reach_every_trainable_weight(fusion: Any) -> None:
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_file_predicts_as_the_model_it_came_from(fusion: Any, tmp_path: Path) -> None:
     model = build_model(**SMALL, num_classes=5, fusion=fusion)
-    shake(model)
-    model.save(tmp_path / "model.keras")
-    again = keras.saving.load_model(tmp_path / "model.keras")
-    x = signals(3)
-    answers, before = again(x), model(x)
-    assert list(answers) == list(before)
-    for head in before:
-        np.testing.assert_array_equal(answers[head], before[head])
-    assert again.get_layer("contract").contract == model.get_layer("contract").contract
-    assert [w.path for w in again.weights] == [w.path for w in model.weights]
+    require_same_from_file(model, tmp_path / "model.keras", signals(3))
 
 
 def test_mixed_precision_answers_in_float32() -> None:
-    """bfloat16 inside, and probabilities near those of float32."""
-    x = signals(16)
-    plain = build_model(**SMALL)
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        mixed = build_model(**SMALL)
-    finally:
-        keras.config.set_dtype_policy(before)
-    shake(plain)
-    mixed.set_weights(plain.get_weights())
-    assert mixed.get_layer("low_z").compute_dtype == "bfloat16"
-    assert {weight.dtype for weight in mixed.trainable_weights} == {"float32"}
-    expected = plain(x)
-    for head, answer in mixed(x).items():
-        assert answer.dtype == "float32"
-        assert np.abs(answer - expected[head]).max() < 0.02
+    build = partial(build_model, **SMALL)
+    require_float32_answers_in_bfloat16(build, signals(16), layer="low_z")
 
 
 @pytest.mark.parametrize(
