@@ -19,6 +19,7 @@ from make_records import (
     write_struct,
     write_wfdb,
 )
+from test_commands import exit_of
 
 from data_prep import synthetic
 from data_prep.errors import ECGError, LabelError, OptionError, RecordError, StoreError
@@ -26,7 +27,7 @@ from data_prep.records import read_record
 from data_prep.signals import resample
 from data_prep.splits import random_folds, stratified_folds
 from data_prep.store import Store, _Disk
-from data_prep.storing.build import command, main
+from data_prep.storing.build import main
 
 SETS = [
     {"NORM": 100.0, "SR": 0.0},
@@ -384,13 +385,8 @@ def test_full_disk(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(disk.path))
 
     monkeypatch.setattr(_Disk, "require_written", full)
-    monkeypatch.setattr(
-        sys, "argv", ["ecg-build", "--source", str(source), "--out", str(out), "--workers", "1"]
-    )
-    with pytest.raises(SystemExit) as caught:
-        command()
-    assert caught.value.code == 2
-    assert f"ecg-build: the disk is full while writing {out.parent}" in capsys.readouterr().err
+    assert exit_of(main, "--source", source, "--out", out, "--workers", 1) == 2
+    assert f"ecg-toy: the disk is full while writing {out.parent}" in capsys.readouterr().err
     assert out.read_bytes() == before
     assert sorted(os.listdir(out.parent)) == ["s.h5", "s.journal", "s.rejected.csv"]
 
@@ -431,17 +427,13 @@ def test_workers_of_one_kind_only(tmp_path: Path) -> None:
 
 
 def test_one_sentence_on_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write_cpsc(tmp_path / "cpsc", 12)
     write_reference(source / "REFERENCE.csv", {"A0001": [1], "A0002": [10]})
-    arguments = ["--source", str(source), "--out", str(tmp_path / "s.h5")]
-    monkeypatch.setattr(sys, "argv", ["ecg-build", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        command()
-    assert caught.value.code == 2
+    assert exit_of(main, "--source", source, "--out", tmp_path / "s.h5") == 2
     assert capsys.readouterr().err == (
-        f"ecg-build: {source}/REFERENCE.csv, line 3: label '10' is unknown; labels are the"
+        f"ecg-toy: {source}/REFERENCE.csv, line 3: label '10' is unknown; labels are the"
         " numbers 1 to 9 or the names Normal, AF, I-AVB, LBBB, RBBB, PAC, PVC, STD, STE.\n"
     )
 

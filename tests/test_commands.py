@@ -46,15 +46,14 @@ def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProce
     )
 
 
-def exit_of(
-    main: Callable[..., None], monkeypatch: pytest.MonkeyPatch, *arguments: str
-) -> int | str | None:
+def exit_of(main: Callable[..., None], *arguments: object) -> int | str | None:
     """Run a main as the command ``ecg-toy`` and return how it exits (None: it ends)."""
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/ecg-toy", *arguments])
-    try:
-        run_command(main)
-    except SystemExit as stop:
-        return stop.code
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["/usr/bin/ecg-toy", *map(str, arguments)])
+        try:
+            run_command(main)
+        except SystemExit as stop:
+            return stop.code
     return None
 
 
@@ -72,30 +71,25 @@ def exit_of(
     ],
 )
 def test_trouble_is_one_sentence_and_status_2(
-    error: Exception,
-    sentence: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    error: Exception, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def main() -> None:
         """Fail."""
         raise error
 
-    assert exit_of(main, monkeypatch) == 2
+    assert exit_of(main) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith(f"ecg-toy: {sentence}")
     assert printed.err.count("\n") == 1 and printed.err.endswith(".\n")
 
 
-def test_an_interrupt_is_one_sentence_and_status_130(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupt_is_one_sentence_and_status_130(capsys: pytest.CaptureFixture[str]) -> None:
     def main(*, resume: bool = False) -> None:
         """Wait."""
         raise KeyboardInterrupt
 
-    assert exit_of(main, monkeypatch) == 130
+    assert exit_of(main) == 130
     sentence = "ecg-toy: interrupted; what was complete stays as it was, and --resume continues"
     assert capsys.readouterr().err.startswith(sentence)
 
@@ -158,16 +152,16 @@ def test_a_terminal_that_lacks_letters(tmp_path: Path, encoding: str) -> None:
     assert (run.returncode, run.stderr) == (0, b"") and b"\\u2026: 1 WFDB" in run.stdout
 
 
-def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_of_ours_keeps_its_traceback() -> None:
     def main() -> None:
         """Fail."""
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        exit_of(main, monkeypatch)
+        exit_of(main)
 
 
-def test_options_reach_main(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_reach_main() -> None:
     seen: dict[str, Any] = {}
 
     def main(*, out: Path, folds: tuple[str, ...] = ("1",), seed: int = 3) -> None:
@@ -180,15 +174,15 @@ def test_options_reach_main(monkeypatch: pytest.MonkeyPatch) -> None:
         """
         seen.update(out=out, folds=folds, seed=seed)
 
-    assert exit_of(main, monkeypatch, "--out", "x", "--folds", "2", "all") is None
+    assert exit_of(main, "--out", "x", "--folds", "2", "all") is None
     assert seen == {"out": Path("x"), "folds": ("2", "all"), "seed": 3}
-    assert exit_of(main, monkeypatch) == 2  # --out is required
-    assert exit_of(main, monkeypatch, "--out", "x", "--speed", "3") == 2
-    assert exit_of(main, monkeypatch, "--out", "x", "--seed", "many") == 2
+    assert exit_of(main) == 2  # --out is required
+    assert exit_of(main, "--out", "x", "--speed", "3") == 2
+    assert exit_of(main, "--out", "x", "--seed", "many") == 2
 
 
 @pytest.mark.parametrize("word", ["none", "None"])
-def test_none_is_a_value(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_none_is_a_value(word: str) -> None:
     seen = []
 
     def main(
@@ -197,11 +191,11 @@ def test_none_is_a_value(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Keep."""
         seen.append((fold, unit, to))
 
-    assert exit_of(main, monkeypatch) is None
-    assert exit_of(main, monkeypatch, "--fold", "2", "--unit", "uV", "--to", "a") is None
-    assert exit_of(main, monkeypatch, "--fold", word, "--unit", word, "--to", word) is None
+    assert exit_of(main) is None
+    assert exit_of(main, "--fold", "2", "--unit", "uV", "--to", "a") is None
+    assert exit_of(main, "--fold", word, "--unit", word, "--to", word) is None
     assert seen == [(10, "mV", None), (2, "uV", Path("a")), (None, None, None)]
-    assert exit_of(main, monkeypatch, "--fold", "nobody") == 2
+    assert exit_of(main, "--fold", "nobody") == 2
 
 
 @dataclass(frozen=True)
@@ -233,9 +227,7 @@ class Wheels:
 FOUR = Wheels(4, "tin")
 
 
-def test_settings_are_options_of_a_command_and_keywords_of_a_call(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_settings_are_options_of_a_command_and_keywords_of_a_call() -> None:
     made = []
 
     @takes_options
@@ -243,7 +235,7 @@ def test_settings_are_options_of_a_command_and_keywords_of_a_call(
         """Make a toy."""
         made.append((toy, wheels))
 
-    assert exit_of(main, monkeypatch, "--name", "cart", "--count", "2") is None
+    assert exit_of(main, "--name", "cart", "--count", "2") is None
     main(name="cart", count=2)
     assert made == [(Toy("cart"), Wheels(2, "tin"))] * 2
     options = {name: p.default for name, p in inspect.signature(main).parameters.items()}

@@ -385,27 +385,17 @@ def test_a_list_must_not_name_files_elsewhere(
             main("ptb-xl", out=tmp_path / "out", url=server.url + evil.name)
 
 
-def test_command(
-    server: Server,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_command(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("ptb-xl", "--out", str(tmp_path / "ptb"), "--url", server.url + "ptb-xl")
-    assert exit_of(main, monkeypatch, *options) is None
+    assert exit_of(main, *options) is None
     assert (tmp_path / "ptb" / "ptbxl_database.csv").is_file()
-    assert exit_of(main, monkeypatch, *options[:3], "--url", server.url + "nothing") == 2
+    assert exit_of(main, *options[:3], "--url", server.url + "nothing") == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("ecg-toy: http://127.0.0.1")
 
 
 # --- Some records ------------------------------------------------------------------------------
 
-REPORTS = (
-    "normal",
-    'sinus, "steep" type',
-    "one\ntwo, three\r\nfour",
-    "Überleitung\u2028",
-)
+REPORTS = ("normal", 'sinus, "steep" type', "one\ntwo, three\r\nfour", "Überleitung\u2028")
 
 
 @pytest.fixture(scope="module")
@@ -580,16 +570,12 @@ def test_a_table_without_a_record_is_one_sentence(
 
 
 def test_some_records_on_the_command_line(
-    server: Server,
-    cut_tree: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    server: Server, cut_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--out", str(tmp_path / "some"), "--url", server.url + "four")
-    assert exit_of(main, monkeypatch, "ptb-xl", "--records", "4", "00001_lr", *options) is None
+    assert exit_of(main, "ptb-xl", "--records", "4", "00001_lr", *options) is None
     require_complete(tmp_path / "some", of=cut_tree, numbers=(1, 4))
-    assert exit_of(main, monkeypatch, "ptb-xl", "--records", *options) == 2
+    assert exit_of(main, "ptb-xl", "--records", *options) == 2
     assert "--records names no record" in capsys.readouterr().err
 
 
@@ -597,14 +583,11 @@ def test_some_records_on_the_command_line(
 
 
 def test_check_of_a_download(
-    server: Server,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main("cpsc2018", out=tmp_path / "cpsc", url=server.url + "challenge")
     capsys.readouterr()
-    assert exit_of(build.main, monkeypatch, "--check", str(tmp_path / "cpsc")) is None
+    assert exit_of(build.main, "--check", str(tmp_path / "cpsc")) is None
     lines = capsys.readouterr().out.splitlines()
     assert "6 WFDB records" in lines[0] and "labels in the headers; 6 recordings." in lines[0]
     assert lines[1].startswith("WFDB: 6 of 6 read; 500 Hz; ")
@@ -618,14 +601,14 @@ def test_check_of_a_download(
     (tmp_path / "cpsc" / "g1" / "A0001.mat").unlink()
     (tmp_path / "cpsc" / "g2" / "A0004.hea").unlink()
     (tmp_path / "cpsc" / "g2" / "lost.dat").write_bytes(b"")
-    assert exit_of(build.main, monkeypatch, "--check", str(tmp_path / "cpsc")) == 2
+    assert exit_of(build.main, "--check", str(tmp_path / "cpsc")) == 2
     shown = capsys.readouterr()
     assert "missing: 3" in shown.out and "g1/A0001.mat (named by SHA256SUMS.txt)" in shown.out
     assert "A0001.mat (named by A0001.hea)" in shown.out
     assert "lost.dat (samples without a header)" in shown.out
     assert "lacks 3 of its files, the first" in shown.err
 
-    assert exit_of(build.main, monkeypatch, "--source", str(tmp_path / "cpsc")) == 2
+    assert exit_of(build.main, "--source", str(tmp_path / "cpsc")) == 2
     assert "no store is named; give --out" in capsys.readouterr().err
 
 

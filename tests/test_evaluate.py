@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn import metrics
+from test_commands import exit_of
 
 from data_prep.errors import LabelError, OptionError, PredictionsError, StoreError
 from data_prep.labels import CPSC_CLASSES, LEADS
@@ -548,14 +548,9 @@ class TestOptions:
         with pytest.raises(OptionError, match="at least 1"):
             evaluate.main(predictions=(mlbf,), out=out, reference=reference, bootstrap=0)
 
-    def test_on_the_command_line(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        missing = str(tmp_path / "p.npz")
-        argv = ["ecg-evaluate", "--predictions", missing, "--out", str(tmp_path / "r")]
-        monkeypatch.setattr(sys, "argv", argv)
-        with pytest.raises(SystemExit) as stopped:
-            evaluate.command()
-        assert stopped.value.code == 2
+    def test_on_the_command_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        missing = tmp_path / "p.npz"
+        options = ("--predictions", missing, "--out", tmp_path / "r")
+        assert exit_of(evaluate.main, *options) == 2
         (sentence,) = capsys.readouterr().err.splitlines()
-        assert sentence.startswith(f"ecg-evaluate: {missing} is absent")
+        assert sentence.startswith(f"ecg-toy: {missing} is absent")

@@ -117,10 +117,7 @@ def test_scores_are_those_of_the_kept_answers(tmp_path: Path, jobs: list[Job]) -
             "F1 per record": f1_score(truth, called, average="samples", zero_division=0),
             "macro-F1": f1_score(truth, called, average="macro", zero_division=0),
             "macro-F1 at validation thresholds": f1_score(
-                truth,
-                answers.probabilities >= np.float32(0.4),
-                average="macro",
-                zero_division=0,
+                truth, answers.probabilities >= np.float32(0.4), average="macro", zero_division=0
             ),
         }
         assert {name: float(row[name]) for name in at} == pytest.approx(at)
@@ -480,6 +477,6 @@ def test_what_cannot_be_is_refused_in_one_sentence(
     if "STORE" in arguments or "NINE" in arguments:
         one_fold_less(smoke_store(tmp_path / "STORE.d"), tmp_path / "NINE")
         (tmp_path / "STORE.d" / "smoke_ptbxl.h5").rename(tmp_path / "STORE")
-    assert exit_of(main, monkeypatch, *arguments) == 2
+    assert exit_of(main, *arguments) == 2
     error = capsys.readouterr().err
     assert sentence in error and "Traceback" not in error

@@ -27,25 +27,19 @@ MRM = ("--input-length", "80", "--low-channels", "4", "--high-channels", "8", "-
 PACKAGES = ("mlbf_keras", "mrm_keras")
 
 
-def arguments(*words: object) -> list[str]:
-    return [str(word) for word in words]
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Synthetic records, and a store of them for each network."""
     place = tmp_path_factory.mktemp("pipeline")
-    with pytest.MonkeyPatch.context() as patch:
-        for command, *options in (
-            ("synthetic", "--out", place / "records", "--records", 54, "--test-records", 9),
-            ("storing.build", "--source", place / "records" / "train", "--out", place / "250.h5"),
-            ("storing.build", "--source", place / "records" / "train", "--out", place / "100.h5"),
-        ):
-            options += ["--workers", 1]
-            options += ["--max-seconds", 7] if command == "synthetic" else []
-            options += ["--rate", 100] if place / "100.h5" in options else []
-            main = import_module(f"data_prep.{command}").main
-            assert exit_of(main, patch, *arguments(*options)) is None
+    build = ("storing.build", "--source", place / "records" / "train", "--out")
+    synthetic = ("synthetic", "--out", place / "records", "--records", 54, "--test-records", 9)
+    for module, *options in (
+        (*synthetic, "--max-seconds", 7),
+        (*build, place / "250.h5"),
+        (*build, place / "100.h5", "--rate", 100),
+    ):
+        main = import_module(f"data_prep.{module}").main
+        assert exit_of(main, *options, "--workers", 1) is None
     return place
 
 
@@ -56,7 +50,7 @@ def train(package: str, place: Path, out: Path, *folds: int) -> None:
     else:
         options = ("--store", place / "100.h5", *MRM)
     options += ("--out", out, "--test-fold", 10, "--folds", *folds, "--epochs", 2)
-    run = run_python("-m", f"{package}.train", *arguments(*options, "--deterministic"))
+    run = run_python("-m", f"{package}.train", *map(str, options), "--deterministic")
     assert run.returncode == 0, run.stderr
     for fold in folds:
         assert len([x for x in run.stdout.splitlines() if x.startswith(f"fold {fold}: best")]) == 1
@@ -186,21 +180,14 @@ def test_two_deterministic_runs_are_equal(
 # --- Predicting and scoring ----------------------------------------------------------------------
 
 
-def predict(
-    run: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *options: object
-) -> int | str | None:
+def predict(run: Path, out: Path, *options: object) -> int | str | None:
     models = ("--models", run / "fold_*" / "best.keras", "--out", out)
-    return exit_of(command.main, monkeypatch, *arguments(*models, *options))
+    return exit_of(command.main, *models, *options)
 
 
 @pytest.mark.slow
 def test_from_held_out_records_to_a_report(
-    mlbf_run: Path,
-    mrm_run: Path,
-    place: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    mlbf_run: Path, mrm_run: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     records, table = place / "records" / "test", place / "records" / "test.csv"
     reference = read_reference(records / "REFERENCE.csv")
@@ -209,7 +196,7 @@ def test_from_held_out_records_to_a_report(
     for package, run in (("mlbf_keras", mlbf_run), ("mrm_keras", mrm_run)):
         out = tmp_path / package
         options = ("--csv", table, "--records", records, "--batch-size", 4)
-        assert predict(run, out, monkeypatch, *options) is None
+        assert predict(run, out, *options) is None
         found = load_predictions(out / "predictions.npz")
         assert found.ids.tolist() == names and set(names) == set(reference)
         assert found.class_names == CPSC_CLASSES and found.members.shape == (2, 9, 9)
@@ -230,7 +217,7 @@ def test_from_held_out_records_to_a_report(
         *("--history", *sorted(mlbf_run.glob("*/history.csv"))),
         *("--bootstrap", 20, "--out", tmp_path / "report"),
     )
-    assert exit_of(main, monkeypatch, *arguments(*words)) is None
+    assert exit_of(main, *words) is None
     page = (tmp_path / "report" / "index.html").read_text()
     assert "MLBF-Net" in page and "MRM-Net" in page
     assert str(tmp_path / "report" / "index.html") in capsys.readouterr().out
@@ -238,18 +225,14 @@ def test_from_held_out_records_to_a_report(
 
 
 def test_some_recordings_cannot_be_used(
-    mrm_run: Path,
-    place: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    mrm_run: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("good", "short"):
         write_wfdb(tmp_path / "records", name, sine_leads(3000))
     (tmp_path / "records" / "short.mat").write_bytes(b"\0" * 100)
     out = tmp_path / "out"
     options = ("--records", tmp_path / "records")
-    assert predict(mrm_run, out, monkeypatch, *options) == 2
+    assert predict(mrm_run, out, *options) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("ecg-toy: 1 of 2 recordings could not be used, the first because: ")
     assert "short" in last and str(out / "rejected.csv") in last
@@ -284,7 +267,6 @@ def test_training_that_cannot_be(
     mrm_run: Path,
     place: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     main = import_module("mrm_keras.train").main
@@ -292,7 +274,7 @@ def test_training_that_cannot_be(
     given = [word.format(place=place, mrm=mrm_run) for word in options]
     words = [w for name, value in usual.items() if name not in given for w in (name, value)]
     before = {path: path.stat().st_mtime_ns for path in mrm_run.rglob("*")}
-    assert exit_of(main, monkeypatch, *words, *MRM[2:], *given) == 2
+    assert exit_of(main, *words, *MRM[2:], *given) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("ecg-toy: ") and sentence in last and last.endswith(".")
     assert not (tmp_path / "run").exists()
@@ -300,7 +282,7 @@ def test_training_that_cannot_be(
 
 
 def test_mlbf_net_leaves_out_what_has_no_main_label(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without a REFERENCE.csv nobody knows which of two labels comes first."""
     for i in range(12):
@@ -309,34 +291,31 @@ def test_mlbf_net_leaves_out_what_has_no_main_label(
     build, train = (import_module(m).main for m in ("data_prep.storing.build", "mlbf_keras.train"))
     store = tmp_path / "a.h5"
     options = ("--source", tmp_path / "r", "--out", store, "--workers", 1)
-    assert exit_of(build, monkeypatch, *arguments(*options)) is None
+    assert exit_of(build, *options) is None
     capsys.readouterr()
     words = ("--store", store, "--out", tmp_path / "run", "--folds", "all", *MLBF)
-    assert exit_of(train, monkeypatch, *arguments(*words)) == 2
+    assert exit_of(train, *words) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert f"{store} has no " in last and "record with one label of cpsc2018" in last
     assert "--several-labels rarest" in last
 
 
 def test_a_store_of_several_tasks_needs_one_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write_ptbxl(tmp_path / "ptbxl", [{"NORM": 100.0, "SR": 0.0}] * 3, hr=False)
     build, train = (import_module(m).main for m in ("data_prep.storing.build", "mrm_keras.train"))
     options = ("--source", source, "--out", tmp_path / "p.h5", "--workers", 1)
-    assert exit_of(build, monkeypatch, *arguments(*options)) is None
+    assert exit_of(build, *options) is None
     words = ("--store", tmp_path / "p.h5", "--out", tmp_path / "run")
-    assert exit_of(train, monkeypatch, *arguments(*words)) == 2
+    assert exit_of(train, *words) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert "p.h5 holds several tasks; name one of" in last and "superdiagnostic" in last
 
 
 @pytest.mark.parametrize(
     ("table", "sentence"),
-    [
-        ("Record\nA1\n", "test.csv"),
-        ("Recording\nZ9\n", "test.csv names Z9 not in"),
-    ],
+    [("Record\nA1\n", "test.csv"), ("Recording\nZ9\n", "test.csv names Z9 not in")],
 )
 def test_tables_that_cannot_be_used(
     table: str,
@@ -344,23 +323,18 @@ def test_tables_that_cannot_be_used(
     mrm_run: Path,
     place: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "test.csv").write_text(table)
     options = ("--csv", tmp_path / "test.csv", "--records", place / "records" / "test")
-    assert predict(mrm_run, tmp_path / "out", monkeypatch, *options) == 2
+    assert predict(mrm_run, tmp_path / "out", *options) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("ecg-toy: ") and sentence in last
     assert not (tmp_path / "out").exists()
 
 
 def test_models_of_other_classes_cannot_join(
-    mrm_run: Path,
-    place: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    mrm_run: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from mrm_keras import build_model
 
@@ -369,7 +343,7 @@ def test_models_of_other_classes_cannot_join(
     build_model(contract=contract, **small).save(tmp_path / "rhythm.keras")
     models = ("--models", mrm_run / "fold_1" / "best.keras", tmp_path / "rhythm.keras")
     options = ("--records", place / "records" / "test", "--out", tmp_path / "out")
-    assert exit_of(command.main, monkeypatch, *arguments(*models, *options)) == 2
+    assert exit_of(command.main, *models, *options) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert f"{tmp_path / 'rhythm.keras'} cannot join {mrm_run}/fold_1/best.keras" in last
     assert not (tmp_path / "out").exists()
@@ -379,9 +353,7 @@ def test_models_of_other_classes_cannot_join(
 
 
 @pytest.mark.slow
-def test_cpsc_2018_in_both_layouts(
-    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cpsc_2018_in_both_layouts(shared_data: Path, tmp_path: Path) -> None:
     """210 records, 20 of them held out: a network, its answers, their scores."""
     sources = [shared_data / "cpsc2018" / part for part in ("challenge2020", "original")]
     reference = {n: r for s in sources for n, r in read_reference(s / "REFERENCE.csv").items()}
@@ -392,10 +364,10 @@ def test_cpsc_2018_in_both_layouts(
     build, train = (import_module(m).main for m in ("data_prep.storing.build", "mlbf_keras.train"))
     options: list[object] = ["--source", *sources, "--leave-out", tmp_path / "test.csv"]
     options += ["--out", tmp_path / "a.h5"]
-    assert exit_of(build, monkeypatch, *arguments(*options)) is None
+    assert exit_of(build, *options) is None
     options = ["--store", tmp_path / "a.h5", "--out", tmp_path / "run", "--epochs", 1, *MLBF]
     options += ["--input-length", 2500, "--batch-size", 64]
-    assert exit_of(train, monkeypatch, *arguments(*options)) is None
+    assert exit_of(train, *options) is None
     with Store(tmp_path / "a.h5") as store:
         assert len(store) + len(held_out) == len(reference) == 210
         assert not set(store.ids) & set(held_out)
@@ -404,24 +376,24 @@ def test_cpsc_2018_in_both_layouts(
         write_reference(tmp_path / "part.csv", {name: table[name] for name in names})
         options = ["--csv", tmp_path / "part.csv", "--records", records]
         out = tmp_path / "answers" / records.name
-        assert predict(tmp_path / "run", out, monkeypatch, *options) is None
+        assert predict(tmp_path / "run", out, *options) is None
         main = import_module("ecg_keras.evaluation.command").main
         options = ["--predictions", out / "predictions.npz", "--out", out / "report"]
         options += ["--reference", tmp_path / "part.csv", "--bootstrap", 20]
-        assert exit_of(main, monkeypatch, *arguments(*options)) is None
+        assert exit_of(main, *options) is None
         assert load_predictions(out / "predictions.npz").ids.tolist() == names
         assert (out / "report" / "index.html").is_file()
 
 
 @pytest.mark.slow
-def test_ptb_xl(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ptb_xl(shared_data: Path, tmp_path: Path) -> None:
     """400 records of all ten folds, five superclasses, the tenth fold held out."""
     build, train = (import_module(m).main for m in ("data_prep.storing.build", "mrm_keras.train"))
     options: list[object] = ["--source", shared_data / "ptbxl", "--out", tmp_path / "p.h5"]
-    assert exit_of(build, monkeypatch, *arguments(*options)) is None
+    assert exit_of(build, *options) is None
     options = ["--store", tmp_path / "p.h5", "--task", "superdiagnostic", "--epochs", 1]
     options += ["--out", tmp_path / "run", *MRM[2:]]
-    assert exit_of(train, monkeypatch, *arguments(*options)) is None
+    assert exit_of(train, *options) is None
     with Store(tmp_path / "p.h5") as store:
         usable = store.records_of("superdiagnostic")
         kept = load_predictions(tmp_path / "run" / "fold_9" / "validation.npz")
@@ -433,7 +405,7 @@ def test_ptb_xl(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for file in (header, header.with_suffix(".dat")):
             (tmp_path / "some" / file.name).symlink_to(file)
     options = ["--records", tmp_path / "some"]
-    assert predict(tmp_path / "run", tmp_path / "o", monkeypatch, *options) is None
+    assert predict(tmp_path / "run", tmp_path / "o", *options) is None
     found = load_predictions(tmp_path / "o" / "predictions.npz")
     assert len(found.ids) == 20 and not found.single_label and len(found.class_names) == 5
     assert not set(tested) & set(kept.ids)

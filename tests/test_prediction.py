@@ -29,6 +29,7 @@ from ecg_keras.prediction.ensemble import (
     predict,
 )
 
+Printed = pytest.CaptureFixture[str]
 LENGTHS = {"A1": 1000, "A2": 700, "A3": 2600, "A4": 1300, "A5": 999}
 FS = 500
 
@@ -71,7 +72,9 @@ def rows_of(path: Path) -> list[list[str]]:
 
 
 def answer(tmp_path: Path, **options: Any) -> Path:
-    """Predict with the models and records under ``tmp_path``."""
+    """Predict with the models and records under ``tmp_path``, five good ones if none are there."""
+    if "records" not in options and not (tmp_path / "records").exists():
+        write_records(tmp_path / "records")
     fields: dict[str, Any] = {
         "models": (str(tmp_path / "fold_*" / "best.keras"),),
         "csv_file": None,
@@ -92,10 +95,7 @@ def test_models_come_in_the_order_of_their_names(tmp_path: Path) -> None:
     names = [model.path.parent.name for model in open_models([pattern])]
     assert names == ["fold_1", "fold_2", "fold_3"]
     two = [str(tmp_path / f"fold_{i}" / "best.keras") for i in (3, 1)]
-    assert [model.path.parent.name for model in open_models(two)] == [
-        "fold_3",
-        "fold_1",
-    ]
+    assert [model.path.parent.name for model in open_models(two)] == ["fold_3", "fold_1"]
 
 
 def test_a_name_with_brackets_is_a_name(tmp_path: Path) -> None:
@@ -140,7 +140,6 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path: Path) -> None:
         {"sampling_rate": 100.0, "input_length": 150, "fit": "stretch", "mean": 0.1, "std": 0.3},
         {"thresholds": (0.5, 0.25, 0.0)},
     )
-    write_records(tmp_path / "records")
     found = load_predictions(answer(tmp_path) / "predictions.npz")
     assert found.ids.tolist() == list(LENGTHS)
     members = np.stack([expected_of(model, list(LENGTHS)) for model in models])
@@ -154,7 +153,6 @@ def test_an_ensemble_is_the_mean_of_its_members(tmp_path: Path) -> None:
 
 def test_leads_are_ordered_for_each_member(tmp_path: Path) -> None:
     save_models(tmp_path, {}, {"leads": LEADS[::-1]})
-    write_records(tmp_path / "records")
     found = load_predictions(answer(tmp_path) / "predictions.npz")
     model = load_model(tmp_path / "fold_2" / "best.keras")
     ready = prepare(signal_of("A2"), fs=FS, target_fs=50, length=100, fit="pad")
@@ -165,7 +163,6 @@ def test_leads_are_ordered_for_each_member(tmp_path: Path) -> None:
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_the_batch_size_changes_nothing(tmp_path: Path, batch_size: int) -> None:
     save_models(tmp_path, {})
-    write_records(tmp_path / "records")
     two = load_predictions(answer(tmp_path) / "predictions.npz")
     other = answer(tmp_path, batch_size=batch_size, out=tmp_path / "other")
     assert other == tmp_path / "out"
@@ -177,11 +174,8 @@ def test_the_batch_size_changes_nothing(tmp_path: Path, batch_size: int) -> None
 # --- Answers -----------------------------------------------------------------------------------
 
 
-def test_answers_in_the_form_of_the_challenge(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_answers_in_the_form_of_the_challenge(tmp_path: Path, capsys: Printed) -> None:
     models = save_models(tmp_path, {}, {})
-    write_records(tmp_path / "records")
     (tmp_path / "test.csv").write_text("Recording,First_label\nA4,1\nA1,2\nA5,3\n")
     out = answer(tmp_path, csv_file=tmp_path / "test.csv")
     names = ["A4", "A1", "A5"]
@@ -207,7 +201,6 @@ def test_answers_in_the_form_of_the_challenge(
 def test_answers_of_several_labels_are_names(tmp_path: Path) -> None:
     several = {"task": "rhythm", "single_label": False, "thresholds": (0.0, 1.0, 0.5)}
     (model,) = save_models(tmp_path, several)
-    write_records(tmp_path / "records")
     out = answer(tmp_path)
     probabilities = expected_of(model, list(LENGTHS))
     table = rows_of(out / "answers.csv")
@@ -222,11 +215,8 @@ def test_answers_of_several_labels_are_names(tmp_path: Path) -> None:
     assert found >= {"calm"} and len(found) > 1
 
 
-def test_a_recording_longer_than_the_input_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_recording_longer_than_the_input_says_so(tmp_path: Path, capsys: Printed) -> None:
     save_models(tmp_path, {})
-    write_records(tmp_path / "records")
     table = {row[0]: row for row in rows_of(answer(tmp_path) / "answers.csv")}
     assert table["A3"][-1] == "2" and "only the first 2 s of 5.2 s were used." in table["A3"][-2]
     assert table["A2"][-1] == "1.4" and "were used" not in table["A2"][-2]
@@ -234,17 +224,14 @@ def test_a_recording_longer_than_the_input_says_so(
     assert "first 2 s of 5.2 s" in line
 
 
-def test_an_empty_answer_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_answer_says_so(tmp_path: Path, capsys: Printed) -> None:
     save_models(tmp_path, {"task": "rhythm", "single_label": False, "thresholds": (1.0,) * 3})
-    write_records(tmp_path / "records")
     rows = rows_of(answer(tmp_path) / "answers.csv")[1:]
     assert {row[1] for row in rows} == {"none above its threshold"}
     assert capsys.readouterr().out.count("none above its threshold") == 5
 
 
-def test_the_table_shows_twenty_recordings(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_table_shows_twenty_recordings(tmp_path: Path, capsys: Printed) -> None:
     save_models(tmp_path, {"single_label": False})
     for number in range(10, 33):
         write_wfdb(tmp_path / "records", f"B{number}", sine_leads(1000, seed=number))
@@ -288,7 +275,6 @@ def test_the_table_shows_five_classes_a_recording() -> None:
 )
 def test_the_form_of_the_answers(tmp_path: Path, form: Any, table: str, expected: str) -> None:
     save_models(tmp_path, {})
-    write_records(tmp_path / "records")
     (tmp_path / "test.csv").write_text(table)
     out = answer(tmp_path, csv_file=tmp_path / "test.csv", form=form)
     assert rows_of(out / "answers.csv")[0][1] == expected
@@ -302,7 +288,6 @@ def test_only_cpsc_2018_has_the_challenges_numbers(tmp_path: Path) -> None:
 
 def test_cpsc_2018_has_one_result_whatever_the_network(tmp_path: Path) -> None:
     (model,) = save_models(tmp_path, {"single_label": False})
-    write_records(tmp_path / "records")
     table = rows_of(answer(tmp_path, form="cpsc2018") / "answers.csv")
     results = [row[1] for row in table[1:]]
     assert results == [str(i + 1) for i in expected_of(model, list(LENGTHS)).argmax(axis=1)]
@@ -329,9 +314,7 @@ def test_earlier_answers_are_replaced(tmp_path: Path) -> None:
 # --- Recordings and tables that cannot be used ---------------------------------------------------
 
 
-def test_the_others_are_answered_when_some_cannot_be(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_others_are_answered_when_some_cannot_be(tmp_path: Path, capsys: Printed) -> None:
     (model,) = save_models(tmp_path, {})
     folder = write_records(tmp_path / "records")
     write_wfdb(folder, "A0", sine_leads(900)[:, :11], leads=LEADS[:11])
@@ -387,7 +370,6 @@ def test_tables_that_cannot_be_used(
     tmp_path: Path, table: str | None, kind: type[Exception], sentence: str
 ) -> None:
     save_models(tmp_path, {})
-    write_records(tmp_path / "records")
     if table is not None:
         (tmp_path / "test.csv").write_text(table)
     with pytest.raises(kind, match=sentence):
@@ -397,7 +379,6 @@ def test_tables_that_cannot_be_used(
 
 def test_a_missing_recording_does_not_stop_the_others(tmp_path: Path) -> None:
     save_models(tmp_path, {})
-    write_records(tmp_path / "records")
     (tmp_path / "test.csv").write_text("Recording\nA4\nB1\nA1\n")
     with pytest.raises(RecordError, match="1 of 3 recordings could not be used.*B1 is not in"):
         answer(tmp_path, csv_file=tmp_path / "test.csv")
@@ -425,7 +406,6 @@ def test_an_answer_of_nan_is_refused_by_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_models(tmp_path, {}, {})
-    write_records(tmp_path / "records")
     run = ECGModel.run
 
     def once_nan(self: ECGModel, signals: np.ndarray, **options: Any) -> dict[str, np.ndarray]:
@@ -476,9 +456,7 @@ def test_recordings_of_any_form(tmp_path: Path) -> None:
         alone = ensemble.predict_record(recording, **options)
         assert alone.labels == of_folder[0].labels
         np.testing.assert_allclose(
-            list(alone.probabilities.values()),
-            list(of_folder[0].probabilities.values()),
-            atol=1e-5,
+            list(alone.probabilities.values()), list(of_folder[0].probabilities.values()), atol=1e-5
         )
     assert alone.to_frame().found[0] == table[1][1]
     with pytest.raises(OptionError, match="DataFrame does not state its sampling rate"):
@@ -667,7 +645,7 @@ def of_store(tmp_path: Path, **options: Any) -> Path:
     return answer(tmp_path, **{"records": None, "store": path, "fold": 3, **options})
 
 
-def test_a_fold_of_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fold_of_a_store(tmp_path: Path, capsys: Printed) -> None:
     """Its labels come with it, records without one are left out; models are compared by name."""
     outside = Origin("cpsc2018", trained=("R003", "R004"), chose=("R005",))
     models = [trained_on(tmp_path, 1, outside), trained_on(tmp_path, 2, outside, std=0.5)]
@@ -694,9 +672,7 @@ def test_a_fold_of_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "warning: " not in printed.err
 
 
-def test_the_labels_of_a_store_stand_beside_what_was_found(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_labels_of_a_store_stand_beside_what_was_found(tmp_path: Path, capsys: Printed) -> None:
     several = {"single_label": False, "thresholds": (0.5, 0.0, 0.0)}
     save_models(tmp_path, several)
     write_toy_store(tmp_path / "toy.h5", labels={2: (2, 0), 12: (), 22: (0, 1, 2)})
@@ -710,9 +686,7 @@ def test_the_labels_of_a_store_stand_beside_what_was_found(
     assert all(line[start - 2 : start] == "  " for line in shown)
 
 
-def test_records_that_the_models_have_seen(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_records_that_the_models_have_seen(tmp_path: Path, capsys: Printed) -> None:
     trained_on(tmp_path, 1, Origin("cpsc2018", trained=("R002", "R022"), chose=("R032",)))
     trained_on(tmp_path, 2, Origin("ptb-xl", trained=("R042",), chose=("R052",)))
     out = of_store(tmp_path)
@@ -724,10 +698,7 @@ def test_records_that_the_models_have_seen(
     assert "warning: 1 of 5 records answered here chose the epoch and thresholds of a" in told
 
 
-def test_files_in_a_folder_are_compared_by_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_records(tmp_path / "records")
+def test_files_in_a_folder_are_compared_by_name(tmp_path: Path, capsys: Printed) -> None:
     trained_on(tmp_path, 1, Origin("ptb-xl", trained=("A2", "A3"), chose=("B1",)))
     found = load_predictions(answer(tmp_path) / "predictions.npz")
     assert found.seen is not None and found.seen.tolist() == [0, 2, 2, 0, 0]
@@ -736,18 +707,14 @@ def test_files_in_a_folder_are_compared_by_name(
     assert "warning: 2 of 5 records answered here trained this model (compared by name" in told
 
 
-def test_nothing_is_known_of_models_without_an_origin(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_known_of_models_without_an_origin(tmp_path: Path, capsys: Printed) -> None:
     save_models(tmp_path, {})
     found = load_predictions(of_store(tmp_path) / "predictions.npz")
     assert found.seen is not None and (found.seen == -1).all()
     assert "warning: " not in capsys.readouterr().err
 
 
-def test_models_of_generated_records_say_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_models_of_generated_records_say_so(tmp_path: Path, capsys: Printed) -> None:
     trained_on(tmp_path, 1, Origin("cpsc2018", ("S1",), ("S2",), {"generated": "all"}))
     of_store(tmp_path)
     told = capsys.readouterr().err

@@ -378,17 +378,13 @@ def toy_command(store: Path, out: Path) -> Callable[..., None]:
 
 @pytest.mark.parametrize("free", [30_000, 110_000])
 def test_a_training_that_fills_its_disk(
-    small_disk: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    free: int,
+    small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], free: int
 ) -> None:
     """In the first epoch or in a later one: one sentence, whose cure works."""
     store = write_toy_store(tmp_path / "toy.h5")
     filler = fill(small_disk, but=free)
     main = toy_command(store, small_disk / "run")
-    assert exit_of(main, monkeypatch) == 2
+    assert exit_of(main) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert re.fullmatch(
         r"ecg-toy: the disk is full while writing \S+/run/fold_1/\S+; free some space and run the"
@@ -401,11 +397,11 @@ def test_a_training_that_fills_its_disk(
         load_model(folder / "best.keras", networks=("Toy",))
         load_predictions(folder / "validation.npz")
     filler.unlink()
-    assert exit_of(main, monkeypatch) == 2
+    assert exit_of(main) == 2
     assert "run the same command with --resume" in capsys.readouterr().err
-    assert exit_of(main, monkeypatch, "--resume") is None
+    assert exit_of(main, "--resume") is None
     undisturbed = tmp_path / "undisturbed"
-    assert exit_of(toy_command(store, undisturbed), monkeypatch) is None
+    assert exit_of(toy_command(store, undisturbed)) is None
     for name in ("history.csv", "learning_curves.png"):
         other = undisturbed / "fold_1" / name
         assert (folder / name).read_bytes() == other.read_bytes()
@@ -428,24 +424,21 @@ def test_a_full_disk_anywhere(
         save(file, **arrays)
 
     monkeypatch.setattr(checkpoint.np, "savez", full)
-    assert exit_of(main, monkeypatch) == 2
+    assert exit_of(main) == 2
     assert f"the disk is full while writing {folder / CHECKPOINT}; " in capsys.readouterr().err
     kept.pop("checkpoint.part.npz", None)
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == kept
     monkeypatch.setattr(checkpoint.np, "savez", save)
-    assert exit_of(main, monkeypatch, "--resume") is None
+    assert exit_of(main, "--resume") is None
 
 
 def test_a_build_that_fills_its_disk(
-    small_disk: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write_cpsc(tmp_path / "cpsc", 30, seconds=1)
     arguments = ["--source", str(source), "--out", str(small_disk / "s.h5"), "--workers", "1"]
     filler = fill(small_disk, but=300_000)
-    assert exit_of(build.main, monkeypatch, *arguments) == 2
+    assert exit_of(build.main, *arguments) == 2
     assert re.search(
         r"ecg-toy: the disk is full while writing .*; free some space and run the same command"
         r" again\.\n$",
@@ -453,7 +446,7 @@ def test_a_build_that_fills_its_disk(
     )
     assert sorted(os.listdir(small_disk)) == ["filler", "s.journal"]
     filler.unlink()
-    assert exit_of(build.main, monkeypatch, *arguments) is None
+    assert exit_of(build.main, *arguments) is None
     assert re.search(r"\d+ of 30 records were read by a build", capsys.readouterr().out)
     build.main(source=(source,), out=tmp_path / "s.h5", workers=1)
     assert (small_disk / "s.h5").read_bytes() == (tmp_path / "s.h5").read_bytes()

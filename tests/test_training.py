@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,19 +63,19 @@ def train(
     out: Path,
     *,
     contract: Contract | None = None,
+    compiled: Callable[[Contract], Any] | None = None,
     folds: tuple[int, ...] = (1,),
     test_fold: int | None = 10,
     options: dict[str, Any] | None = None,
     step: float = 0.05,
     **changes: Any,
 ) -> Path:
-    """Train the toy network and return the first fold's folder."""
+    """Train the toy network, or the one compiled so, and return the first fold's folder."""
+    compiled = compiled or partial(compiled_toy, learning_rate=step, dropout=0.2)
     train_folds(
         Run(store=store.path, out=out),
         Validation(folds=tuple(map(str, folds)), test_fold=test_fold),
-        toy_network(
-            lambda c: compiled_toy(c, learning_rate=step, dropout=0.2), contract, **options or {}
-        ),
+        toy_network(compiled, contract, **options or {}),
         replace(SETTINGS, **changes),
     )
     return out / f"fold_{folds[0]}"
@@ -393,10 +394,7 @@ def test_the_monitor_decides(store: Store, tmp_path: Path) -> None:
     batches = StoreBatches(store, np.arange(0, 60, 10), contract=contract, heads=("diagnosis",))
     ranking, calling = np.zeros((12, 3), np.float32), np.zeros((12, 3), np.float32)
     ranking[[0, 1, 2], [0, 1, 2]] = 1
-    epochs = [
-        [ranking, np.full(3, -9, np.float32)],
-        [calling, np.array([9, -9, -9], np.float32)],
-    ]
+    epochs = [[ranking, np.full(3, -9, np.float32)], [calling, np.array([9, -9, -9], np.float32)]]
     chosen = {}
     monitors: tuple[Monitor, ...] = ("macro-f1", "macro-auc")
     for monitor in monitors:
@@ -408,6 +406,13 @@ def test_the_monitor_decides(store: Store, tmp_path: Path) -> None:
             best.on_epoch_end(epoch, {"loss": 0.0})
         chosen[monitor] = best.epoch
     assert chosen == {"macro-f1": 1, "macro-auc": 0}
+
+
+def answering(toy: Any, answer: Any) -> Any:
+    """The toy network with another answer."""
+    model = keras.Model(toy.input, {"diagnosis": answer})
+    model.compile(toy.optimizer, loss={"diagnosis": "categorical_crossentropy"})
+    return model
 
 
 @keras.saving.register_keras_serializable("toy")
@@ -425,12 +430,9 @@ def test_losses_that_layers_add_stay_out_of_every_validation_loss(
 ) -> None:
     def compiled_model(contract: Contract) -> Any:
         toy = compiled_toy(contract, learning_rate=1e-30)
-        answers = {"diagnosis": Penalty(name="penalised")(toy.output["diagnosis"])}
-        model = keras.Model(toy.input, answers)
-        model.compile(toy.optimizer, loss={"diagnosis": "categorical_crossentropy"})
-        return model
+        return answering(toy, Penalty(name="penalised")(toy.output["diagnosis"]))
 
-    train_toy(store, tmp_path, compiled_model, epochs=3)
+    train(store, tmp_path, compiled=compiled_model, epochs=3)
     history = read_history(tmp_path / "fold_1" / "history.csv")
     kept = load_predictions(tmp_path / "fold_1" / "validation.npz")
     assert kept.first_labels is not None
@@ -448,13 +450,10 @@ def test_a_loss_that_is_no_number_ends_training_and_names_the_records(
     def compiled_model(contract: Contract) -> Any:
         toy = compiled_toy(contract)
         is_strange = keras.ops.equal(toy.input[:, :1, 0], strange)
-        answer = keras.ops.where(is_strange, np.nan, toy.output["diagnosis"])
-        model = keras.Model(toy.input, {"diagnosis": answer})
-        model.compile(toy.optimizer, loss={"diagnosis": "categorical_crossentropy"})
-        return model
+        return answering(toy, keras.ops.where(is_strange, np.nan, toy.output["diagnosis"]))
 
     with pytest.raises(StoreError, match="NaN or infinite in fold 1") as caught:
-        train_toy(store, tmp_path, compiled_model, batch_size=4)
+        train(store, tmp_path, compiled=compiled_model, batch_size=4)
     named = re.findall(r"R\d{3}", str(caught.value))
     assert "R017" in named and len(named) == 4
     batch = re.search(r"epoch 1, batch (\d+), with the records", str(caught.value))
@@ -487,23 +486,11 @@ class NoNumbers(keras.layers.Layer):
 def test_scores_that_are_no_numbers_leave_no_model(store: Store, tmp_path: Path) -> None:
     def compiled_model(contract: Contract) -> Any:
         toy = compiled_toy(contract)
-        model = keras.Model(toy.input, {"diagnosis": NoNumbers()(toy.output["diagnosis"])})
-        model.compile(toy.optimizer, loss={"diagnosis": "categorical_crossentropy"})
-        return model
+        return answering(toy, NoNumbers()(toy.output["diagnosis"]))
 
     with pytest.raises(StoreError, match="no epoch of fold 1 gave a validation score .*fold_1"):
-        train_toy(store, tmp_path, compiled_model)
+        train(store, tmp_path, compiled=compiled_model)
     assert not (tmp_path / "fold_1" / "best.keras").exists()
-
-
-def train_toy(store: Store, out: Path, compiled_model: Any, **changes: Any) -> None:
-    """Train another toy network in fold 1."""
-    train_folds(
-        Run(store=store.path, out=out),
-        Validation(folds=("1",), test_fold=10),
-        toy_network(compiled_model),
-        replace(SETTINGS, **changes),
-    )
 
 
 def test_several_folds_end_with_mean_and_sd(
@@ -515,7 +502,7 @@ def test_several_folds_end_with_mean_and_sd(
     train_folds(
         Run(store=store.path, out=tmp_path, resume=True),
         Validation(folds=("1", "2", "3"), test_fold=10),
-        toy_network(lambda c: compiled_toy(c, learning_rate=0.01, dropout=0.2)),
+        toy_network(partial(compiled_toy, learning_rate=0.01, dropout=0.2)),
         replace(SETTINGS, epochs=2),
     )
     best = []
