@@ -31,21 +31,7 @@ from ecg_keras.evaluation.scores import class_f1
 from ecg_keras.papers import reproduction
 from ecg_keras.papers.jobs import Job
 from ecg_keras.papers.tables import Cell, ResultTable, Spread, as_text
-from mlbf_keras.published import (
-    NUM_PUBLIC_RECORDS,
-    PRIVATE_TEST_SET,
-    PUBLIC_FIRST_LABELS,
-    TABLE_II,
-    TABLE_III,
-    TABLE_IV,
-    TABLE_V_1,
-    TABLE_V_ABOVE_1,
-    TABLE_V_BELOW_1,
-    TABLE_V_SINGLE_LOSS,
-    TABLE_VI_BRANCH,
-    TABLE_VI_FUSED,
-    TABLE_VI_TOTAL,
-)
+from mlbf_keras import published as paper
 from mlbf_keras.variants import EXTRA_FOLD, Protocol, Variant, choose_test_folds
 
 if TYPE_CHECKING:
@@ -76,7 +62,8 @@ def table2(*, store: Path | None = None, reference: Path | None = None) -> Resul
         source = store.name
     firsts = np.bincount(first[first >= 0], minlength=9)
     rows: list[tuple[Cell, ...]] = []
-    columns = [firsts, labels.sum(axis=0), np.array(PUBLIC_FIRST_LABELS), np.array(TABLE_II)]
+    printed = np.array([paper.PUBLIC_FIRST_LABELS, paper.TABLE_II])
+    columns = [firsts, labels.sum(axis=0), *printed]
     for index, name in enumerate((*CPSC_CLASSES, "Total")):
         counts = [int(c[index] if index < 9 else c.sum()) for c in columns]
         rows.append((name, *counts, f"{counts[3] - counts[2]:+d}", f"{counts[0] - counts[3]:+d}"))
@@ -98,7 +85,7 @@ def table2(*, store: Path | None = None, reference: Path | None = None) -> Resul
             f"{several:,} of the {len(labels):,} records of {source} carry more than one label;"
             " Table II counts one label a record.",
             "Table II differs from the First_label of the challenge's public REFERENCE.csv in PAC,"
-            f" PVC and STD; both count {NUM_PUBLIC_RECORDS:,} records.",
+            f" PVC and STD; both count {paper.NUM_PUBLIC_RECORDS:,} records.",
             *(
                 [f"{unknown:,} records whose first label is unknown are not counted as first."]
                 if unknown
@@ -144,31 +131,32 @@ def table6() -> ResultTable:
     one = (
         sum(ours for ours, _ in branch),
         sum(trained for _, trained in branch),
-        sum(TABLE_VI_BRANCH.values()),
+        sum(paper.TABLE_VI_BRANCH.values()),
     )
     trained = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     rows: list[tuple[Cell, ...]] = [
         *(
             (f"branch: {name}", *ours, theirs)
-            for (name, theirs), ours in zip(TABLE_VI_BRANCH.items(), branch, strict=True)
+            for (name, theirs), ours in zip(paper.TABLE_VI_BRANCH.items(), branch, strict=True)
         ),
         ("one branch", *one),
         ("twelve branches", *(12 * number for number in one)),
         *(
             (f"fused: {name}", *ours, theirs)
-            for (name, theirs), ours in zip(TABLE_VI_FUSED.items(), fused, strict=True)
+            for (name, theirs), ours in zip(paper.TABLE_VI_FUSED.items(), fused, strict=True)
         ),
-        ("Total", model.count_params(), trained, TABLE_VI_TOTAL),
+        ("Total", model.count_params(), trained, paper.TABLE_VI_TOTAL),
     ]
     return ResultTable(
         title="Table VI. Parameters of MLBF-Net by layer",
         columns=("layer", "ours", "trainable of these", "published"),
         rows=tuple(rows),
         notes=(
-            f"{TABLE_VI_TOTAL:,} is reached in two ways. The paper's rows count the matrix W of"
-            " each attention without the bias b and the context u_w of its eq. 5 and 6, and batch"
-            " norm with its moving statistics. Our network has as many trainable parameters: with"
-            " b and u_w, without the moving statistics. Either leaves out 1,152 numbers of our"
+            f"{paper.TABLE_VI_TOTAL:,} is reached in two ways. The paper's rows count the matrix W"
+            " of each attention without the bias b and the context u_w of its eq. 5 and 6, and"
+            " batch norm with its moving statistics. Our network has as many trainable"
+            " parameters: with b and u_w, without the moving statistics. Either leaves out 1,152"
+            " numbers of our"
             f" {model.count_params():,}: b and u_w happen to be as many as the moving statistics.",
         ),
     )
@@ -240,7 +228,8 @@ class Reproduction(reproduction.Reproduction):
         """
         private = "private test set"
         rows: list[tuple[Cell, ...]] = [
-            (work, year, what, private, *figures, None) for work, year, what, *figures in TABLE_III
+            (work, year, what, private, *figures, None)
+            for work, year, what, *figures in paper.TABLE_III
         ]
         if held_out is None or records is None:
             single, ensemble = self._out_of_fold()
@@ -265,8 +254,8 @@ class Reproduction(reproduction.Reproduction):
             estimates = (_estimate(result), _estimate(result, "cpsc_score"))
             rows.append((name, "here", "MLBF-Net", on, *f1, *estimates))
         firsts = np.concatenate([np.asarray(part.first_labels) for part in single])
-        counts = [*zip(PRIVATE_TEST_SET, np.bincount(firsts, minlength=9), strict=True)]
-        counts.append((sum(PRIVATE_TEST_SET), len(firsts)))
+        counts = [*zip(paper.PRIVATE_TEST_SET, np.bincount(firsts, minlength=9), strict=True)]
+        counts.append((sum(paper.PRIVATE_TEST_SET), len(firsts)))
         return ResultTable(
             title="Table III. MLBF-Net beside the literature, F1 by class (literature, Ours¹ and"
             " Ours² as the paper prints them, on the private test set of CPSC 2018)",
@@ -286,9 +275,9 @@ class Reproduction(reproduction.Reproduction):
                 " label in what is scored here.",
                 "The average is macro-F1, as the paper defines it in section IV-B, with the first"
                 " label as the truth. The challenge score counts any label of a record as right.",
-                f"The private test set of {sum(PRIVATE_TEST_SET):,} records was never published:"
-                " figures from here and figures on it are on other data. What anyone can reproduce"
-                " is a figure on the public records.",
+                f"The private test set of {sum(paper.PRIVATE_TEST_SET):,} records was never"
+                " published: figures from here and figures on it are on other data. What anyone can"
+                " reproduce is a figure on the public records.",
                 *self._about_folds,
             ),
         )
@@ -355,7 +344,9 @@ class Reproduction(reproduction.Reproduction):
         for name, parts in answers.items():
             spreads = _fold_spreads(parts)
             rows.append((name, *spreads, _estimate(results[name])))
-            rows.append((f"{name}, {self._published}", *(Spread(*c) for c in TABLE_IV[name]), None))
+            rows.append(
+                (f"{name}, {self._published}", *(Spread(*c) for c in paper.TABLE_IV[name]), None)
+            )
         return ResultTable(
             title="Table IV. BranchNet with 12 leads against MLBF-Net, F1 by class (mean ± SD"
             " over folds)",
@@ -380,7 +371,7 @@ class Reproduction(reproduction.Reproduction):
             variants[f"λ = {weight:g}"] = Variant(loss_weight=weight)
         answers = self._cross_validated(variants)
         compared = self._compared(variants, answers, "table5")
-        printed = {single: Spread(*TABLE_V_SINGLE_LOSS), "λ = 1": Spread(*TABLE_V_1)}
+        printed = {single: Spread(*paper.TABLE_V_SINGLE_LOSS), "λ = 1": Spread(*paper.TABLE_V_1)}
 
         def ours(chosen: Callable[[Variant], bool]) -> list[tuple[Cell, ...]]:
             return [
@@ -403,10 +394,10 @@ class Reproduction(reproduction.Reproduction):
             rows=(
                 *ours(lambda variant: not variant.auxiliary_heads),
                 *ours(lambda variant: variant.auxiliary_heads and variant.loss_weight < 1),
-                *theirs("λ below 1", TABLE_V_BELOW_1),
+                *theirs("λ below 1", paper.TABLE_V_BELOW_1),
                 *ours(lambda variant: variant.loss_weight == 1),
                 *ours(lambda variant: variant.loss_weight > 1),
-                *theirs("λ above 1", TABLE_V_ABOVE_1),
+                *theirs("λ above 1", paper.TABLE_V_ABOVE_1),
             ),
             scored=self._scored_on(answers[single]),
             notes=(
@@ -608,7 +599,7 @@ class Reproduction(reproduction.Reproduction):
 
     @property
     def _published(self) -> str:
-        return self.published_heading({"cpsc2018": (NUM_PUBLIC_RECORDS,)})
+        return self.published_heading({"cpsc2018": (paper.NUM_PUBLIC_RECORDS,)})
 
     def _scored_on(self, parts: Sequence[Predictions]) -> str:
         count, present = sum(len(part.ids) for part in parts), len(self._present)
@@ -666,8 +657,7 @@ def _fold_spreads(parts: Sequence[Predictions]) -> list[Spread]:
 
 
 def _estimate(result: Result, score: str = SCORE) -> Estimate:
-    low, high = result.intervals[score]
-    return Estimate(result.values[score], float(low), float(high))
+    return Estimate.of(result.values[score], result.intervals[score])
 
 
 def _file_name(row: str) -> str:

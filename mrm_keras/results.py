@@ -32,17 +32,7 @@ from ecg_keras.evaluation.scores import (
 from ecg_keras.papers import reproduction
 from ecg_keras.papers.jobs import Job
 from ecg_keras.papers.tables import Cell, ResultTable, Spread, as_text
-from mrm_keras.published import (
-    BENCHMARK_AUC,
-    NUM_RECORDS,
-    TABLE_I,
-    TABLE_IV,
-    TABLE_V,
-    TABLE_VI,
-    TABLE_VII,
-    TABLE_VII_SECONDS,
-    TABLES_II_III,
-)
+from mrm_keras import published as paper
 from mrm_keras.variants import Protocol, Selection, Variant, scored_file
 
 # The paper's metrics and macro-F1, by their right names.
@@ -81,7 +71,7 @@ def table1() -> ResultTable:
     from mrm_keras.model import build_model
 
     model = build_model()
-    theirs = dict(zip(("trunk_1", "trunk_2", "trunk_3", "trunk_4"), TABLE_I.items(), strict=True))
+    theirs = {f"trunk_{i}": row for i, row in enumerate(paper.TABLE_I.items(), start=1)}
     rows: list[tuple[Cell, ...]] = []
     for layer in model.layers:
         shapes = layer.output if isinstance(layer.output, list) else [layer.output]
@@ -168,7 +158,7 @@ def scores_of(answers: Predictions, counts: np.ndarray | None = None) -> Scores:
 
 def _with_benchmark(table: ResultTable, task: str) -> ResultTable:
     """Add the macro-AUC of the PTB-XL benchmark's leaderboard, if it has the task."""
-    theirs = BENCHMARK_AUC.get(task, {})
+    theirs = paper.BENCHMARK_AUC.get(task, {})
     if not any(row[0] in theirs for row in table.rows):
         return table
     return replace(
@@ -197,11 +187,11 @@ def printed_figures(text: str) -> list[Spread | None]:
 
 # Title of each comparison, and the published figures by task and row.
 COMPARISONS: dict[str, tuple[str, Mapping[str, Mapping[str, str]]]] = {
-    "table2_3": ("Tables II and III. MRM-Net and other networks", TABLES_II_III),
-    "table4": ("Table IV. MRM-Net and other networks", {"cpsc2018": TABLE_IV}),
-    "table5": ("Table V. Fusion of the two resolutions", TABLE_V),
-    "table6": ("Table VI. One resolution alone, and both", TABLE_VI),
-    "table7": ("Table VII. Widths of the branches", TABLE_VII),
+    "table2_3": ("Tables II and III. MRM-Net and other networks", paper.TABLES_II_III),
+    "table4": ("Table IV. MRM-Net and other networks", {"cpsc2018": paper.TABLE_IV}),
+    "table5": ("Table V. Fusion of the two resolutions", paper.TABLE_V),
+    "table6": ("Table VI. One resolution alone, and both", paper.TABLE_VI),
+    "table7": ("Table VII. Widths of the branches", paper.TABLE_VII),
 }
 
 
@@ -252,7 +242,7 @@ class Reproduction(reproduction.Reproduction):
             table,
             columns=(*table.columns, "seconds per epoch", "published, RTX 3080"),
             rows=tuple(
-                (*row, seconds.get(str(row[0])), TABLE_VII_SECONDS.get(str(row[0])))
+                (*row, seconds.get(str(row[0])), paper.TABLE_VII_SECONDS.get(str(row[0])))
                 for row in table.rows
             ),
             notes=(
@@ -363,7 +353,7 @@ class Reproduction(reproduction.Reproduction):
         metrics = {**METRICS, **({} if self.protocol.test_fold is None else AT_THRESHOLDS)}
         # The paper's proposal; in Table VII it is the middle row.
         reference = "MRM-Net" if "MRM-Net" in variants else [*variants][len(variants) // 2]
-        heading = self.published_heading(NUM_RECORDS)
+        heading = self.published_heading(paper.NUM_RECORDS)
         rows: list[tuple[Cell, ...]] = []
         for name, selection in itertools.product(variants, self.selections):
             heads = trained[selection, task, name].heads
@@ -457,7 +447,7 @@ class Reproduction(reproduction.Reproduction):
             groups=of.answers[0].groups,
             resamples=self.bootstrap,
         )[metric]
-        return Estimate(float(of.scores()[metric][0]), float(interval[0]), float(interval[1]))
+        return Estimate.of(of.scores()[metric][0], interval)
 
     def _difference(self, base: Trained, other: Trained, metric: str) -> Estimate:
         """``other - base``, both on the same resamples."""
@@ -468,7 +458,7 @@ class Reproduction(reproduction.Reproduction):
             resamples=self.bootstrap,
         )[metric]
         value = other.scores()[metric][0] - base.scores()[metric][0]
-        return Estimate(float(value), float(interval[0]), float(interval[1]), signed=True)
+        return Estimate.of(value, interval, signed=True)
 
     # --- Captions and notes -----------------------------------------------------------------
 

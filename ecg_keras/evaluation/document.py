@@ -67,6 +67,12 @@ class Estimate:
     signed: bool = False
     threshold: float = float("nan")
 
+    @classmethod
+    def of(cls, value: float, interval: Iterable[float], *, signed: bool = False) -> "Estimate":
+        """Make an estimate of NumPy's numbers, as JSON can hold it."""
+        low, high = map(float, interval)
+        return cls(float(value), low, high, signed)
+
     @property
     def bar(self) -> bool:
         """Whether it is also drawn, as a bar from 0 to 1."""

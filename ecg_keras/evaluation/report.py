@@ -328,12 +328,7 @@ def compare(base: Result, other: Result, *, resamples: int, seed: int) -> Differ
         base=base,
         other=other,
         values={
-            key: Estimate(
-                value=other.values[key] - base.values[key],
-                low=float(intervals[key][0]),
-                high=float(intervals[key][1]),
-                signed=True,
-            )
+            key: Estimate.of(other.values[key] - base.values[key], intervals[key], signed=True)
             for key in SCORES
             if key in base.values and key in other.values and key in intervals
         },
@@ -581,8 +576,8 @@ def _class_table(result: Result) -> Table:
             (
                 name,
                 f"{result.classes.support[c]:,}",
-                Estimate(float(result.classes.f1[c]), *result.intervals["class_f1"][c].tolist()),
-                Estimate(float(result.class_auc[c]), *result.intervals["class_auc"][c].tolist()),
+                Estimate.of(result.classes.f1[c], result.intervals["class_f1"][c]),
+                Estimate.of(result.class_auc[c], result.intervals["class_auc"][c]),
                 Estimate(float(result.average_precision[c])),
             )
             for c, name in enumerate(result.predictions.class_names)
@@ -830,7 +825,7 @@ def _seen_counts(predictions: Predictions) -> dict[str, int] | None:
 def _estimate(result: Result, key: str) -> Estimate:
     if key not in result.values:
         return Estimate(float("nan"))
-    return Estimate(result.values[key], *result.intervals.get(key, np.full(2, np.nan)).tolist())
+    return Estimate.of(result.values[key], result.intervals.get(key, (np.nan, np.nan)))
 
 
 def _numbers(cell: Estimate) -> dict[str, float | None]:
