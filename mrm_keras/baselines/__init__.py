@@ -4,7 +4,8 @@ Every builder returns, like ``mrm_keras.model.build_model``, a functional model 
 ``(batch, input_length, lead)`` in millivolts to ``{"diagnosis": (batch, num_classes)}``, float32
 probabilities, with the contract as its first layer.  The MRM-Net paper trains all of them in the
 same way (Adam, 1e-3, binary cross-entropy) and gives only their names; the docstring of each
-builder says what its source leaves open and what we chose.
+builder says what its source leaves open and what we chose.  A module describes its network
+from the standardised signal to the logits; ``parts.baseline`` makes this the builder.
 
 The published code of MRM-Net is a fork of MVMSNet's (github.com/ysxGitHub/MVMS-net), so the paper
 very probably compared the versions found there: these have the plain names.  Names that end in
