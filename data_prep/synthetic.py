@@ -12,7 +12,6 @@ classes are those of the AHA/ACCF/HRS recommendations for the interpretation of 
 electrocardiogram (Circulation 2009, parts III and VI) and of common textbooks.
 """
 
-import csv
 import math
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import numpy as np
 
 from data_prep.commands import run_command
 from data_prep.errors import OptionError
-from data_prep.files import opened, written_whole
+from data_prep.files import opened, write_csv
 from data_prep.labels import CPSC_CLASSES, CPSC_SNOMED, LEADS
 
 RATE = 500.0
@@ -316,9 +315,7 @@ def main(
                 _write_reference(Path(unfinished) / part / "REFERENCE.csv", these)
                 (Path(unfinished) / part).rename(out / part)
     if test_records:
-        with written_whole(out / "test.csv") as path:
-            recordings = [name for name, _ in rows[records:]]
-            path.write_text("\n".join(["Recording", *recordings]) + "\n")
+        write_csv(out / "test.csv", ["Recording"], [[name] for name, _ in rows[records:]])
     print(f"{records} training and {test_records} test records, synthetic, are in {out}")
 
 
@@ -696,12 +693,9 @@ def _write_record(path: Path, record: SyntheticRecord) -> None:
 
 def _write_reference(path: Path, rows: list[tuple[str, tuple[int, ...]]]) -> None:
     """Write the table of labels, 1-based, in the challenge's format."""
-    with path.open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["Recording", "First_label", "Second_label", "Third_label"])
-        for name, labels in rows:
-            numbers = [str(label + 1) for label in labels]
-            table.writerow([name, *numbers, *[""] * (3 - len(numbers))])
+    columns = ["Recording", "First_label", "Second_label", "Third_label"]
+    of_three = ((*(label + 1 for label in labels), "", "")[:3] for _, labels in rows)
+    write_csv(path, columns, [[name, *of] for (name, _), of in zip(rows, of_three, strict=True)])
 
 
 if __name__ == "__main__":
