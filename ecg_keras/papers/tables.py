@@ -5,8 +5,8 @@ test; published scores that were obtained on other data are marked.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -48,6 +48,16 @@ class ResultTable:
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(f"{len(row)} cells do not fit {len(self.columns)} columns")
+
+    def with_columns(self, cells: Mapping[str, Mapping[str, Cell]], note: str) -> "ResultTable":
+        """Add columns, each given by the names of the rows, and a note on them."""
+        added = [[of.get(str(row[0])) for of in cells.values()] for row in self.rows]
+        return replace(
+            self,
+            columns=(*self.columns, *cells),
+            rows=tuple((*row, *more) for row, more in zip(self.rows, added, strict=True)),
+            notes=(*self.notes, note),
+        )
 
     @property
     def caption(self) -> str:
