@@ -1,5 +1,4 @@
 import errno
-import json
 import os
 from collections.abc import Callable
 from io import FileIO
@@ -227,48 +226,17 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
         write_store(tmp_path / "file" / "s.h5")
 
 
-def _truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:3000])
-
-
-def _text(path: Path) -> None:
-    path.write_text("Recording,First_label\n")
-
-
-def _empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
 def _other_hdf5(path: Path) -> None:
     with h5py.File(path, "w") as file:
         file["weights"] = np.zeros(3)
 
 
-def _next_version(path: Path) -> None:
-    with h5py.File(path, "a") as file:
-        file.attrs["schema_version"] = SCHEMA_VERSION + 1
+def _edited(change: Callable[[Any], object]) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        with h5py.File(path, "a") as file:
+            change(file)
 
-
-def _without_folds(path: Path) -> None:
-    with h5py.File(path, "a") as file:
-        del file["folds"]
-
-
-def _fewer_ids(path: Path) -> None:
-    with h5py.File(path, "a") as file:
-        ids = file["ids"][:-1]
-        del file["ids"]
-        file["ids"] = ids
-
-
-def _fewer_samples(path: Path) -> None:
-    with h5py.File(path, "a") as file:
-        file["signals"].resize(100, axis=0)
-
-
-def _fewer_classes(path: Path) -> None:
-    with h5py.File(path, "a") as file:
-        file["labels/form"].attrs["class_names"] = json.dumps(["NDT"])
+    return damage
 
 
 def _replaced(name: str, change: Callable[[np.ndarray], Any]) -> Callable[[Path], None]:
@@ -370,20 +338,26 @@ def test_a_pipe_is_no_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "trouble"),
     [
-        (_truncated, "is not a readable HDF5 file"),
-        (_text, "is not a readable HDF5 file"),
-        (_empty, "is not a readable HDF5 file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:3000]), "is not a readable HDF5 file"),
+        (lambda path: path.write_text("Recording,First_label\n"), "is not a readable HDF5 file"),
+        (lambda path: path.write_bytes(b""), "is not a readable HDF5 file"),
         (_other_hdf5, "is HDF5 but not a store"),
-        (_next_version, f"has schema version {SCHEMA_VERSION + 1}, and this release reads"),
-        (_without_folds, "is broken"),
-        (_fewer_ids, "is broken"),
-        (_fewer_samples, "is broken"),
-        (_fewer_classes, "is broken"),
+        (
+            _edited(lambda file: file.attrs.update(schema_version=SCHEMA_VERSION + 1)),
+            f"has schema version {SCHEMA_VERSION + 1}, and this release reads",
+        ),
+        (_edited(lambda file: file.pop("folds")), "is broken"),
+        (_replaced("ids", lambda ids: ids[:-1]), "is broken"),
+        (_edited(lambda file: file["signals"].resize(100, axis=0)), "is broken"),
+        (
+            _edited(lambda file: file["labels/form"].attrs.update(class_names='["NDT"]')),
+            "is broken",
+        ),
         (Path.unlink, "does not exist"),
     ],
 )
 def test_file_that_is_no_store(
-    tmp_path: Path, damage: Callable[[Path], None], trouble: str
+    tmp_path: Path, damage: Callable[[Path], object], trouble: str
 ) -> None:
     path = write_store(tmp_path / "s.h5")
     damage(path)
