@@ -110,66 +110,36 @@ def test_folds_set_at_the_end(tmp_path: Path) -> None:
         assert store.patients.tolist() == ["", "", ""]
 
 
-def _no_folds(writer: StoreWriter) -> None:
-    writer.append("a", make_signal(0), labels={"t": [0]})
-
-
-def _patient_in_two_folds(writer: StoreWriter) -> None:
-    writer.append("a", make_signal(0), labels={"t": [0]}, fold=1, patient="p")
-    writer.append("b", make_signal(0), labels={"t": [0]}, fold=2, patient="p")
-
-
-def _same_name(writer: StoreWriter) -> None:
-    _no_folds(writer)
-    _no_folds(writer)
-
-
-def _unknown_class(writer: StoreWriter) -> None:
-    writer.append("a", make_signal(0), labels={"t": [2]}, fold=1)
-
-
-def _other_task(writer: StoreWriter) -> None:
-    writer.append("a", make_signal(0), labels={"u": [0]}, fold=1)
-
-
-def _eleven_leads(writer: StoreWriter) -> None:
-    writer.append("a", make_signal(0)[:, :11], labels={"t": [0]}, fold=1)
-
-
-def _invalid_sample(writer: StoreWriter) -> None:
-    writer.append("a", make_signal(0) * np.nan, labels={"t": [0]}, fold=1)
-
-
-def _interrupt(writer: StoreWriter) -> None:
-    writer.append("a", make_signal(0), labels={"t": [0]}, fold=1)
-    raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize(
-    ("deed", "error", "trouble"),
+    ("records", "error", "trouble"),
     [
-        (lambda writer: None, StoreError, "no record is usable"),
-        (_no_folds, StoreError, "has no fold"),
-        (_patient_in_two_folds, StoreError, "several folds"),
-        (_same_name, StoreError, "holds a already"),
-        (_unknown_class, LabelError, "from 0 to 1, not"),
-        (_other_task, LabelError, "not None"),
-        (_eleven_leads, StoreError, r"of shape \(100, 11\)"),
-        (_invalid_sample, StoreError, "valid samples only"),
-        (_interrupt, KeyboardInterrupt, None),
+        ([], StoreError, "no record is usable"),
+        ([{"fold": 0}], StoreError, "has no fold"),
+        (
+            [{"patient": "p"}, {"record_id": "b", "patient": "p", "fold": 2}],
+            StoreError,
+            "several folds",
+        ),
+        ([{}, {}], StoreError, "holds a already"),
+        ([{"labels": {"t": [2]}}], LabelError, "from 0 to 1, not"),
+        ([{"labels": {"u": [0]}}], LabelError, "not None"),
+        ([{"signal": make_signal(0)[:, :11]}], StoreError, r"of shape \(100, 11\)"),
+        ([{"signal": make_signal(0) * np.nan}], StoreError, "valid samples only"),
+        ([{}], KeyboardInterrupt, None),
     ],
 )
 def test_what_stood_there_stays(
-    tmp_path: Path,
-    deed: Callable[[StoreWriter], None],
-    error: type[BaseException],
-    trouble: str | None,
+    tmp_path: Path, records: list[dict[str, Any]], error: type[BaseException], trouble: str | None
 ) -> None:
     path = write_store(tmp_path / "s.h5")
     before = path.read_bytes()
+    usual = {"record_id": "a", "signal": make_signal(0), "labels": {"t": [0]}, "fold": 1}
     with pytest.raises(error, match=trouble):
         with StoreWriter(path, dataset="x", fs=1, class_names={"t": ["a", "b"]}) as writer:
-            deed(writer)
+            for changes in records:
+                writer.append(**{**usual, **changes})
+            if error is KeyboardInterrupt:
+                raise error
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["s.h5"]
 
