@@ -48,8 +48,11 @@ def baseline(network: str) -> Callable[[Callable[[Any, Contract], Any]], Builder
             num_leads: int = 12,
             contract: Contract | None = None,
         ) -> keras.Model:
-            names = ("num_classes", "input_length", "num_leads")
-            sizes = dict(zip(names, (num_classes, input_length, num_leads), strict=True))
+            sizes = {
+                "num_classes": num_classes,
+                "input_length": input_length,
+                "num_leads": num_leads,
+            }
             contract = contract or default_contract(network=network, **sizes)
             contract.require_sizes(**sizes)
             signal = keras.Input((input_length, num_leads), name="signal")
