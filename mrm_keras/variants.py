@@ -141,8 +141,8 @@ def train(
     Raises:
         StoreError: if the training, validation or test set is empty.
     """
-    told = folder / "training.json"
-    if told.exists():  # killed while it removed the weights of the epochs
+    summary = folder / "training.json"
+    if summary.exists():  # killed while it removed the weights of the epochs
         shutil.rmtree(folder / EPOCHS, ignore_errors=True)
         return
     from ecg_keras.prediction.ensemble import predict_store
@@ -200,7 +200,7 @@ def train(
             for head, answers in best.items():
                 answers = replace(answers, seen=np.full(len(scored), CHOSE, np.int8))
                 save_predictions(folder / scored_file(head, "test"), answers)
-        with written_whole(told) as part:
+        with written_whole(summary) as part:
             part.write_text(json.dumps(training) + "\n", encoding="utf-8")
         shutil.rmtree(folder / EPOCHS, ignore_errors=True)
 

@@ -215,5 +215,5 @@ if __name__ == "__main__":
     tf.config.set_logical_device_configuration(
         processor, [tf.config.LogicalDeviceConfiguration()] * 2
     )
-    told = run_on_two_devices(sys.argv[1], Path(sys.argv[2]))
-    print(json.dumps({**told, **step_on_two_devices(sys.argv[1])}))
+    found = run_on_two_devices(sys.argv[1], Path(sys.argv[2]))
+    print(json.dumps({**found, **step_on_two_devices(sys.argv[1])}))

@@ -415,22 +415,22 @@ class TestWhatTheModelHasSeen:
         save_predictions(folder / "p.npz", replace(alone, **changes))
         evaluate.main(predictions=(folder / "p.npz",), out=folder / "r", bootstrap=10)
         sections = json.loads((folder / "r" / "scores.json").read_text())["predictions"]
-        told = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
+        warned = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
         page = (folder / "r" / "index.html").read_text()
-        return sections, (folder / "r" / "report.md").read_text(), page, "\n".join(told)
+        return sections, (folder / "r" / "report.md").read_text(), page, "\n".join(warned)
 
     def test_it_is_said_first_and_the_rest_scored_by_itself(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         seen = np.zeros(RECORDS, np.int8)
         seen[:25], seen[25:30] = 2, 1
-        sections, text, page, told = self.evaluated(
+        sections, text, page, warned = self.evaluated(
             tmp_path, capsys, seen=seen, dataset="cpsc2018", models=(FACTS,)
         )
         sentence = "25 of 60 records scored here trained this model"
         assert text.startswith(f"**{sentence}: ")
         assert sentence in page[page.index("<body>") :].splitlines()[1]
-        assert sentence in told and "5 of 60 records scored here chose its epoch" in told
+        assert sentence in warned and "5 of 60 records scored here chose its epoch" in warned
         whole, rest = sections
         assert (whole["records"], rest["records"]) == (60, 30)
         assert (whole["only_unseen"], rest["only_unseen"]) == (False, True)
@@ -446,8 +446,10 @@ class TestWhatTheModelHasSeen:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         seen = np.zeros(RECORDS, np.int8)
-        (section,), text, page, told = self.evaluated(tmp_path, capsys, seen=seen, models=(FACTS,))
-        assert told == "" and text.startswith("# Evaluation")
+        (section,), text, page, warned = self.evaluated(
+            tmp_path, capsys, seen=seen, models=(FACTS,)
+        )
+        assert warned == "" and text.startswith("# Evaluation")
         assert section["models"][0]["trained"] == 40
         for said in ("runs/fold_1/best.keras", "commit abc1234", "2026-11-24", "40 of cpsc2018"):
             assert said in page
@@ -455,22 +457,22 @@ class TestWhatTheModelHasSeen:
     def test_nothing_unseen_is_left(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        (section,), text, _, told = self.evaluated(tmp_path, capsys, seen=np.ones(RECORDS))
-        assert "60 of 60 records scored here chose its epoch and thresholds" in told
+        (section,), text, _, warned = self.evaluated(tmp_path, capsys, seen=np.ones(RECORDS))
+        assert "60 of 60 records scored here chose its epoch and thresholds" in warned
         assert "No record is left that is known to be unseen" in text
 
     def test_it_is_not_known(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        (section,), text, _, told = self.evaluated(tmp_path, capsys)
-        assert told == "" and section["seen"] is None
+        (section,), text, _, warned = self.evaluated(tmp_path, capsys)
+        assert warned == "" and section["seen"] is None
         assert "Whether these records trained the model is not known" in text
 
     def test_generated_records_are_named_in_the_first_line(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         models = (replace(FACTS, generated="all"),)
-        _, text, page, told = self.evaluated(tmp_path, capsys, models=models)
+        _, text, page, warned = self.evaluated(tmp_path, capsys, models=models)
         sentence = "This model was trained on generated records, not patients"
-        assert sentence in text.splitlines()[0] and sentence in told
+        assert sentence in text.splitlines()[0] and sentence in warned
         assert sentence in page[page.index("<body>") :].splitlines()[1]
 
 

@@ -71,8 +71,8 @@ CASES = {
 # --- In the process that is killed -----------------------------------------------------------
 
 
-def run(command: str, options: list[str], home: Path, told: Any, versions: Path | None) -> None:
-    """Run a command in a process group of its own, and tell of each change of a file in ``home``.
+def run(command: str, options: list[str], home: Path, changes: Any, versions: Path | None) -> None:
+    """Run a command in a process group of its own, and report each change of a file in ``home``.
 
     Copies each file that gets its name to ``versions``.
     """
@@ -95,9 +95,9 @@ def run(command: str, options: list[str], home: Path, told: Any, versions: Path 
         if versions and event == "os.rename" and os.path.isfile(given[0]):
             number = len(os.listdir(versions))
             shutil.copy(given[0], versions / f"{number} {os.path.basename(given[1])}")
-        os.write(told.fileno(), b".")
+        os.write(changes.fileno(), b".")
 
-    os.write(told.fileno(), b".")
+    os.write(changes.fileno(), b".")
     sys.addaudithook(watch)
     sys.argv = [f"/usr/bin/{command}", *options]
     import_module(SCRIPTS[command]).command()
@@ -130,10 +130,10 @@ def start(
     Returns:
         The status, and the seconds at which it began (0), changed files and ended.
     """
-    heard, told = MACHINE.Pipe(duplex=False)
-    process = MACHINE.Process(target=run, args=(command, options.split(), home, told, versions))
+    heard, changes = MACHINE.Pipe(duplex=False)
+    process = MACHINE.Process(target=run, args=(command, options.split(), home, changes, versions))
     process.start()
-    told.close()
+    changes.close()
     times: list[float] = []
     while os.read(heard.fileno(), 1):
         times.append(time.perf_counter())

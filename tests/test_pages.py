@@ -100,9 +100,9 @@ def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Picture, "png", b"")
 
 
-def written(folder: Path, told: Explanation, **options: Any) -> tuple[Path, Page]:
+def written(folder: Path, explained: Explanation, **options: Any) -> tuple[Path, Page]:
     path = folder / "explained" / "page.html"
-    write_page(path, told, **options)
+    write_page(path, explained, **options)
     return path, Page(path.read_text(encoding="utf-8"))
 
 
@@ -127,14 +127,14 @@ def test_the_page_names_the_models_and_what_trained_them(tmp_path: Path) -> None
         "fold_1/best.keras", "0.1.0", "abc1234", "2026-11-24T10:00", "ptb-xl", ("ptb-xl",)
     )
     models = tuple(replace(facts, file=f"fold_{i}/best.keras", generated="all") for i in (1, 2, 3))
-    told = replace(explanation(), models=models)
-    path, page = written(tmp_path, told, notices=("This recording trained this model.",))
+    explained = replace(explanation(), models=models)
+    path, page = written(tmp_path, explained, notices=("This recording trained this model.",))
     first, second = path.read_text()[path.read_text().index("<body>") :].splitlines()[1:3]
     assert "These models were trained on generated records, not patients" in first
     assert "This recording trained this model." in second
     for said in ("3: fold_1/best.keras to fold_3/best.keras", "commit abc1234", "of ptb-xl"):
         assert said in page.words
-    _, page = written(tmp_path, replace(told, models=(facts,) * 3))
+    _, page = written(tmp_path, replace(explained, models=(facts,) * 3))
     assert "generated" not in page.words
 
 
@@ -153,15 +153,15 @@ def test_a_network_of_several_answers_shows_thresholds_and_channels(tmp_path: Pa
 @pytest.mark.usefixtures("unpainted")
 def test_every_class_found_is_in_the_table(tmp_path: Path) -> None:
     """Also if it is not among the twelve most probable ones, because its threshold is low."""
-    told = explanation(single_label=False)
+    explained = explanation(single_label=False)
     names = tuple(f"S{c:02d}" for c in range(20))
     members = np.linspace(0.5, 0.12, 20, dtype=np.float32)[None]
     thresholds = np.full(20, 0.6)
     thresholds[15] = 0.1
-    contract = replace(told.contract, task="mine", class_names=names, thresholds=(0.5,) * 20)
-    relevances = (replace(told.relevances[0], class_name="S15"),)
-    told = replace(
-        told,
+    contract = replace(explained.contract, task="mine", class_names=names, thresholds=(0.5,) * 20)
+    relevances = (replace(explained.relevances[0], class_name="S15"),)
+    explained = replace(
+        explained,
         contract=contract,
         members=members,
         thresholds=thresholds,
@@ -169,7 +169,7 @@ def test_every_class_found_is_in_the_table(tmp_path: Path) -> None:
         without_lead=np.zeros((12, 20)),
         heads={},
     )
-    _, page = written(tmp_path, told)
+    _, page = written(tmp_path, explained)
     assert re.findall(r"^(S\d\d)(?: ✓)?\n0\.", page.words, re.MULTILINE) == [*names[:12], "S15"]
     assert "S15 ✓" in page.words
     assert "the 12 largest of 20 and every other class found" in page.words
@@ -177,16 +177,16 @@ def test_every_class_found_is_in_the_table(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("unpainted")
 def test_a_network_without_attention_has_no_section_of_it(tmp_path: Path) -> None:
-    told = explanation(single_label=False)
-    _, page = written(tmp_path, replace(told, attention=(), channels={}))
+    explained = explanation(single_label=False)
+    _, page = written(tmp_path, replace(explained, attention=(), channels={}))
     assert "Why AF" in page.words and "stretched to fill" in page.words
     assert "Attention" not in page.words and "Channel attention" not in page.pictures
 
 
 @pytest.mark.usefixtures("unpainted")
 def test_one_network_has_no_spread(tmp_path: Path) -> None:
-    told = explanation()
-    _, page = written(tmp_path, replace(told, members=told.members[:1]))
+    explained = explanation()
+    _, page = written(tmp_path, replace(explained, members=explained.members[:1]))
     assert "Agreement" not in page.words and " of 1" not in page.words
     assert "AF, atrial fibrillation ✓\n0.800\n" in page.words
 
@@ -205,19 +205,21 @@ def test_one_network_has_no_spread(tmp_path: Path) -> None:
 def test_the_page_tells_whether_its_marks_hold(
     tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
-    told = explanation()
-    _, page = written(tmp_path, replace(told, relevances=(replace(told.relevances[0], **changes),)))
+    explained = explanation()
+    _, page = written(
+        tmp_path, replace(explained, relevances=(replace(explained.relevances[0], **changes),))
+    )
     assert words in page.words
 
 
 @pytest.mark.usefixtures("unpainted")
 def test_a_long_recording_is_shown_where_most_is_marked(tmp_path: Path) -> None:
-    told = explanation(seconds=30.0)
-    shading = told.relevances[0].shading
+    explained = explanation(seconds=30.0)
+    shading = explained.relevances[0].shading
     values = np.zeros_like(shading.values)
     values[175:185] = 1.0  # 17.5 to 18.5 s
-    relevance = replace(told.relevances[0], shading=replace(shading, values=values))
-    _, page = written(tmp_path, replace(told, relevances=(relevance,)))
+    relevance = replace(explained.relevances[0], shading=replace(shading, values=values))
+    _, page = written(tmp_path, replace(explained, relevances=(relevance,)))
     begin = re.search(r"The 10 s from (\d+) s on", page.words)
     assert begin and 9 <= int(begin[1]) <= 17
     assert "the first 20 s" in page.words and "The first 10 of 30.0 s." in page.words
@@ -234,16 +236,16 @@ def test_the_page_needs_nothing_beside_it(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("unpainted")
 def test_no_name_becomes_an_element(tmp_path: Path) -> None:
-    told, evil = explanation(), "\"'><script>alert(1)</script>"
+    explained, evil = explanation(), "\"'><script>alert(1)</script>"
     names = (evil, *CPSC_CLASSES[1:])
-    told = replace(
-        told,
-        record=replace(told.record, id=evil, codes=(evil,), sex=evil),
-        contract=replace(told.contract, class_names=names, task=evil),
-        members=np.full_like(told.members, 0.1) + np.eye(9, dtype=np.float32)[0] * 0.2,
-        relevances=(replace(told.relevances[0], class_name=evil),),
+    explained = replace(
+        explained,
+        record=replace(explained.record, id=evil, codes=(evil,), sex=evil),
+        contract=replace(explained.contract, class_names=names, task=evil),
+        members=np.full_like(explained.members, 0.1) + np.eye(9, dtype=np.float32)[0] * 0.2,
+        relevances=(replace(explained.relevances[0], class_name=evil),),
     )
-    path, page = written(tmp_path, told, warnings=(evil,), notices=(evil,))
+    path, page = written(tmp_path, explained, warnings=(evil,), notices=(evil,))
     text = path.read_text(encoding="utf-8")
     assert page.words.count(evil) > 8 and evil in "".join(page.pictures + [page.words])
     assert "<script" not in text and 'alt="">' not in text
@@ -281,8 +283,8 @@ def test_a_browser_shows_it_without_errors(chromium: str, tmp_path: Path) -> Non
     """In frames as wide as a phone and a screen; a window may not be made as narrow as a phone."""
     frames, pictures = "", []
     for single_label in (True, False):
-        told = explanation(seconds=4.0, single_label=single_label)
-        path, page = written(tmp_path, told, warnings=("A word" * 30,))
+        explained = explanation(seconds=4.0, single_label=single_label)
+        path, page = written(tmp_path, explained, warnings=("A word" * 30,))
         text = html.escape(path.read_text(encoding="utf-8"))
         for width in (390, 1280):
             frames += f'<iframe srcdoc="{text}" width="{width}" height="800"></iframe>'
@@ -321,14 +323,14 @@ def test_each_answered_recording_gets_a_page(
     for name in ("A1", "A2"):
         write_wfdb(tmp_path / "records", name, sine_leads(1500))
     write_wfdb(tmp_path / "records", "broken", np.full((1500, 12), np.nan))
-    told = explanation()
+    explained = explanation()
 
     class Explainer:
         def __init__(self, models: Any) -> None:
             assert [type(model) for model in models] == [ECGModel]
 
         def explain(self, record: Record) -> Explanation:
-            return replace(told, record=record)
+            return replace(explained, record=record)
 
     monkeypatch.setattr(
         ensemble, "part", lambda network, name: SimpleNamespace(Explainer=Explainer)

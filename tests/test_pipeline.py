@@ -87,12 +87,12 @@ def test_a_run_tells_how_it_was_made(run: tuple[str, Path]) -> None:
         names = {path.name for path in (folder / f"fold_{fold}").iterdir()}
         files = {"args.json", "best.keras", "history.csv", "learning_curves.png", "training.log"}
         assert names == {*files, "validation.npz", "last_epoch.npz"}
-        told = json.loads((folder / f"fold_{fold}" / "args.json").read_text())
-        assert told["fold"] == fold
-        assert told["options"]["folds"] == ["1", "2"] and told["options"]["epochs"] == 2
-        assert told["options"]["seed"] == 0 and told["options"]["test_fold"] == 10
+        saved = json.loads((folder / f"fold_{fold}" / "args.json").read_text())
+        assert saved["fold"] == fold
+        assert saved["options"]["folds"] == ["1", "2"] and saved["options"]["epochs"] == 2
+        assert saved["options"]["seed"] == 0 and saved["options"]["test_fold"] == 10
         main = import_module(f"{package}.train").main
-        assert set(told["options"]) == set(inspect.signature(main).parameters)
+        assert set(saved["options"]) == set(inspect.signature(main).parameters)
 
 
 def test_the_kept_epoch_has_the_scores_of_scikit_learn(run: tuple[str, Path]) -> None:

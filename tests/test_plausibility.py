@@ -267,8 +267,8 @@ def test_answers_carry_the_doubts(
         header, *rows = csv.reader(file)
     assert header == ["Recording", "kind", "warning"]
     assert [row[:2] for row in rows] == [["A2", "flat lead"], ["A2", "limb electrodes swapped"]]
-    told = [line for line in capsys.readouterr().err.splitlines() if "doubtful" in line]
-    assert told == [f"doubtful: A2: {row[2]}" for row in rows]
+    printed = [line for line in capsys.readouterr().err.splitlines() if "doubtful" in line]
+    assert printed == [f"doubtful: A2: {row[2]}" for row in rows]
 
     model = load_model(tmp_path / "best.keras")
     unused = "only the first 2 s of 10 s were used."

@@ -693,9 +693,9 @@ def test_records_that_the_models_have_seen(tmp_path: Path, capsys: Printed) -> N
     found = load_predictions(out / "predictions.npz")
     assert found.seen is not None and found.seen.tolist() == [2, 2, 1, 0, 0]
     assert [model.trained for model in found.models] == [2, 1]
-    told = capsys.readouterr().err
-    assert "warning: 2 of 5 records answered here trained a member of this ensemble: " in told
-    assert "warning: 1 of 5 records answered here chose the epoch and thresholds of a" in told
+    warned = capsys.readouterr().err
+    assert "warning: 2 of 5 records answered here trained a member of this ensemble: " in warned
+    assert "warning: 1 of 5 records answered here chose the epoch and thresholds of a" in warned
 
 
 def test_files_in_a_folder_are_compared_by_name(tmp_path: Path, capsys: Printed) -> None:
@@ -703,8 +703,8 @@ def test_files_in_a_folder_are_compared_by_name(tmp_path: Path, capsys: Printed)
     found = load_predictions(answer(tmp_path) / "predictions.npz")
     assert found.seen is not None and found.seen.tolist() == [0, 2, 2, 0, 0]
     assert found.dataset == ""
-    told = capsys.readouterr().err
-    assert "warning: 2 of 5 records answered here trained this model (compared by name" in told
+    warned = capsys.readouterr().err
+    assert "warning: 2 of 5 records answered here trained this model (compared by name" in warned
 
 
 def test_nothing_is_known_of_models_without_an_origin(tmp_path: Path, capsys: Printed) -> None:
@@ -717,8 +717,8 @@ def test_nothing_is_known_of_models_without_an_origin(tmp_path: Path, capsys: Pr
 def test_models_of_generated_records_say_so(tmp_path: Path, capsys: Printed) -> None:
     trained_on(tmp_path, 1, Origin("cpsc2018", ("S1",), ("S2",), {"generated": "all"}))
     of_store(tmp_path)
-    told = capsys.readouterr().err
-    assert "warning: This model was trained on generated records, not patients" in told
+    warned = capsys.readouterr().err
+    assert "warning: This model was trained on generated records, not patients" in warned
 
 
 @pytest.mark.parametrize(

@@ -32,13 +32,13 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def test_everything_is_told_and_can_be_written_as_json() -> None:
-    told = provenance.provenance()
-    assert told["numpy"] == version("numpy")
-    assert told["tensorflow"] == version("tensorflow")
-    assert told["keras"] == version("keras")
-    assert told["ecg-keras"] == data_prep.__version__
-    assert isinstance(told["cores"], int) and told["cores"] > 0
-    assert json.loads(json.dumps(told)) == told
+    found = provenance.provenance()
+    assert found["numpy"] == version("numpy")
+    assert found["tensorflow"] == version("tensorflow")
+    assert found["keras"] == version("keras")
+    assert found["ecg-keras"] == data_prep.__version__
+    assert isinstance(found["cores"], int) and found["cores"] > 0
+    assert json.loads(json.dumps(found)) == found
 
 
 @pytest.mark.parametrize("allowed", [True, False])
@@ -51,14 +51,14 @@ def test_tf32_and_the_form_of_the_convolutions(allowed: bool) -> None:
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(allowed)
     try:
-        told = provenance.provenance()
+        found = provenance.provenance()
     finally:
         tf.config.experimental.enable_tensor_float_32_execution(before)
-    assert told["TF32"] == ("allowed" if allowed else "off")
-    assert told["MLBF-Net's convolutions"] == (
+    assert found["TF32"] == ("allowed" if allowed else "off")
+    assert found["MLBF-Net's convolutions"] == (
         "each batch in 4 slices of similar length, 2 outputs at once"
     )
-    assert told["MRM-Net's convolutions"] == "by Fourier transform from 16 taps on"
+    assert found["MRM-Net's convolutions"] == "by Fourier transform from 16 taps on"
 
 
 def test_tensorflow_is_not_imported_to_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,9 @@ class Explainer:
 def explainer(monkeypatch: pytest.MonkeyPatch) -> Explainer:
     explainer = Explainer()
     monkeypatch.setattr(uploads, "explainer_of", lambda models: explainer)
-    monkeypatch.setattr(uploads, "page_of", lambda told, **_: f"<h1>Why {told.record.id}</h1>")
+    monkeypatch.setattr(
+        uploads, "page_of", lambda explained, **_: f"<h1>Why {explained.record.id}</h1>"
+    )
     return explainer
 
 

@@ -189,12 +189,12 @@ def run(
 def test_a_run_folder_is_complete(run: Path) -> None:
     names = {"args.json", "best.keras", "history.csv", "learning_curves.png", "training.log"}
     assert {path.name for path in run.iterdir()} == {*names, "validation.npz", "last_epoch.npz"}
-    told = json.loads((run / "args.json").read_text())
-    assert told["options"].pop("store").endswith("toy.h5") and told["options"].pop("out")
+    saved = json.loads((run / "args.json").read_text())
+    assert saved["options"].pop("store").endswith("toy.h5") and saved["options"].pop("out")
     expected = {"a": "b", "folds": ["1"], "test_fold": 10, "task": None, "resume": False}
-    assert told["options"] == {**expected, **asdict(SETTINGS)} and told["fold"] == 1
-    assert told["settings"] == {**asdict(SETTINGS), "seed": 1}
-    assert {"tensorflow", "keras", "commit", "machine", "cores"} <= told["made with"].keys()
+    assert saved["options"] == {**expected, **asdict(SETTINGS)} and saved["fold"] == 1
+    assert saved["settings"] == {**asdict(SETTINGS), "seed": 1}
+    assert {"tensorflow", "keras", "commit", "machine", "cores"} <= saved["made with"].keys()
     assert (run / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
     history = read_history(run / "history.csv")
     assert history["epoch"].tolist() == [0, 1, 2, 3]
