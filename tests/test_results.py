@@ -59,7 +59,8 @@ def test_a_row_follows_from_its_predictions(table: Path, row: dict[str, str]) ->
         called = answers.probabilities.argmax(axis=1)
         truth = answers.first_labels
         scores = [f1_score(truth, called, average="macro", labels=range(9), zero_division=0)]
-        figure, digits = float(row["pooled macro-F1 [95 %]"]), 3
+        (heading,) = (column for column in row if column.endswith("macro-F1 [95 %]"))
+        figure, digits = float(row[heading]), 3
     assert scores and figure == pytest.approx(np.mean(scores), abs=1e-6)
     lines = [line for line in TEXT.splitlines() if line.startswith(f"| {name} |")]
     assert any(f" {figure:.{digits}f} " in line for line in lines)
