@@ -167,7 +167,7 @@ def test_contents_tell_the_format_where_the_ending_does_not(
     tmp_path: Path, signal: np.ndarray, kind: str
 ) -> None:
     if kind == "table":
-        pytest.skip("text is told by its ending")
+        pytest.skip("text files are recognised by their ending")
     name, write = WRITERS[kind]
     bare = write(tmp_path / name, signal).rename(tmp_path / "IMG00001")
     assert_holds(read_record(bare), signal)
