@@ -315,11 +315,6 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
         with opened(path) as data, TextIOWrapper(data, "utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="")
             found = [name.strip() for name in reader.fieldnames or ()]
-            twice = {name for name in found if name and found.count(name) > 1}
-            if twice:
-                raise LabelError(
-                    f"{path} has several columns {min(twice)!r}; delete or rename all but one."
-                )
             reader.fieldnames = found
             rows = [
                 (reader.line_num, {name: (row[name] or "").strip() for name in found})
@@ -338,6 +333,11 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
             raise LabelError(
                 f"{path} has no column {column or 'without a name'!r} but {', '.join(found)!r};"
                 " its first line must name the columns, separated by commas."
+            )
+    for column in found:
+        if column and found.count(column) > 1:
+            raise LabelError(
+                f"{path} has several columns {column!r}; delete or rename all but one."
             )
     if not rows:
         raise LabelError(f"{path} has a header line only; give a table with records.")

@@ -11,6 +11,9 @@ import numpy as np
 
 from data_prep.files import MOST_BYTES, opened
 
+_MOST_ARRAYS = 100  # in a file of which only some are wanted
+_MOST_ITEM = 1000  # bytes of a number or string of these, on average
+
 
 def read_npz(
     path: Path, *, most_bytes: int = MOST_BYTES, most_values: Mapping[str, int] | None = None
@@ -20,8 +23,9 @@ def read_npz(
     Args:
         path: of the file.
         most_bytes: largest allowed size of the file, and of its arrays together.
-        most_values: largest allowed number of values of each array that is wanted; the others
-            are left empty.  None for all arrays, of any number.
+        most_values: largest allowed number of values of each array that is wanted, of 1,000 bytes
+            on average; the others, of at most 100 arrays in all, are left empty.  None for all
+            arrays, of any number.
 
     Returns:
         The arrays by name.
@@ -35,12 +39,15 @@ def read_npz(
     with opened(path, most=most_bytes) as file:
         try:
             with zipfile.ZipFile(file) as archive:
+                if most_values is not None and len(archive.infolist()) > _MOST_ARRAYS:
+                    raise ValueError(f"it holds more than {_MOST_ARRAYS} arrays")
                 for member in archive.namelist():
                     name = member.removesuffix(".npy")
                     most = math.inf if most_values is None else most_values.get(name, 0)
                     # (zipfile opens a member only if both copies of its name agree.)
                     with archive.open(member) as part:
-                        arrays[name] = read_npy(part, left, most) if most else np.empty(0)
+                        bound = min(left, _MOST_ITEM * most)
+                        arrays[name] = read_npy(part, bound, most) if most else np.empty(0)
                     left -= arrays[name].nbytes
         except Exception as error:  # a damaged file raises many types of errors
             if isinstance(error, OSError) and error.errno != errno.EINVAL:
@@ -49,7 +56,7 @@ def read_npz(
     return arrays
 
 
-def read_npy(file: IO[bytes], most_bytes: int, most_values: float) -> np.ndarray:
+def read_npy(file: IO[bytes], most_bytes: float, most_values: float) -> np.ndarray:
     """Read the one array of an open ``.npy`` file.
 
     Args:

@@ -32,3 +32,16 @@ def test_size_is_bounded(tmp_path: Path) -> None:
             read_npz(path, **limits)
     with pytest.raises(OSError, match="too large"):
         read_npz(path, most_bytes=100)
+
+
+def test_a_file_of_which_only_some_arrays_are_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, a=np.array(["x" * 251]), b=np.zeros(1))  # 1,004 bytes
+    assert len(read_npz(path, most_values={"b": 1})["b"]) == 1
+    with pytest.raises(ValueError, match="is too large"):
+        read_npz(path, most_values={"a": 1})
+    many: dict[str, Any] = {f"a{i}": np.zeros(1) for i in range(101)}
+    np.savez(path, **many)
+    assert len(read_npz(path)) == 101
+    with pytest.raises(ValueError, match="more than 100 arrays"):
+        read_npz(path, most_values={"a1": 1})

@@ -10,6 +10,8 @@ from data_prep.errors import OptionError
 from data_prep.files import sha256_of, written_as_one
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ecg_keras.evaluation.predictions import Predictions
     from ecg_keras.model.model_files import ECGModel
 
@@ -62,19 +64,21 @@ def main(
         written_as_one(out, names=(file, card), inputs=(model, store)) as folder,
         Store(store) as opened,
     ):
-        rows = fold_of_store(opened, contract=full.contract, fold=test_fold)
-        if overlap(full.seen(opened.ids[rows], opened.dataset), dataset=opened.dataset):
+        choosing, scored = (
+            fold_of_store(opened, contract=full.contract, fold=fold)
+            for fold in (validation_fold, test_fold)
+        )
+        if overlap(full.seen(opened.ids[scored], opened.dataset), dataset=opened.dataset):
             raise OptionError(
                 f"{model} has seen records of fold {test_fold}, so it cannot be scored there; give"
                 " with --test-fold the fold that was left out of its training."
             )
 
-        def predict(each: ECGModel, fold: int) -> Predictions:
-            rows = fold_of_store(opened, contract=each.contract, fold=fold)
+        def predict(each: ECGModel, rows: np.ndarray) -> Predictions:
             return predict_store(each, opened, rows, batch_size=64)["diagnosis"]
 
         def validation_auc(each: ECGModel) -> float:
-            answers = predict(each, validation_fold)
+            answers = predict(each, choosing)
             assert answers.labels is not None
             return macro_auc(answers.labels, answers.probabilities)
 
@@ -94,7 +98,7 @@ def main(
                 f" on the validation records from {before:.5f} to {after:.5f}."
             )
         result = score_predictions(
-            predict(published, test_fold),
+            predict(published, scored),
             path=path,
             name=name,
             labels_from=f"fold {test_fold} of the data set",
