@@ -10,6 +10,7 @@ from sklearn.calibration import calibration_curve
 from data_prep.errors import PredictionsError
 from data_prep.labels import known_first_labels, one_hot
 from ecg_keras.evaluation.scores import (
+    LEAST_THRESHOLD,
     all_scores,
     best_thresholds,
     bootstrap_intervals,
@@ -178,7 +179,8 @@ class TestThresholds:
     @pytest.mark.parametrize("decimals", [1, 2, 7])
     def test_no_threshold_does_better(self, decimals: int) -> None:
         labels, probabilities = made_up(decimals=decimals)
-        fitted = class_f1(labels, probabilities >= best_thresholds(labels, probabilities))
+        best = best_thresholds(labels, probabilities, least=0)
+        fitted = class_f1(labels, probabilities >= best)
         for threshold in np.unique(probabilities):
             tried = class_f1(labels, probabilities >= threshold)
             assert (tried <= fitted + 1e-12).all()
@@ -196,6 +198,13 @@ class TestThresholds:
         labels = np.array([[1], [0], [0], [1]])
         probabilities = np.array([[0.2], [0.4], [0.5], [0.7]])
         np.testing.assert_allclose(best_thresholds(labels, probabilities), [0.6], rtol=1e-6)
+
+    def test_none_is_below_the_least(self) -> None:
+        """The record of the class is the least probable: F1 is best if every record has it."""
+        labels = np.array([[1], [0], [0]])
+        probabilities = np.array([[0.001], [0.002], [0.9]])
+        assert best_thresholds(labels, probabilities, least=0) < 0.001
+        assert best_thresholds(labels, probabilities) == np.float32(LEAST_THRESHOLD)
 
     def test_neighbouring_floats_stay_apart(self) -> None:
         low = np.float32(0.3)

@@ -32,8 +32,9 @@ def main(
 ) -> None:
     """Prepare a trained model for publication.
 
-    Writes OUT/NAME.keras, without the optimiser and with weights in half precision if that leaves
-    the validation macro-AUC as it is, and its model card OUT/NAME.md: data, licence, training,
+    Writes OUT/NAME.keras, without the optimiser, with thresholds chosen anew on the validation
+    fold, and with weights in half precision if that leaves the validation macro-AUC as it is, and
+    its model card OUT/NAME.md: data, licence, training,
     scores with intervals for each class, calibration, thresholds, use and misuse.  Prints the line
     of the list of published models.  Hyphens in NAME become underscores in the file names.
 
@@ -43,14 +44,15 @@ def main(
         store: store that it was trained on.
         trained_by: the command that trained it, for the card.
         out: folder for the model file and its card.
-        validation_fold: fold that chose the epoch; shows whether half precision is enough.
+        validation_fold: fold that chose the epoch; chooses the thresholds and shows whether half
+            precision is enough.
         test_fold: fold to score; the model must not have seen it.
         bootstrap: number of bootstrap resamples for the 95 % intervals.
     """
     from data_prep.store import Store
     from ecg_keras.evaluation.report import score_predictions
-    from ecg_keras.evaluation.scores import macro_auc
-    from ecg_keras.model.model_files import load_model, save_model
+    from ecg_keras.evaluation.scores import best_thresholds, macro_auc
+    from ecg_keras.model.model_files import load_model, save_model, set_thresholds
     from ecg_keras.model.origin import overlap
     from ecg_keras.model.pretrained import file_name
     from ecg_keras.prediction.ensemble import fold_of_store, predict_store
@@ -77,15 +79,17 @@ def main(
         def predict(each: ECGModel, rows: np.ndarray) -> Predictions:
             return predict_store(each, opened, rows, batch_size=64)["diagnosis"]
 
-        def validation_auc(each: ECGModel) -> float:
+        def validation(each: ECGModel) -> tuple[np.ndarray, np.ndarray]:
             answers = predict(each, choosing)
             assert answers.labels is not None
-            return macro_auc(answers.labels, answers.probabilities)
+            return answers.labels, answers.probabilities
 
         path = folder / file
+        in_full = validation(full)
+        set_thresholds(full.network, best_thresholds(*in_full))
         save_model(full.network, path, half=True)
         published = load_model(path)
-        before, after = validation_auc(full), validation_auc(published)
+        before, after = macro_auc(*in_full), macro_auc(*validation(published))
         remark = (
             "The weights are stored in half precision; the macro-AUC on the validation records is"
             f" {after:.5f} with them and {before:.5f} with the weights in full."
