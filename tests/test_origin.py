@@ -77,7 +77,7 @@ def test_a_model_file_carries_it(tmp_path: Path) -> None:
     assert opened.network.get_layer("contract").origin == opened.origin
     assert opened.seen(["00002_lr"], "ptb-xl").tolist() == [TRAINED]
     assert opened.facts == ModelFacts(
-        str(tmp_path / "best.keras"),
+        f"{tmp_path.name}/best.keras",  # the folders above are nobody's matter
         "0.1.0",
         "abc1234",
         "2026-11-24T10:00:00+00:00",

@@ -67,7 +67,7 @@ class ECGModel:
     @property
     def facts(self) -> ModelFacts:
         """What pages and reports say about this model."""
-        file = str(self.path)
+        file = Path(*self.path.parts[-2:]).as_posix()
         return ModelFacts(file) if self.origin is None else self.origin.facts(file)
 
     def seen(self, names: Sequence[str], dataset: str = "") -> np.ndarray:

@@ -23,7 +23,7 @@ class ModelFacts:
     """What pages and reports say about a model file.
 
     Attributes:
-        file: path of the file; empty if there is none.
+        file: name of the file and its folder, as pages are passed on; empty if there is none.
         version: version of this package that trained the model; like all following fields, empty
             if the file was written before model files recorded their origin.
         commit: commit of the code.
@@ -123,7 +123,7 @@ class Origin:
         """Summarise the origin for pages and reports.
 
         Args:
-            file: path of the model file.
+            file: name of the model file and its folder.
         """
         sources, generated = _sources(self.store)
         dataset, trained = self.dataset, len(self.trained)
