@@ -140,6 +140,24 @@ def test_convolutions_correctness(time: int, batches: list[list[int]]) -> None:
             assert_near(f, expected, 1e-5)
 
 
+def test_a_step_compiled_whole_convolves_and_learns_as_slices_do() -> None:
+    """``--jit-compile``: XLA wants fixed shapes, so the batch is one slice."""
+    layer = BranchConvolutions(BRANCHES, filters=2, kernel_sizes=ONE_BLOCK)
+    signal = recordings([100, 7, 31, 64], 100)
+    shaken(layer, signal.shape)
+
+    def step(signal: Any) -> Any:
+        with tf.GradientTape() as tape:
+            features = layer(signal)
+            score = tf.add_n([tf.reduce_sum(tf.sin(f)) for f in features])
+        return [*features, *tape.gradient(score, layer.trainable_weights)]
+
+    for compiled, eager in zip(
+        tf.function(step, jit_compile=True)(signal), step(signal), strict=True
+    ):
+        assert_near(compiled, eager, 1e-5)
+
+
 def test_convolutions_of_several_leads_in_one_branch() -> None:
     layer = BranchConvolutions(2, filters=4, name="f_cnn")
     signal = recordings([200, 31, 0, 90], 300, leads=6)
