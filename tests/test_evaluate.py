@@ -277,6 +277,21 @@ class TestReport:
         for figure in figures:
             assert (tmp_path / "r" / figure).is_file()
 
+    def test_no_figure_of_an_auc_that_no_class_has(self, mrm: Path, tmp_path: Path) -> None:
+        made = load_predictions(mrm)
+        assert made.labels is not None and made.first_labels is not None
+        one = replace(
+            made,
+            ids=made.ids[:1],
+            probabilities=made.probabilities[:1],
+            members=made.members[:, :1],
+            labels=made.labels[:1],
+            first_labels=made.first_labels[:1],
+        )
+        save_predictions(tmp_path / "one.npz", one)
+        evaluate.main(predictions=(tmp_path / "one.npz",), out=tmp_path / "r", bootstrap=5)
+        assert not list((tmp_path / "r").glob("*class_auc.png"))
+
     def test_same_input_same_report(self, mlbf: Path, reference: Path, tmp_path: Path) -> None:
         for name in ("a", "b"):
             evaluate.main(

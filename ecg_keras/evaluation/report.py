@@ -671,15 +671,16 @@ def _pictures(result: Result) -> Iterator[Picture]:
         f"{'' if several else ' over all records and classes'}.",
         half=True,
     )
-    yield Picture(
-        f"{slug}_class_auc.png",
-        plots.plot_class_auc(
-            result.class_auc, result.intervals["class_auc"], result.labels.sum(axis=0), names
-        ),
-        "AUC of each class",
-        "AUC with its 95 % interval, and in brackets the number of records with the class; the"
-        " dotted line is macro-AUC. Classes for which AUC is undefined are left out.",
-    )
+    if np.isfinite(result.class_auc).any():
+        yield Picture(
+            f"{slug}_class_auc.png",
+            plots.plot_class_auc(
+                result.class_auc, result.intervals["class_auc"], result.labels.sum(axis=0), names
+            ),
+            "AUC of each class",
+            "AUC with its 95 % interval, and in brackets the number of records with the class; the"
+            " dotted line is macro-AUC. Classes for which AUC is undefined are left out.",
+        )
 
 
 def _comparison(results: Sequence[Result], differences: Sequence[Difference]) -> list[Block]:
