@@ -14,6 +14,7 @@ from typing import Any
 from data_prep import __version__
 from data_prep.errors import ECGError
 from data_prep.interrupts import STATUS, raise_again
+from data_prep.names import shown
 from data_prep.provenance import version_of
 
 
@@ -104,5 +105,5 @@ def _resumes(main: Callable[..., None]) -> bool:
 
 
 def _stop(sentence: str, *, status: int = 2) -> None:
-    print(f"{os.path.basename(sys.argv[0])}: {sentence}", file=sys.stderr)
+    print(shown(f"{os.path.basename(sys.argv[0])}: {sentence}"), file=sys.stderr)
     raise SystemExit(status)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data_prep.errors import OptionError
+from data_prep.names import shown
 
 # Disk or quota full, file larger than the system or the shell allows, disk failure: the system
 # does not say which file was being written.
@@ -123,7 +124,7 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Format a table so that spreadsheet programs show it as it is.
 
     They run text that begins with =, +, - or @ as a formula, so an apostrophe is put before it.
-    Numbers stay as they are.
+    Numbers stay as they are; control characters and line breaks become escapes.
 
     Args:
         header: names of the columns.
@@ -136,15 +137,18 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
+_FORMULAS = tuple("=+-@＝＋－＠")  # in East Asian locales, also the full-width characters
+
+
 def _harmless(cell: object) -> object:
-    text = str(cell)
-    if text == "-" or not text.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return cell
+    text = shown(str(cell)) if cell is not None else ""
+    if text == "-" or not text.startswith(_FORMULAS):
+        return text
     try:
         float(text)
     except ValueError:
         return f"'{text}"
-    return cell
+    return text
 
 
 @contextmanager

@@ -1,18 +1,15 @@
 """The user's own label tables, and maps from a data set's codes to classes."""
 
 import math
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_prep.errors import LabelError
 from data_prep.labels import CPSC_CLASSES, CPSC_SNOMED, CPSC_TASK, cpsc_label, read_rows
+from data_prep.names import require_class_names
 
 _ABOUT_THE_RECORD = ("Recording", "patient", "fold", "age", "sex")
-_MOST_CHARACTERS = 100
-# Names of columns in answers.csv, and its word for no class; also columns named threshold_….
-_RESERVED = ("recording", "found", "labels", "warnings", "seconds_used", "none above its threshold")
 _SEXES = {"male": "male", "m": "male", "female": "female", "f": "female", "": ""}
 
 
@@ -186,23 +183,10 @@ def _names_of_columns(row: Mapping[str, str], names: Sequence[str], where: str) 
 
 
 def _require_usable(class_names: Iterable[str], path: Path) -> None:
-    """Reject names that would spoil a table, or two that a reader would take for one."""
-    before: dict[str, str] = {}
-    for name in class_names:
-        folded = unicodedata.normalize("NFKC", name).casefold()
-        if not name.isprintable() or ";" in name or len(name) > _MOST_CHARACTERS:
-            trouble = (
-                f"must have at most {_MOST_CHARACTERS} characters, no line breaks or control"
-                " characters and no semicolon"
-            )
-        elif folded in _RESERVED or folded.startswith("threshold_"):
-            trouble = "is the name of a column in answers.csv, or its word for no class"
-        elif folded in before:
-            trouble = f"looks like the class {before[folded]!r}; write both alike, or rename one"
-        else:
-            before[folded] = name
-            continue
-        raise LabelError(f"{path}: the class name {name[:40]!r} {trouble}.")
+    try:
+        require_class_names(class_names)
+    except ValueError as error:
+        raise LabelError(f"{path}: {error}.") from None
 
 
 def _class_names(names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, int]]:

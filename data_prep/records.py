@@ -12,6 +12,7 @@ import numpy as np
 
 from data_prep.errors import RecordError
 from data_prep.files import is_file, opened
+from data_prep.names import require_record_name, shown
 from data_prep.readers.arrays import is_recording, read_array, tracing_of
 from data_prep.readers.cpsc_struct import read_cpsc_struct
 from data_prep.readers.dicom import read_dicom
@@ -245,12 +246,11 @@ def _record_file(path: Path) -> Path:
 
 
 def _require_name(path: Path) -> None:
-    """Reject a recording whose name a table of predictions could not hold."""
+    """Reject a recording whose name a store or a table of predictions could not hold."""
     try:
-        path.stem.encode()
-    except UnicodeEncodeError:
-        shown = str(path).encode(errors="backslashreplace").decode()
-        raise RecordError(f"{shown} has a name that is not UTF-8; rename it.") from None
+        require_record_name(path.stem)
+    except ValueError as error:
+        raise RecordError(f"{shown(str(path))} cannot be read: {error}; rename it.") from None
 
 
 def format_of(path: Path) -> str | None:

@@ -28,7 +28,7 @@ import errno
 import json
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from io import FileIO
 from pathlib import Path
@@ -40,6 +40,7 @@ import numpy as np
 from data_prep.errors import LabelError, StoreError
 from data_prep.files import is_file, written_whole
 from data_prep.labels import LEADS, encode, main_labels
+from data_prep.names import require_class_names, require_name, require_record_name
 from data_prep.splits import require_patients_apart
 
 SCHEMA = "ecg-keras store"
@@ -97,8 +98,8 @@ class StoreWriter:
         provenance: what the store was made from and how; saved as JSON.
 
     Raises:
-        StoreError: at the end of the block, if there is no record, a record has no fold, or a
-            patient is in several folds.
+        StoreError: if the name of a task or class is unusable; at the end of the block, if there
+            is no record, a record has no fold, or a patient is in several folds.
         OSError: with ``errno.ENOSPC`` if the disk is full.
     """
 
@@ -115,6 +116,9 @@ class StoreWriter:
         self.dataset = dataset
         self.fs = float(fs)
         self.class_names = {task: tuple(names) for task, names in class_names.items()}
+        for task, names in self.class_names.items():
+            self._require(require_name, task, "task")
+            self._require(require_class_names, names)
         self.provenance = dict(provenance or {})
         self._ids: dict[str, None] = {}
         self._offsets = [0]
@@ -141,6 +145,12 @@ class StoreWriter:
             )
             self._exit = stack.pop_all()
         return self
+
+    def _require(self, usable: Callable[..., None], *names: Any) -> None:
+        try:
+            usable(*names)
+        except ValueError as error:
+            raise StoreError(f"{self.path} cannot hold this: {error}.") from None
 
     def __contains__(self, record_id: str) -> bool:
         """Whether a record of this name is already in the store."""
@@ -178,11 +188,12 @@ class StoreWriter:
             source: the folder that the record came from.
 
         Raises:
-            StoreError: if the name is taken or the signal is not as stated.
+            StoreError: if the name is taken or unusable, or the signal is not as stated.
             LabelError: if a task is missing or a label is not one of its classes.
         """
         if record_id in self._ids:
             raise StoreError(f"{self.path} holds {record_id} already; give each record once.")
+        self._require(require_record_name, record_id)
         fits = signal.ndim == 2 and len(signal) > 0 and signal.shape[1] == len(LEADS)
         if not fits or not np.isfinite(signal).all():
             raise StoreError(
@@ -368,7 +379,7 @@ class Store:
                 task: _table(labels, task, "ub", ndim=(2,)) for task in labels
             }
             self._class_names: dict[str, tuple[str, ...]] = {
-                task: tuple(json.loads(labels[task].attrs["class_names"])) for task in labels
+                task: tuple(_texts(labels[task].attrs["class_names"])) for task in labels
             }
             self.tasks = tuple(self._labels)
             if first_labels.ndim == 2 and first_labels.shape[1] != len(self.tasks):
@@ -393,15 +404,19 @@ class Store:
             raise ValueError("its offsets do not ascend from 0")
         if len(set(self.ids.tolist())) < len(self.ids):
             raise ValueError("two of its records have one name")
+        for name in self.ids.tolist():
+            require_record_name(name)
         # Fold 11 holds records used only for training; see mlbf-reproduce.
         if ((self.folds < 1) | (self.folds > 11)).any():
             raise ValueError("its folds are not 1 to 10")
         most = max(map(len, self._class_names.values()), default=0)
         for task, names in self._class_names.items():
+            require_name(task, "task")
+            require_class_names(names)
             labels, first_labels = self._labels[task], self._first_labels[task]
             if ((first_labels < -1) | (first_labels >= most)).any():
                 raise ValueError("its first labels are not among its classes")
-            if labels.shape[1] != len(names) or len(set(names)) < len(names):
+            if labels.shape[1] != len(names):
                 raise ValueError("its labels do not fit its classes")
             if (labels > 1).any():
                 raise ValueError(f"its labels of {task} are not 0 and 1")
@@ -506,6 +521,14 @@ def _own(group: h5py.Group, name: str) -> Any:
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise ValueError(f"its {name} is missing or a link to elsewhere")
     return group[name]
+
+
+def _texts(written: str) -> list[str]:
+    """The texts of a JSON list."""
+    texts = json.loads(written)
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("its classes are no list of names")
+    return texts
 
 
 def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:

@@ -62,6 +62,7 @@ def exit_of(main: Callable[..., None], *arguments: object) -> int | str | None:
     [
         (StoreError("a.h5 is broken; build it again."), "a.h5 is broken; build it again."),
         (ECGError("that cannot be."), "that cannot be."),
+        (ECGError("a\x1b[2J\nb is broken."), "a\\x1b[2J\\nb is broken."),
         (OSError(errno.ENOSPC, "No space left", "/d/a.h5"), "the disk is full while writing /d/a"),
         (OSError(errno.ENOSPC, "No space left"), "the disk is full; free some space"),
         (OSError(errno.EDQUOT, "Quota exceeded", "/d/a"), "the disk is full while writing /d/a"),

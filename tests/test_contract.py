@@ -46,6 +46,13 @@ def test_thresholds_are_a_half_until_they_are_found() -> None:
             {"task": "superdiagnostic", "class_names": ("MI", "NORM", "STTC", "CD", "HYP")},
             "classes of superdiagnostic are NORM, MI",
         ),
+        ({"class_names": ("calm", "fast", "\x1b[31mslow")}, "class name .* control"),
+        ({"class_names": ("calm", "fast", "Fast")}, "looks like the class 'fast'"),
+        ({"class_names": ("calm", "fast", "found")}, "a column in answers.csv"),
+        ({"class_names": ("calm", "fast", "a" * 101)}, "1 to 100 characters"),
+        ({"task": "a\nwarning: none"}, "task name .* line breaks"),
+        ({"network": "MLBF-Net\x07"}, "network name .* control"),
+        ({"leads": ("I", "\u202eII")}, "lead name .* control"),
         *(
             ({name: value}, f"{name} in a contract must be")
             for name, values in ALTERED.items()

@@ -128,13 +128,15 @@ def test_only_regular_files_within_bounds_are_opened(tmp_path: Path) -> None:
 
 
 def test_tables_run_no_formulas(tmp_path: Path) -> None:
-    row = ["=1+2", "+cmd", "-x", "@sum", "\t=1", "-0.5", "+1e3", -2.0, -3, "a=1", "-nan", "\udce4"]
+    row = ["=1+2", "+cmd", "-x", "@sum", "＝1", "\t=1", "-0.5", "+1e3", -2.0, -3, "a=1", "-nan"]
+    row += ["\udce4", "a\x1b[2J\n"]
     write_csv(tmp_path / "new" / "a.csv", ["=a", "b"], [row])
     with open(tmp_path / "new" / "a.csv", newline="") as file:
         header, read = csv.reader(file)
     assert header == ["'=a", "b"]
-    assert read[:5] == ["'=1+2", "'+cmd", "'-x", "'@sum", "'\t=1"]
-    assert read[5:] == ["-0.5", "+1e3", "-2.0", "-3", "a=1", "-nan", "\\udce4"]
+    assert read[:6] == ["'=1+2", "'+cmd", "'-x", "'@sum", "'＝1", "\\t=1"]
+    assert read[6:12] == ["-0.5", "+1e3", "-2.0", "-3", "a=1", "-nan"]
+    assert read[12:] == ["\\udce4", "a\\x1b[2J\\n"]
 
 
 NAMES = ("answers.csv", "*_roc.png")

@@ -715,16 +715,19 @@ def test_what_is_no_recording_is_listed_with_the_reason(tmp_path: Path, signal: 
         assert reason in reasons[name]
 
 
-def test_file_names_that_are_not_utf8(tmp_path: Path, signal: np.ndarray) -> None:
+@pytest.mark.parametrize("name", [b"C\xe4", b"C\x1b[2J", b"C\n", b"C" * 201])
+def test_file_names_that_no_record_can_have(
+    tmp_path: Path, signal: np.ndarray, name: bytes
+) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/folder\xe4"))
     write_wfdb(folder, "A1", signal, fs=FS)
     write_wfdb(folder, "B1", signal, fs=FS)
-    table = write_table(Path(os.fsdecode(os.fsencode(folder) + b"/C\xe4.csv")), signal)
+    table = write_table(Path(os.fsdecode(os.fsencode(folder) + b"/" + name + b".csv")), signal)
     write_reference(folder / "REFERENCE.csv", {"A1": [1], "B1": [2]})
     for row, record in enumerate(found := find_records(folder)):
         if row < 2:
             assert_holds(read_record(found[record]), signal)
-    with pytest.raises(RecordError, match=r"C\\udce4.csv has a name that is not UTF-8"):
+    with pytest.raises(RecordError, match=r"\.csv cannot be read: the record name .*UTF-8; rename"):
         read_record(table, fs=FS)
     with pytest.raises(StoreError, match="2 usable records"):  # and not three
         build.main(source=(folder,), out=tmp_path / "s.h5", workers=1, fs=FS)

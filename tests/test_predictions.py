@@ -118,7 +118,12 @@ class TestRefused:
             ({"probabilities": np.full((3, 4), np.nan)}, "not between 0 and 1"),
             ({"probabilities": np.full((3, 4), 1.5)}, "not between 0 and 1"),
             ({"ids": np.array(["a", "b", "a"])}, "record a occurs more than once"),
-            ({"class_names": ("a", "b", "c", "a")}, "class a occurs more than once"),
+            ({"class_names": ("a", "b", "c", "a")}, "'a' looks like the class 'a'"),
+            ({"class_names": ("a", "b", "c", "d\x1b[2J")}, "class name .* control"),
+            ({"class_names": ("a", "b", "c", "A")}, "looks like the class 'a'"),
+            ({"ids": np.array(["a", "b", "c\x1b]0;x\a"])}, "record name .* control"),
+            ({"network": "A\nwarning: none"}, "network name .* line breaks"),
+            ({"task": "\u202eA"}, "task name .* control"),
         ],
     )
     def test_what_does_not_fit(

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 from collections.abc import Callable
 from io import FileIO
@@ -82,6 +83,12 @@ def test_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     assert write_store(tmp_path / "b.h5").read_bytes() == first
 
 
+@pytest.mark.parametrize("names", [{"t": ["a", "A"]}, {"t": ["a\x1b[2J"]}, {"t\n": ["a"]}])
+def test_names_that_no_store_takes(tmp_path: Path, names: dict[str, list[str]]) -> None:
+    with pytest.raises(StoreError, match=r"s\.h5 cannot hold this: the (class|task) name"):
+        StoreWriter(tmp_path / "s.h5", dataset="x", fs=1, class_names=names)
+
+
 def test_memory_does_not_grow_with_the_signals(tmp_path: Path) -> None:
     import tracemalloc
 
@@ -123,6 +130,8 @@ def test_folds_set_at_the_end(tmp_path: Path) -> None:
         ([{}, {}], StoreError, "holds a already"),
         ([{"labels": {"t": [2]}}], LabelError, "from 0 to 1, not"),
         ([{"labels": {"u": [0]}}], LabelError, "not None"),
+        ([{"record_id": "a\x1b[2J"}], StoreError, "record name .* control"),
+        ([{"record_id": "../a"}], StoreError, "record name .* slashes"),
         ([{"signal": make_signal(0)[:, :11]}], StoreError, r"of shape \(100, 11\)"),
         ([{"signal": make_signal(0) * np.nan}], StoreError, "valid samples only"),
         ([{}], KeyboardInterrupt, None),
@@ -209,6 +218,11 @@ def _edited(change: Callable[[Any], object]) -> Callable[[Path], None]:
     return damage
 
 
+def _with_classes(*names: Any) -> Callable[[Path], None]:
+    """Other names of the three classes of form."""
+    return _edited(lambda file: file["labels/form"].attrs.update(class_names=json.dumps(names)))
+
+
 def _replaced(name: str, change: Callable[[np.ndarray], Any]) -> Callable[[Path], None]:
     """A table with other values and without its checksum, as an earlier release wrote it."""
 
@@ -272,6 +286,15 @@ def _elsewhere(kind: str) -> Callable[[Path], None]:
         (_replaced("signals", lambda signals: signals[:, :8]), "12 leads"),
         (_replaced("signals", lambda signals: signals.astype(float)), "float32"),
         (_replaced("ids", lambda ids: ids[[0, *range(11)]]), "one name"),
+        *(
+            (_replaced("ids", lambda ids, name=name: np.array([name, *ids[1:]])), "record name")
+            for name in (b"a\x1b[2J", b"a\nb", b"../../a", b"a\\b", b"a" * 201, b"")
+        ),
+        (_with_classes("NDT", "PVC", "a\x1b[31m"), "class name .* control"),
+        (_with_classes("NDT", "PVC", "pvc"), "looks like the class 'PVC'"),
+        (_with_classes("NDT", "PVC", "Found"), "a column in answers.csv"),
+        (_with_classes("NDT", "PVC", 3), "no list of names"),
+        (_edited(lambda file: file.move("labels/form", "labels/\x1b[8m")), "task name .* control"),
         (_replaced("folds", lambda folds: folds + 5), "folds"),
         (_replaced("first_labels", lambda first: first + 9), "first labels"),
         (_ids_of_billions, "ids has fewer values"),

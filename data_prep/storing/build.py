@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from data_prep import __version__
 from data_prep.commands import run_command
 from data_prep.errors import ECGError, LabelError, OptionError, RecordError, StoreError
+from data_prep.names import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -189,7 +190,9 @@ def main(
                 report += _choose_main_labels(writer, several_labels)
             num_records = len(writer)
         write_csv(listed, columns, rejected)
-    print("\n".join([f"{out}: {num_records} records at {form.rate:g} Hz.", *report]))
+    print(f"{out}: {num_records} records at {form.rate:g} Hz.")
+    for line in report:
+        print(shown(line))
     if num_records < len(entries):
         print(
             f"{len(entries) - num_records} of {len(entries)} records could not be used; their"
@@ -273,7 +276,8 @@ def _print_check(folder: Path) -> None:
     from data_prep.storing.folders import inspect_folder
 
     report = inspect_folder(folder)
-    print("\n".join(report.lines(folder)))
+    for line in report.lines(folder):
+        print(shown(line))
     if report.missing:
         raise RecordError(
             f"{folder} lacks {len(report.missing)} of its files, the first {report.missing[0]};"

@@ -21,6 +21,7 @@ from data_prep.labels import (
     read_recordings,
     read_reference,
 )
+from data_prep.names import require_name
 
 Dataset = Literal["auto", "cpsc2018", "ptb-xl"]
 Records = list[tuple[str, Path]]
@@ -196,9 +197,12 @@ def _task_names(files: tuple[Path, ...], task: tuple[str, ...]) -> tuple[str, ..
             " --task one for each."
         )
     for name in names:
-        plain = name.isprintable() and "/" not in name and not name.startswith(".")
-        if not (plain and 0 < len(name) <= 100):
-            raise OptionError(f"{name!r:.100} cannot be the name of a task; choose a plain word.")
+        try:
+            require_name(name, "task")
+        except ValueError as error:
+            raise OptionError(f"{error}; give another with --task.") from None
+        if "/" in name or name.startswith("."):
+            raise OptionError(f"{name!r} cannot be the name of a task; choose a plain word.")
     return names
 
 

@@ -1,5 +1,6 @@
 """Predictions, and the file that passes them from predicting to scoring."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
@@ -11,6 +12,7 @@ import numpy as np
 from data_prep.errors import PredictionsError
 from data_prep.files import written_whole
 from data_prep.labels import CPSC_TASK
+from data_prep.names import require_class_names, require_name, shown
 from data_prep.npz import read_npz
 from ecg_keras.evaluation.scores import patient_groups
 from ecg_keras.model.origin import UNKNOWN, ModelFacts, overlap, seen_by_any
@@ -52,7 +54,8 @@ class Predictions:
         models: the model files and their origin.
 
     Raises:
-        PredictionsError: if shapes disagree, an id is repeated, or a number is out of range.
+        PredictionsError: if shapes disagree, an id is repeated, a name is unusable, or a number is
+            out of range.
     """
 
     ids: np.ndarray
@@ -113,13 +116,23 @@ class Predictions:
             )
         if self.seen is not None and ((self.seen < -1).any() or (self.seen > 2).any()):
             raise PredictionsError("seen holds numbers outside -1..2; predict again.")
-        for kind, names in (("record", self.ids), ("class", np.array(self.class_names))):
-            unique, times = np.unique(names, return_counts=True)
-            if (times > 1).any():
-                raise PredictionsError(
-                    f"the {kind} {unique[times > 1][0]} occurs more than once; name each once and"
-                    " predict again."
-                )
+        self._require_names()
+
+    def _require_names(self) -> None:
+        try:
+            require_name(self.network, "network", most=1000)  # those of an ensemble are joined
+            require_name(self.task, "task")
+            require_class_names(self.class_names)
+            ids = self.ids.tolist()
+            if unusable := [name for name in ids if not name or shown(name) != name]:
+                raise ValueError(f"the record name {unusable[0]!r} holds control characters")
+        except ValueError as error:
+            raise PredictionsError(f"{error}; predict again.") from None
+        if len(set(ids)) < len(ids):
+            twice = max(ids, key=Counter(ids).__getitem__)
+            raise PredictionsError(
+                f"the record {twice} occurs more than once; name each once and predict again."
+            )
 
     @property
     def groups(self) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 
 from data_prep.errors import OptionError
 from data_prep.labels import CPSC_CLASSES, CPSC_TASK, LEADS, PTBXL_SUPERCLASSES
+from data_prep.names import require_class_names, require_name
 from ecg_keras.evaluation.predictions import found_classes
 from ecg_keras.model.backend import keras
 from ecg_keras.model.origin import Origin
@@ -68,8 +69,8 @@ class Contract:
             threshold.  Fitted on the validation records; 0.5 before that.
 
     Raises:
-        OptionError: if a field has the wrong type or is out of range, a class or lead is repeated,
-            or the classes of CPSC 2018 or PTB-XL's superclasses are in another order.
+        OptionError: if a field has the wrong type or is out of range, a name is unusable, a class
+            or lead is repeated, or the classes of CPSC 2018 or PTB-XL's superclasses are in another order.
     """
 
     network: str
@@ -92,6 +93,7 @@ class Contract:
             values = getattr(self, name)
             is_texts = isinstance(values, tuple) and all(isinstance(v, str) and v for v in values)
             _require(is_texts and values and len(set(values)) == len(values), self, name)
+        self._require_names()
         for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
             kind = Integral if name == "input_length" else Real
@@ -115,6 +117,16 @@ class Contract:
                 f"the classes of {self.task} are {', '.join(order)}, in this order, and not"
                 f" {', '.join(self.class_names)}; give them so, or another task's name."
             )
+
+    def _require_names(self) -> None:
+        try:
+            require_name(self.network, "network", most=1000)  # those of an ensemble are joined
+            require_name(self.task, "task")
+            for lead in self.leads:
+                require_name(lead, "lead")
+            require_class_names(self.class_names)
+        except ValueError as error:
+            raise OptionError(f"{error}, in a contract.") from None
 
     def _as_plain_types(self) -> None:
         """Convert NumPy scalars to Python's types, which JSON can hold."""

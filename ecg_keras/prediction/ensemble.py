@@ -18,6 +18,7 @@ from tqdm import tqdm
 from data_prep.errors import ModelFileError, OptionError, RecordError, StoreError
 from data_prep.files import write_csv, written_as_one
 from data_prep.labels import CPSC_TASK, known_first_labels, read_recordings
+from data_prep.names import shown
 from data_prep.plausibility import Doubt, check
 from data_prep.records import Record, find_records, scan_folder
 from data_prep.signals import crop_or_pad
@@ -167,8 +168,8 @@ def _is_path(recording: Any) -> bool:
 
 def _name_of(recording: Any) -> str:
     if _is_path(recording):
-        return Path(recording).stem
-    return str(getattr(recording, "id", None) or getattr(recording, "record_name", None) or "")
+        return shown(Path(recording).stem)
+    return shown(str(getattr(recording, "id", "") or getattr(recording, "record_name", "") or ""))
 
 
 def _paths_of(frame: Any, column: str | None) -> list[str | Path]:
