@@ -70,7 +70,8 @@ class Contract:
 
     Raises:
         OptionError: if a field has the wrong type or is out of range, a name is unusable, a class
-            or lead is repeated, or the classes of CPSC 2018 or PTB-XL's superclasses are in another order.
+            or lead is repeated, or the classes of CPSC 2018 or PTB-XL's superclasses are in another
+            order.
     """
 
     network: str
