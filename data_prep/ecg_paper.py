@@ -41,7 +41,12 @@ _COLOURS = LinearSegmentedColormap.from_list(
         (1.00, (0.00, 0.40, 0.75, 0.75)),
     ],
 )
-_STYLE: dict[Any, Any] = {"font.family": "DejaVu Sans", "font.size": 8.0, "text.color": _INK}
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.0,
+    "text.color": _INK,
+    "text.parse_math": False,  # a record may be named $\\frac{$
+}
 
 
 @dataclass(frozen=True, eq=False)

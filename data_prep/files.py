@@ -74,14 +74,18 @@ def written_whole(path: Path) -> Iterator[Path]:
     Args:
         path: the file to make; its folder is created.
 
+    Raises:
+        OSError: if ``path`` is a folder, pipe, device or broken link, or cannot be written.
+
     Yields:
         ``path`` with ``.part`` before its suffix (``best.part.keras``), for libraries that check
         the suffix; removed if the block raises.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.stem}.part{path.suffix}")
-    if os.path.lexists(part) and not is_file(part):  # writing to a pipe would wait for a reader
-        raise OSError(errno.EINVAL, "it is not a regular file", str(part))
+    for each in (path, part):  # a device would be replaced, and a pipe would wait for a reader
+        if os.path.lexists(each) and not is_file(each):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(each))
     try:
         yield part
         _flush_to_disk(part)
@@ -218,8 +222,8 @@ def written_as_one(
         OptionError: if the folder is a file, holds an input, or is or holds the current folder, or
             if another process is writing to it.
     """
-    place = folder.resolve()
-    if place.exists() and not place.is_dir():
+    place = Path(os.path.realpath(folder))
+    if os.path.lexists(place) and not place.is_dir():
         raise OptionError(f"{folder} is a file, not a folder; give another place with --out.")
     if place == Path.cwd() or place in Path.cwd().parents:
         raise OptionError(
@@ -227,7 +231,8 @@ def written_as_one(
             " such as --out answers."
         )
     for path in inputs:
-        if place in (path.resolve(), *path.resolve().parents):
+        read = Path(os.path.realpath(path))
+        if place in (read, *read.parents):
             raise OptionError(
                 f"--out {folder} holds {path}, which is read; give a folder of its own, such as"
                 f" --out {folder / 'out'}."

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from data_prep.class_names import require_class_names
 from data_prep.errors import LabelError
 from data_prep.labels import CPSC_CLASSES, CPSC_SNOMED, CPSC_TASK, cpsc_label, read_rows
-from data_prep.names import require_class_names
 
 _ABOUT_THE_RECORD = ("Recording", "patient", "fold", "age", "sex")
 _SEXES = {"male": "male", "m": "male", "female": "female", "f": "female", "": ""}
@@ -182,7 +182,7 @@ def _names_of_columns(row: Mapping[str, str], names: Sequence[str], where: str) 
     return [name for name in names if float(row[name])]
 
 
-def _require_usable(class_names: Iterable[str], path: Path) -> None:
+def _require_usable(class_names: Sequence[str], path: Path) -> None:
     try:
         require_class_names(class_names)
     except ValueError as error:

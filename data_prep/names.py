@@ -1,12 +1,9 @@
-"""Names of classes, tasks and records: which are usable, and how any text is shown."""
+"""Names of tasks, records and the like: which are usable, and how any text is shown."""
 
 import unicodedata
-from collections.abc import Iterable
 
 _MOST_CHARACTERS = 100
 _MOST_BYTES = 200  # the system allows 255 for NAME.part.html
-# Names of columns in answers.csv, and its word for no class; also columns named threshold_….
-_RESERVED = ("recording", "found", "labels", "warnings", "seconds_used", "none above its threshold")
 
 
 def shown(text: str) -> str:
@@ -45,28 +42,3 @@ def require_record_name(name: str) -> None:
             f"the record name {name[:40]!r} must have 1 to {_MOST_BYTES} bytes, no line breaks, no"
             " control characters and no slashes, in UTF-8"
         )
-
-
-def require_class_names(names: Iterable[str]) -> None:
-    """Reject names that would spoil a table, or two that a reader would take for one.
-
-    Args:
-        names: of the classes of one task.
-
-    Raises:
-        ValueError: naming the first such class.
-    """
-    before: dict[str, str] = {}
-    for name in names:
-        require_name(name, "class")
-        folded = unicodedata.normalize("NFKC", name).casefold()
-        if ";" in name:
-            trouble = "must have no semicolon"
-        elif folded in _RESERVED or folded.startswith("threshold_"):
-            trouble = "is the name of a column in answers.csv, or its word for no class"
-        elif folded in before:
-            trouble = f"looks like the class {before[folded]!r}; write both alike, or rename one"
-        else:
-            before[folded] = name
-            continue
-        raise ValueError(f"the class name {name!r} {trouble}")

@@ -20,6 +20,7 @@ Kind = Literal[
     "limb leads contradict",
     "limb electrodes swapped",
     "mostly empty",
+    "offset",
     "sampling rate",
     "short",
 ]
@@ -30,6 +31,8 @@ _V6 = LEADS.index("V6")
 _SPREADS = (0.015, 3.0)
 # Surface ECGs and pacemaker spikes stay below this, mV from the median.
 _MOST = 15.0
+# mV; the medians of real recordings stay below 0.4.
+_MOST_OFFSET = 2.0
 _FLAT = 0.01  # mV, peak to peak in one second
 _SECONDS = 5.0
 _INVALID_PART = 0.05
@@ -66,13 +69,15 @@ def check(record: Record) -> tuple[Doubt, ...]:
         The warnings, most serious first; none for an ordinary recording.
     """
     signal = record.signal.astype(np.float64)
-    centred = signal - np.nan_to_num(_by_lead(np.nanmedian, signal))
+    medians = _by_lead(np.nanmedian, signal)
+    centred = signal - np.nan_to_num(medians)
     ranges = _ranges(centred, round(record.fs))
     empty = np.all(ranges <= _FLAT, axis=1)
     doubts = [_mostly_empty(empty)]
     if not empty.all():
         doubts += [
             _amplitude(centred),
+            _offset(medians),
             _flat(ranges[~empty]),
             _invalid(signal),
             _clipped(centred, record.fs),
@@ -127,6 +132,17 @@ def _amplitude(centred: np.ndarray) -> Doubt | None:
             " median, which no heart produces; look for artefacts or a wrong gain.",
         )
     return None
+
+
+def _offset(medians: np.ndarray) -> Doubt | None:
+    far = np.abs(medians) > _MOST_OFFSET
+    if not far.any():
+        return None
+    return Doubt(
+        "offset",
+        f"{_named(far)} up to {np.nanmax(np.abs(medians)):.3g} mV from zero, where no network was"
+        " trained; check the baseline that the file states, or remove the offset.",
+    )
 
 
 def _flat(ranges: np.ndarray) -> Doubt | None:

@@ -13,7 +13,7 @@ import numpy as np
 from data_prep.errors import RecordError
 from data_prep.files import is_file, opened
 from data_prep.names import require_record_name, shown
-from data_prep.readers.arrays import is_recording, read_array, tracing_of
+from data_prep.readers.arrays import is_predictions, is_recording, read_array, tracing_of
 from data_prep.readers.cpsc_struct import read_cpsc_struct
 from data_prep.readers.dicom import read_dicom
 from data_prep.readers.edf import read_edf
@@ -86,7 +86,7 @@ def read_tracing(file: Path) -> Tracing:
         RecordError: as :func:`read_record`.
     """
     _require_name(file)
-    return _READERS[format_of(file) or ""](file)
+    return _READERS[format_of(_record_file(file)) or ""](file)
 
 
 def record_of_array(signal: np.ndarray, *, fs: float, unit: str | None) -> Record:
@@ -164,7 +164,7 @@ def scan_folder(folder: str | Path) -> FolderScan:
     """Find the recordings in a folder and the folders below it, and files that only look like one.
 
     Files with other suffixes are ignored, and so are tables about recordings, such as
-    ``REFERENCE.csv``, and hidden files.
+    ``REFERENCE.csv``, the answers of an earlier prediction, and hidden files.
 
     Args:
         folder: where to look.
@@ -203,6 +203,8 @@ def scan_folder(folder: str | Path) -> FolderScan:
 
 def _why_refused(path: Path) -> str:
     """Why a file is not a recording; empty for a table about recordings."""
+    if path.suffix.casefold() == ".npz" and is_predictions(path):
+        return ""
     with suppress(OSError), opened(path) as file:
         if path.suffix.casefold() in (".csv", ".tsv"):
             line = file.readline(10_000).decode("utf-8-sig", errors="replace")

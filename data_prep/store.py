@@ -37,10 +37,11 @@ from typing import Any
 import h5py
 import numpy as np
 
+from data_prep.class_names import require_class_names
 from data_prep.errors import LabelError, StoreError
-from data_prep.files import is_file, written_whole
+from data_prep.files import is_file, opened, written_whole
 from data_prep.labels import LEADS, encode, main_labels
-from data_prep.names import require_class_names, require_name, require_record_name
+from data_prep.names import require_name, require_record_name
 from data_prep.splits import require_patients_apart
 
 SCHEMA = "ecg-keras store"
@@ -98,8 +99,9 @@ class StoreWriter:
         provenance: what the store was made from and how; saved as JSON.
 
     Raises:
-        StoreError: if the name of a task or class is unusable; at the end of the block, if there
-            is no record, a record has no fold, or a patient is in several folds.
+        StoreError: if ``path`` is a file of another kind, or the name of a task or class is
+            unusable; at the end of the block, if there is no record, a record has no fold, or a
+            patient is in several folds.
         OSError: with ``errno.ENOSPC`` if the disk is full.
     """
 
@@ -116,6 +118,12 @@ class StoreWriter:
         self.dataset = dataset
         self.fs = float(fs)
         self.class_names = {task: tuple(names) for task, names in class_names.items()}
+        if is_file(self.path):
+            with opened(self.path, most=2**63) as file:
+                if file.read(8) not in (b"\x89HDF\r\n\x1a\n", b""):  # such as a table of labels
+                    raise StoreError(
+                        f"{self.path} exists and is no store; give another name, or remove it."
+                    )
         for task, names in self.class_names.items():
             self._require(require_name, task, "task")
             self._require(require_class_names, names)
@@ -409,6 +417,7 @@ class Store:
         # Fold 11 holds records used only for training; see mlbf-reproduce.
         if ((self.folds < 1) | (self.folds > 11)).any():
             raise ValueError("its folds are not 1 to 10")
+        require_patients_apart(self.folds, self.patients)
         most = max(map(len, self._class_names.values()), default=0)
         for task, names in self._class_names.items():
             require_name(task, "task")

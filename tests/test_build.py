@@ -70,6 +70,20 @@ def test_cpsc_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             np.testing.assert_array_equal(store.signal(i), expected)
 
 
+def test_only_a_store_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the labels or records, as after a slip in --out."""
+    source = write_cpsc(tmp_path / "cpsc", 14)
+    before = {path: path.read_bytes() for path in source.iterdir()}
+    for name in ("REFERENCE.csv", "A0001.hea", "A0001.mat"):
+        with pytest.raises(StoreError, match=f"{name} exists and is no store"):
+            main(source=(source,), out=source / name, workers=1)
+    monkeypatch.chdir(source)
+    for out in (Path(), Path("/"), source):
+        with pytest.raises(OptionError, match="is a folder; give a file in it"):
+            main(source=(source,), out=out, workers=1)
+    assert {path: path.read_bytes() for path in source.iterdir()} == before
+
+
 def test_folds_are_stratified_or_random(tmp_path: Path) -> None:
     source = write_cpsc(tmp_path / "cpsc", 20)
     write_reference(source / "REFERENCE.csv", {f"A{i + 1:04d}": [i % 2 + 1] for i in range(20)})
@@ -442,7 +456,8 @@ def test_interrupt(tmp_path: Path) -> None:
     """Ctrl-C goes to the command and to its workers; none of them may chatter."""
     source, out = write_cpsc(tmp_path / "cpsc", 400, seconds=1), tmp_path / "out" / "s.h5"
     out.parent.mkdir()
-    out.write_bytes(b"what stood there")
+    before = b"\x89HDF\r\n\x1a\nwhat stood there"
+    out.write_bytes(before)
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "data_prep.storing.build", "--workers", "2"),
@@ -466,7 +481,7 @@ def test_interrupt(tmp_path: Path) -> None:
     assert "Traceback" not in errors
     assert output == ""
     assert sorted(os.listdir(out.parent)) == ["s.h5", "s.journal"]  # to go on with
-    assert out.read_bytes() == b"what stood there"
+    assert out.read_bytes() == before
 
 
 def test_real_cpsc_records(shared_data: Path, tmp_path: Path) -> None:

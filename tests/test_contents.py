@@ -59,9 +59,11 @@ def test_check_reads_all_formats(tmp_path: Path) -> None:
     write_table(tmp_path / "x.csv", signal[:, :11], names=LEADS[:11], time=("time", 5e-3))
     write_table(tmp_path / "y.csv", 1000 * signal, time=("time", 5e-3))
     (tmp_path / "z.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "z.edf").write_text("")
     report = inspect_folder(tmp_path)
     assert report.needs[-1] == "--labels or --map: no header read names a diagnosis of CPSC 2018"
-    no_lead, no_names, no_unit = report.unusable
+    no_lead, no_names, no_unit, no_edf = sorted(report.unusable)
+    assert "z.edf is not a recording that this program reads" in no_edf
     assert "z.csv does not name leads" in no_names
     assert "x.csv does not have the leads V6" in no_lead
     assert "y.csv does not state its unit" in no_unit and "(--unit)" in no_unit

@@ -363,6 +363,12 @@ def test_a_list_must_name_files(server: Server, tmp_path: Path, trees: Path, nam
     server.instead = {f"challenge/{SUMS}": answer}
     with pytest.raises(DownloadError, match="which is not below its folder"):
         main("cpsc2018", out=tmp_path / "out", url=server.url + "challenge")
+    name = f"training/cpsc_2018/a\n{'1' * 64}  training/cpsc_2018/./a"
+    with pytest.raises(DownloadError, match="two checksums"):
+        main("cpsc2018", out=tmp_path / "out", url=server.url + "challenge")
+    name = "training/cpsc_2018/A0001.mat.part"
+    with pytest.raises(DownloadError, match=r"a name that ends in \.part"):
+        main("cpsc2018", out=tmp_path / "out", url=server.url + "challenge")
     name = "training/cpsc_2018/" + "a/" * 1500 + "b"
     with pytest.raises(DownloadError, match="a path too long"):
         main("cpsc2018", out=tmp_path / "out", url=server.url + "challenge")

@@ -22,6 +22,21 @@ def test_a_complete_file_takes_its_name_in_a_new_folder(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("kind", ["folder", "pipe", "broken link", "device"])
+def test_only_regular_files_are_replaced(tmp_path: Path, kind: str) -> None:
+    """As root, ecg-build --out /dev/null would replace the device for all programs."""
+    path = tmp_path / "s.h5"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/null" if kind == "device" else tmp_path / "nowhere")
+    with pytest.raises(OSError, match="not a regular file"), written_whole(path) as part:
+        part.write_text("whole")
+    assert os.listdir(tmp_path) == ["s.h5"] and not is_file(path)
+
+
 @pytest.mark.parametrize("kind", [OSError, KeyboardInterrupt, SystemExit])
 def test_what_stood_there_stays_when_writing_fails(
     tmp_path: Path, kind: type[BaseException]

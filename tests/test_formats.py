@@ -820,7 +820,8 @@ def test_edf_with_a_gap_in_its_annotations(tmp_path: Path, signal: np.ndarray, s
         ("median", "a median beat only"),
         ("ChannelSampleSkew", "shifted by 3 samples"),
         ("ChannelTimeSkew", "shifted by 2.5 samples"),
-        ("ChannelSensitivity", "sensitivity of 0"),
+        ("ChannelSensitivity", "sensitivity of -1"),
+        ("samples", "48000 bytes of samples and not 24000"),
         ("ChannelBaseline", "V1 at 1e\\+06 mV from zero"),
     ],
 )
@@ -836,10 +837,12 @@ def test_dicom_that_would_be_read_wrongly(
     if change == "names":
         channel.ChannelSourceSequence[0].CodeValue = "5.6.3-9-99"
         beat.WaveformData, beat.NumberOfWaveformSamples = rhythm.WaveformData[: 24 * 300], 300
+    elif change == "samples":
+        rhythm.NumberOfWaveformSamples //= 2
     elif change == "median":
         del dataset.WaveformSequence[1]
     else:
-        value = {"ChannelSampleSkew": 3, "ChannelTimeSkew": 0.01, "ChannelSensitivity": 0}
+        value = {"ChannelSampleSkew": 3, "ChannelTimeSkew": 0.01, "ChannelSensitivity": -1}
         setattr(channel, change, str(value.get(change, 1e9)))
     dataset.save_as(path)
     with pytest.raises(RecordError, match=trouble) as caught:

@@ -15,6 +15,7 @@ from data_prep.errors import ModelFileError, OptionError, RecordError
 from data_prep.labels import CPSC_CLASSES, LEADS
 from data_prep.records import read_record
 from data_prep.signals import prepare
+from ecg_keras.model import model_files
 from ecg_keras.model.backend import keras
 from ecg_keras.model.model_files import load_model, prepare_record, save_model, set_thresholds
 
@@ -251,6 +252,18 @@ def test_archives_of_odd_kinds(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[60:100] = bytes(40)
     path.write_bytes(content)
+    assert "is not a Keras model file" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["digest.txt", "assets/more", "model.weights.h5"])
+def test_files_that_unpack_to_more_than_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(model_files, "_MOST_UNPACKED", 10**6)
+    source, path = saved(tmp_path / "toy.keras"), tmp_path / "bomb.keras"
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for member in {*old.namelist(), name}:
+            new.writestr(member, bytes(2 * 10**6) if member == name else old.read(member))
     assert "is not a Keras model file" in refusal(path)
 
 

@@ -4,9 +4,11 @@ import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from test_model_files import with_config
 from toy import toy_contract, toy_model
 
 from data_prep.errors import ModelFileError
@@ -18,6 +20,7 @@ from ecg_keras.model.origin import (
     UNSEEN,
     ModelFacts,
     Origin,
+    _packed,
     facts_rows,
     generated_notice,
     overlap,
@@ -100,6 +103,40 @@ def test_files_of_earlier_releases_open(tmp_path: Path) -> None:
     assert opened.origin is None and opened.seen(["a", "b"]).tolist() == [UNKNOWN] * 2
     rows = dict(facts_rows([opened.facts]))
     assert rows["Origin"].startswith("unknown: ")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epoch": "7"},
+        {"score": "high"},
+        {"dataset": 3},
+        {"version": None},
+        {"monitor": ["a"]},
+        {"store": [1]},
+        {"store": {"source": 3}},
+        {"store": {"stores": [{"stores": 3}]}},
+        {"trained": 3},
+        {"trained": _packed(["a" * 2**27])},
+        {"before": {"trained": 3}},
+        {"colour": "red"},
+        [1],
+    ],
+)
+def test_another_origin_is_refused_in_one_sentence(tmp_path: Path, changes: Any) -> None:
+    model = toy_model(toy_contract())
+    set_origin(model, ORIGIN)
+    model.save(tmp_path / "best.keras")
+
+    def change(config: Any) -> Any:
+        layer = next(x for x in config["config"]["layers"] if x["class_name"] == "SignalContract")
+        of_file = layer["config"]["origin"]
+        layer["config"]["origin"] = {**of_file, **changes} if isinstance(changes, dict) else changes
+        return config
+
+    with_config(tmp_path / "best.keras", change, tmp_path / "altered.keras")
+    with pytest.raises(ModelFileError, match=r"altered\.keras carries a contract that this"):
+        load_model(tmp_path / "altered.keras")
 
 
 def test_twenty_thousand_names_are_small() -> None:

@@ -92,6 +92,15 @@ def test_a_single_lead_out_of_range(normal: np.ndarray) -> None:
     assert "lead V3 reaches 40 mV" in text_of(normal, "amplitude")
 
 
+def test_a_baseline_far_from_zero(normal: np.ndarray) -> None:
+    """A network sees millivolts as they are: 32 mV from a wrong header are no ECG to it."""
+    assert kinds_of(normal + 1) == []
+    assert kinds_of(normal + 32) == ["offset"]
+    signal = normal.copy()
+    signal[:, 7] -= 3
+    assert text_of(signal, "offset").startswith("lead V2 is up to 2.99 mV")
+
+
 def test_flat_and_missing_leads(normal: np.ndarray) -> None:
     signal = normal.copy()
     signal[:, 7] = 0.2

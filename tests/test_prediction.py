@@ -402,8 +402,9 @@ def test_what_only_looks_like_a_recording_is_listed(tmp_path: Path) -> None:
         answer(tmp_path, csv_file=tmp_path / "test.csv")
 
 
-def test_an_answer_of_nan_is_refused_by_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [np.nan, -0.1, 9.0])
+def test_an_answer_that_is_no_probability_is_refused_by_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: float
 ) -> None:
     save_models(tmp_path, {}, {})
     run = ECGModel.run
@@ -411,7 +412,7 @@ def test_an_answer_of_nan_is_refused_by_record(
     def once_nan(self: ECGModel, signals: np.ndarray, **options: Any) -> dict[str, np.ndarray]:
         answers = run(self, signals, **options)
         if self.path.parent.name == "fold_2":
-            answers["diagnosis"][-1] = np.nan
+            answers["diagnosis"][-1] = number
         return answers
 
     monkeypatch.setattr(ECGModel, "run", once_nan)
@@ -425,6 +426,12 @@ def test_an_answer_of_nan_is_refused_by_record(
         load_model(tmp_path / "fold_2" / "best.keras").predict(np.zeros((1, 100, 12), np.float32))
     with pytest.raises(ModelFileError, match="answers R0.. with NaN"):
         of_store(tmp_path)
+
+
+def test_a_file_that_only_claims_to_be_of_a_network_explains_nothing(tmp_path: Path) -> None:
+    save_models(tmp_path, {"network": "MLBF-Net"})
+    with pytest.raises(ModelFileError, match=r"says that it holds MLBF-Net, but has not"):
+        answer(tmp_path, explain=True)
 
 
 # --- In Python ---------------------------------------------------------------------------------
@@ -531,12 +538,22 @@ def test_a_stop_between_files_leaves_the_earlier_answers(
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_answers_in_a_folder_of_the_records(tmp_path: Path) -> None:
+    """They are no recordings to the next run."""
+    save_models(tmp_path, {})
+    out = write_records(tmp_path / "records") / "out"
+    for _ in range(2):
+        answer(tmp_path, records=tmp_path / "records", out=out)
+    assert len(rows_of(out / "answers.csv")) == 6 and len(rows_of(out / "rejected.csv")) == 1
+
+
 def test_a_folder_that_cannot_be_for_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_models(tmp_path, {})
     records = write_records(tmp_path / "records")
     (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(records)
     for out, sentence in {
@@ -545,6 +562,7 @@ def test_a_folder_that_cannot_be_for_answers(
         records: "is the folder you are in",
         tmp_path / "fold_1": "holds .*best.keras, which is read",
         tmp_path / "file": "is a file, not a folder",
+        tmp_path / "loop": "is a file, not a folder",
     }.items():
         with pytest.raises(OptionError, match=sentence):
             answer(tmp_path, out=out)

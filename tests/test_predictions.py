@@ -28,7 +28,7 @@ def predictions() -> Predictions:
         thresholds=np.array([0.5, 0.25, 0.125, 1.0]),
         single_label=True,
         network="MLBF-Net",
-        task="cpsc2018",
+        task="own",
         labels=np.array([[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0]]),
         first_labels=np.array([0, 3, -1]),
         seen=np.array([2, 0, -1]),
@@ -123,6 +123,7 @@ class TestRefused:
             ({"class_names": ("a", "b", "c", "A")}, "looks like the class 'a'"),
             ({"ids": np.array(["a", "b", "c\x1b]0;x\a"])}, "record name .* control"),
             ({"network": "A\nwarning: none"}, "network name .* line breaks"),
+            ({"task": "cpsc2018"}, "the classes of cpsc2018 are Normal, AF"),
             ({"task": "\u202eA"}, "task name .* control"),
         ],
     )
@@ -173,11 +174,14 @@ class TestRefused:
             ("labels", np.full((3, 4), 257), "labels holds numbers that uint8 cannot"),
             ("labels", np.full((3, 4), 0.5), "labels holds numbers that uint8 cannot"),
             ("first_labels", np.full(3, 65536), "first_labels holds numbers that int16 cannot"),
+            ("first_labels", np.array([1, 3, -1]), "first_labels are not among the labels"),
             ("seen", np.full(3, 258), "seen holds numbers that int8 cannot"),
             ("single_label", np.array("False"), "single_label is not one truth value"),
             ("single_label", np.array(2), "single_label is not one truth value"),
             ("single_label", np.array([True]), "single_label is not one truth value"),
             ("task", np.array(["a", "b"]), "task is not one text"),
+            ("models", np.array(["[" * 50_000]), ".*holds arrays of another kind"),
+            ("models", np.array(['{"trained": "x"}']), ".*holds arrays of another kind"),
             ("members", np.full((2, 3, 4), 0.5), "members do not average to probabilities"),
             ("probabilities", np.full((3, 4), 1e300), "probabilities holds numbers that are not"),
         ],
@@ -187,7 +191,7 @@ class TestRefused:
     ) -> None:
         path = tmp_path / "p.npz"
         save_changed(path, predictions, name, value)
-        with pytest.raises(PredictionsError, match=f"p.npz: {sentence}"):
+        with pytest.raises(PredictionsError, match=f"p.npz:? {sentence}"):
             load_predictions(path)
 
     def test_every_truncation_and_damage(self, predictions: Predictions, tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_a_build_goes_on_and_gives_the_same_bytes(
     with pytest.raises(Killed):
         build.main(source=(source,), out=out, workers=1)
     assert not out.exists()
-    out.write_bytes(b"an older store")
+    shutil.copy(tmp_path / "whole" / "s.h5", out)  # an older store
     loaded.clear()
     capsys.readouterr()
     build.main(source=(source,), out=out, workers=1)

@@ -2,6 +2,7 @@
 
 import io
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from make_records import sine_leads, write_wfdb
 from starlette.testclient import TestClient
 from test_pages import explanation
@@ -20,7 +22,7 @@ from data_prep.records import Record
 from ecg_keras.explanation.methods import Explanation
 from ecg_keras.model.backend import keras
 from ecg_keras.model.model_files import ECGModel, load_model
-from ecg_keras.serving import uploads
+from ecg_keras.serving import server, uploads
 from ecg_keras.serving.application import application
 from ecg_keras.serving.uploads import Limits, Worker
 
@@ -184,8 +186,10 @@ class TestRefusals:
     def test_other_sites(self, client: TestClient) -> None:
         answer = client.get("/", headers={"host": "evil.example"})
         assert problem(answer).startswith("400 ") and "localhost" in problem(answer)
-        answer = client.post("/uploads", headers={"origin": "http://evil.example"})
-        assert problem(answer).startswith("403 ")
+        assert problem(client.get("/", headers={"host": "["})).startswith("400 ")
+        for origin in ("http://evil.example", "http://["):
+            answer = client.post("/uploads", headers={"origin": origin})
+            assert problem(answer).startswith("403 ")
         answer = client.get("/")
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert not re.search(r"https?://|url\(|@import|<script", answer.text)
@@ -227,6 +231,31 @@ def test_answers_come_before_explanations(
     for address in (first, second, third):
         assert "1 recording answered" in over(client, address)
     assert order == ["A2 with 1 answer", "A3 with 1 answer"]
+
+
+def test_a_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty of them would keep out all others for as long as they like."""
+    made: list[uvicorn.Server] = []
+
+    class Server(uvicorn.Server):
+        def __init__(self, config: uvicorn.Config) -> None:
+            super().__init__(config)
+            made.append(self)
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    monkeypatch.setattr(uvicorn, "Server", Server)
+    monkeypatch.setattr(server, "_SECONDS", 0.3)
+    monkeypatch.setattr(server, "_listen", lambda host, port: listening)
+    options = {"host": "127.0.0.1", "port": 0}
+    thread = threading.Thread(target=server.serve, args=({}, Limits()), kwargs=options)
+    thread.start()
+    try:
+        with socket.create_connection(listening.getsockname(), timeout=30) as slow:
+            slow.sendall(b"GET / HTTP/1.1\r\nHost: ")
+            assert slow.recv(100) == b""
+    finally:
+        made[0].should_exit = True
+        thread.join()
 
 
 def test_a_fault_of_ours_ends_one_upload_only(

@@ -296,6 +296,7 @@ def _elsewhere(kind: str) -> Callable[[Path], None]:
         (_with_classes("NDT", "PVC", 3), "no list of names"),
         (_edited(lambda file: file.move("labels/form", "labels/\x1b[8m")), "task name .* control"),
         (_replaced("folds", lambda folds: folds + 5), "folds"),
+        (_replaced("patients", lambda names: names[[0, *range(11)]]), "in several folds"),
         (_replaced("first_labels", lambda first: first + 9), "first labels"),
         (_ids_of_billions, "ids has fewer values"),
         (_signals_never_written, "signals has fewer values"),

@@ -70,6 +70,15 @@ def tracing_of(
     return Tracing(leads, values.astype(np.float64), (unit,) * len(leads), fs)
 
 
+def is_predictions(path: Path) -> bool:
+    """Tell whether a file is the predictions.npz that ecg-predict writes beside its answers."""
+    try:
+        with opened(path) as file, zipfile.ZipFile(file) as archive:
+            return {"ids.npy", "probabilities.npy"} <= set(archive.namelist())
+    except Exception:  # whatever the error, these are no predictions
+        return False
+
+
 def is_recording(path: Path) -> bool:
     """Tell whether a NumPy file holds 12 leads, without reading its samples."""
     try:

@@ -98,7 +98,7 @@ def _dicom_unit(channel: Any) -> str:
     scale = float(channel.ChannelSensitivity) * float(
         channel.get("ChannelSensitivityCorrectionFactor") or 1
     )
-    if scale == 0 or not math.isfinite(scale):
+    if scale <= 0 or not math.isfinite(scale):
         raise ValueError(f"a lead has a sensitivity of {scale:g}, so it is not calibrated")
     return str(unit[0].CodeValue)
 
@@ -110,6 +110,9 @@ def _dicom_values(dataset: Any, chosen: int) -> np.ndarray:
     stored = (group.WaveformBitsAllocated, group.WaveformSampleInterpretation)
     if stored[1] not in ("SB", "UB", "SS", "US", "SL", "UL"):
         raise ValueError(f"its samples are of kind {stored[1]}")
+    needed = group.NumberOfWaveformSamples * group.NumberOfWaveformChannels * stored[0] // 8
+    if not 0 <= len(group.WaveformData) - needed <= 1:  # padded to an even number of bytes
+        raise ValueError(f"it holds {len(group.WaveformData)} bytes of samples and not {needed}")
     raw = multiplex_array(dataset, chosen, as_raw=True)
     values = multiplex_array(dataset, chosen, as_raw=False).astype(np.float64)
     padding = group.get("WaveformPaddingValue")

@@ -138,8 +138,10 @@ def _require_steps(signal: np.ndarray, path: Path) -> None:
     for lead in np.flatnonzero((np.abs(signal) > _MOST_OFFSET).any(axis=0)):
         valid = signal[np.isfinite(signal[:, lead]), lead]
         level = float(np.median(valid)) if valid.size else 0.0
+        with np.errstate(over="ignore"):
+            spread = valid.std() if valid.size else 0.0
         # A lead that varies this much is in another unit, which require_ecg reports.
-        if abs(level) > _MOST_OFFSET and valid.std() <= _SPREADS[1]:
+        if abs(level) > _MOST_OFFSET and spread <= _SPREADS[1]:
             raise RecordError(
                 f"{path} has lead {LEADS[lead]} at {level:.3g} mV from zero, where the signal's"
                 " steps would be lost; correct the offset (baseline) or leave this recording out."

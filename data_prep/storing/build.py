@@ -109,6 +109,8 @@ def main(
         return
     if out is None:
         raise OptionError("no store is named; give --out, such as --out cpsc.h5.")
+    if not out.name or out.is_dir():
+        raise OptionError(f"--out {out} is a folder; give a file in it, such as --out cpsc.h5.")
     if not source:
         raise OptionError("no source is given; give the folders of the records.")
     for folder in source:
@@ -190,8 +192,7 @@ def main(
                 report += _choose_main_labels(writer, several_labels)
             num_records = len(writer)
         write_csv(listed, columns, rejected)
-    print(f"{out}: {num_records} records at {form.rate:g} Hz.")
-    for line in report:
+    for line in [f"{out}: {num_records} records at {form.rate:g} Hz.", *report]:
         print(shown(line))
     if num_records < len(entries):
         print(

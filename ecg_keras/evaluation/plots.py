@@ -35,6 +35,7 @@ _BROWN = "#A6761D"
 _RUN_COLOURS = (_BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _SKY, _INK, _BROWN)
 _CLASS_COLOURS = (_GREY, _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _SKY, _INK, _BROWN)
 _STYLE: dict[Any, Any] = {
+    "text.parse_math": False,  # a class may be named $\\frac{$
     "font.size": 11.0,
     "font.family": "DejaVu Sans",
     "axes.edgecolor": _GREY,

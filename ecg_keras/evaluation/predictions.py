@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.class_names import require_class_names
 from data_prep.errors import PredictionsError
 from data_prep.files import written_whole
 from data_prep.labels import CPSC_TASK
-from data_prep.names import require_class_names, require_name, shown
+from data_prep.names import require_name, shown
 from data_prep.npz import read_npz
 from ecg_keras.evaluation.scores import patient_groups
 from ecg_keras.model.origin import UNKNOWN, ModelFacts, overlap, seen_by_any
@@ -99,9 +100,7 @@ class Predictions:
         if len(self.members) == 0:
             raise PredictionsError("no member's probabilities are in it; predict again.")
         for name in ("probabilities", "members", "thresholds"):
-            array = getattr(self, name)
-            # Rounding may bring a float32 softmax slightly above 1.
-            if not (np.isfinite(array).all() and (array >= 0).all() and (array <= 1 + 1e-6).all()):
+            if not are_probabilities(getattr(self, name)).all():
                 raise PredictionsError(
                     f"{name} holds numbers that are not between 0 and 1; find the record or the"
                     " model they came from and predict again."
@@ -122,7 +121,7 @@ class Predictions:
         try:
             require_name(self.network, "network", most=1000)  # those of an ensemble are joined
             require_name(self.task, "task")
-            require_class_names(self.class_names)
+            require_class_names(self.class_names, self.task)
             ids = self.ids.tolist()
             if unusable := [name for name in ids if not name or shown(name) != name]:
                 raise ValueError(f"the record name {unusable[0]!r} holds control characters")
@@ -187,6 +186,20 @@ def _as_type(name: str, value: Any, dtype: type) -> np.ndarray:
             " large; predict again."
         )
     return converted
+
+
+def are_probabilities(values: np.ndarray) -> np.ndarray:
+    """Tell which rows hold only probabilities.
+
+    Args:
+        values: ``(..., C)``.
+
+    Returns:
+        bool ``(...)``; False for a row with NaN or a number outside 0..1.
+    """
+    # Rounding may bring a float32 softmax slightly above 1.
+    valid: np.ndarray = ((values >= 0) & (values <= 1 + 1e-6)).all(axis=-1)
+    return valid
 
 
 def found_classes(
@@ -395,13 +408,18 @@ def load_predictions(path: Path) -> Predictions:
             dataset=_one("dataset", found.get("dataset", np.array("")), "U"),
             models=tuple(ModelFacts.from_json(str(text)) for text in found.get("models", ())),
         )
+        labels, first = predictions.labels, predictions.first_labels
+        if labels is not None and first is not None:
+            known = np.flatnonzero(first >= 0)
+            if not labels[known, first[known]].all():
+                raise PredictionsError("first_labels are not among the labels; predict again.")
         average = predictions.members.mean(axis=0)
         if not np.allclose(average, predictions.probabilities, rtol=0, atol=1e-5):
             raise PredictionsError("members do not average to probabilities; predict again.")
         return predictions
     except PredictionsError as error:
         raise PredictionsError(f"{path}: {error}") from None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise PredictionsError(
             f"{path} holds arrays of another kind than predictions; predict again with ecg-predict."
         ) from None

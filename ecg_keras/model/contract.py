@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data_prep.class_names import require_class_names
 from data_prep.errors import OptionError
-from data_prep.labels import CPSC_CLASSES, CPSC_TASK, LEADS, PTBXL_SUPERCLASSES
-from data_prep.names import require_class_names, require_name
+from data_prep.labels import LEADS
+from data_prep.names import require_name
 from ecg_keras.evaluation.predictions import found_classes
 from ecg_keras.model.backend import keras
 from ecg_keras.model.origin import Origin
@@ -38,7 +39,6 @@ _MEANT = {
     "single_label": "true or false",
     "thresholds": "from 0 to 1, one for each class",
 }
-_ORDERS = {CPSC_TASK: CPSC_CLASSES, "superdiagnostic": PTBXL_SUPERCLASSES}
 
 
 def _require(met: Any, contract: "Contract", name: str) -> None:
@@ -112,12 +112,6 @@ class Contract:
             "thresholds",
         )
         self._as_plain_types()
-        order = _ORDERS.get(self.task, ())
-        if set(order) & set(self.class_names) and self.class_names[: len(order)] != order:
-            raise OptionError(
-                f"the classes of {self.task} are {', '.join(order)}, in this order, and not"
-                f" {', '.join(self.class_names)}; give them so, or another task's name."
-            )
 
     def _require_names(self) -> None:
         try:
@@ -125,9 +119,9 @@ class Contract:
             require_name(self.task, "task")
             for lead in self.leads:
                 require_name(lead, "lead")
-            require_class_names(self.class_names)
+            require_class_names(self.class_names, self.task)
         except ValueError as error:
-            raise OptionError(f"{error}, in a contract.") from None
+            raise OptionError(f"{error} (in a contract).") from None
 
     def _as_plain_types(self) -> None:
         """Convert NumPy scalars to Python's types, which JSON can hold."""
@@ -243,7 +237,7 @@ class SignalContract(keras.layers.Layer):
             }
             contract = Contract(**fields)
         self.contract = contract
-        self.origin = Origin.from_config(origin) if isinstance(origin, dict) else origin
+        self.origin = origin if isinstance(origin, Origin | None) else Origin.from_config(origin)
 
     def call(self, signal: Any) -> Any:
         """Standardise the signal."""

@@ -22,6 +22,7 @@ from data_prep.readers.record import reason
 from data_prep.records import Record
 from data_prep.signals import prepare
 from ecg_keras.evaluation.answers import Answer, Answers
+from ecg_keras.evaluation.predictions import are_probabilities
 from ecg_keras.model.backend import keras, tf
 from ecg_keras.model.contract import Contract, SignalContract
 from ecg_keras.model.networks import announced
@@ -31,6 +32,7 @@ from ecg_keras.model.pretrained import pretrained_file, pretrained_models
 _DIGEST = "digest.txt"
 _WEIGHTS = "model.weights.h5"
 _MOST_CONFIG = 2**27  # bytes
+_MOST_UNPACKED = 2**31  # bytes of all members
 # What reading a damaged file, or one of another kind, can raise; RuntimeError if it is encrypted,
 # compressed by an unknown method, or nested too deeply.
 _DAMAGE = (
@@ -92,7 +94,7 @@ class ECGModel:
             Probabilities ``(records, classes)``, float32.
 
         Raises:
-            ModelFileError: if the shape is not the contract's, or a probability is NaN.
+            ModelFileError: if the shape is not the contract's, or an answer is no probability.
         """
         expected = (self.contract.input_length, len(self.contract.leads))
         if np.ndim(signals) != 3 or np.shape(signals)[1:] != expected:
@@ -103,11 +105,11 @@ class ECGModel:
                 " data_prep.signals.prepare."
             )
         answers = self.run(signals, batch_size=batch_size)["diagnosis"]
-        invalid = np.flatnonzero(~np.isfinite(answers).all(axis=1))
+        invalid = np.flatnonzero(~are_probabilities(answers))
         if len(invalid):
             raise ModelFileError(
-                f"{self.path} answers signal {invalid[0]} with NaN; look for NaN in that signal, or"
-                " train the model again."
+                f"{self.path} answers signal {invalid[0]} with NaN, or numbers not between 0 and 1;"
+                " look for NaN in that signal, or train the model again."
             )
         return answers
 
@@ -348,7 +350,11 @@ def _digest_of(archive: zipfile.ZipFile) -> str:
 
 def _require_digest(path: Path, archive: zipfile.ZipFile) -> None:
     """Refuse a file that was changed after :func:`save_model`; accept files without a digest."""
-    if _DIGEST in archive.namelist() and archive.read(_DIGEST).decode() != _digest_of(archive):
+    if _DIGEST not in archive.namelist():
+        return
+    with archive.open(_DIGEST) as member:
+        stated = member.read(100).decode()
+    if stated != _digest_of(archive):
         raise ModelFileError(
             f"{path} was changed after it was saved, or is damaged: its digest is another; copy it"
             " again or train again."
@@ -379,6 +385,8 @@ def _read_contract(path: Path) -> SignalContract:
         with zipfile.ZipFile(path) as archive:
             if archive.getinfo("config.json").file_size > _MOST_CONFIG:
                 raise ValueError("no network has so many layers")
+            if sum(member.file_size for member in archive.infolist()) > _MOST_UNPACKED:
+                raise ValueError("no network has so many weights")
             config = json.loads(archive.read("config.json"))
             _require_digest(path, archive)
         layers = {layer["class_name"]: layer["config"] for layer in config["config"]["layers"]}

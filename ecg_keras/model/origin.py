@@ -8,11 +8,14 @@ import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from data_prep.labels import OWN_DATASET
+
+_MOST_NAMES = 2**26  # bytes: a few million records
 
 UNKNOWN, UNSEEN, CHOSE, TRAINED = -1, 0, 1, 2
 """How a model has used a record, as returned by :meth:`Origin.seen`."""
@@ -50,6 +53,10 @@ class ModelFacts:
     epoch: int = 0
     monitor: str = ""
     score: float = float("nan")
+
+    def __post_init__(self) -> None:
+        """Check the types of all fields."""
+        _require_types(self)
 
     def to_json(self) -> str:
         """Return all fields as one line of JSON."""
@@ -99,6 +106,10 @@ class Origin:
     monitor: str = ""
     score: float = float("nan")
     before: "Origin | None" = None
+
+    def __post_init__(self) -> None:
+        """Check the types of all fields."""
+        _require_types(self)
 
     def seen(self, names: Sequence[str], dataset: str = "") -> np.ndarray:
         """Find which records this model has seen.
@@ -165,12 +176,14 @@ class Origin:
         """Read the output of :meth:`to_config`.
 
         Raises:
-            ValueError: if the names are damaged.
-            TypeError: if it is not such output.
+            ValueError: if the names are damaged, or a field is of another type.
+            AttributeError, KeyError, TypeError: if it is not such output.
         """
         names = {part: _unpacked(config[part]) for part in ("trained", "chose")}
         before = config.get("before")
-        return cls(**{**config, **names, "before": cls.from_config(before) if before else None})
+        origin = cls(**{**config, **names, "before": cls.from_config(before) if before else None})
+        origin.facts()  # reads the provenance, which may have any form
+        return origin
 
 
 def seen_by_any(codes: Sequence[np.ndarray]) -> np.ndarray:
@@ -318,8 +331,25 @@ def _packed(names: Sequence[str]) -> str:
 
 
 def _unpacked(text: str) -> tuple[str, ...]:
+    unpacking = zlib.decompressobj()
     try:
-        names = zlib.decompress(base64.b64decode(text, validate=True)).decode()
+        names = unpacking.decompress(base64.b64decode(text, validate=True), _MOST_NAMES).decode()
     except zlib.error as error:
         raise ValueError(f"its names of records are damaged ({error})") from None
+    if not unpacking.eof:
+        raise ValueError("its names of records are cut short, or too many")
     return tuple(names.split("\0")) if names else ()
+
+
+def _require_types(of: "Origin | ModelFacts") -> None:
+    """Reject a field of another type, as from a file that was changed."""
+    for each in fields(of):
+        value = getattr(of, each.name)
+        if each.type == tuple[str, ...]:
+            fits = isinstance(value, tuple) and all(isinstance(name, str) for name in value)
+        elif each.type in (str, int, float):
+            fits = isinstance(value, {str: str, int: Integral, float: Real}[each.type])
+        else:
+            fits = True
+        if not fits:
+            raise ValueError(f"its {each.name} is of the type {type(value).__name__}")

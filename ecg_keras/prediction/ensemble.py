@@ -24,7 +24,12 @@ from data_prep.records import Record, find_records, scan_folder
 from data_prep.signals import crop_or_pad
 from data_prep.store import Store
 from ecg_keras.evaluation.answers import Answer, Answers, Rejected, seconds_cut, table_lines
-from ecg_keras.evaluation.predictions import Predictions, averaged, save_predictions
+from ecg_keras.evaluation.predictions import (
+    Predictions,
+    are_probabilities,
+    averaged,
+    save_predictions,
+)
 from ecg_keras.explanation.methods import Explanation
 from ecg_keras.explanation.pages import write_page
 from ecg_keras.model.contract import Contract
@@ -349,14 +354,14 @@ def answer_records(
             prepared = [entry for entry in block if isinstance(entry, _Usable)]
             bar.update(len(block) - len(prepared))
             of_block = _answer(models, contracts, prepared, batch_size, bar)
-            finite = np.isfinite(of_block).all(axis=2)
-            for entry, of_models in zip(prepared, finite.T, strict=True):
+            valid = are_probabilities(of_block)
+            for entry, of_models in zip(prepared, valid.T, strict=True):
                 if not of_models.all():
-                    rejected.append(_not_finite(models[int(of_models.argmin())], entry.name))
-            answers.append(of_block[:, finite.all(axis=0)])
+                    rejected.append(_no_answer(models[int(of_models.argmin())], entry.name))
+            answers.append(of_block[:, valid.all(axis=0)])
             usable += [
                 replace(entry, inputs=[])
-                for entry, known in zip(prepared, finite.all(axis=0), strict=True)
+                for entry, known in zip(prepared, valid.all(axis=0), strict=True)
                 if known
             ]
     if not usable:
@@ -386,9 +391,12 @@ def answer_records(
     )
 
 
-def _not_finite(model: ECGModel, name: str) -> Rejected:
+def _no_answer(model: ECGModel, name: str) -> Rejected:
     return Rejected(
-        name, "", f"{model.path} answers {name} with NaN; copy the model again or train it again."
+        name,
+        "",
+        f"{model.path} answers {name} with NaN, or numbers not between 0 and 1; copy the model"
+        " again or train it again.",
     )
 
 
@@ -499,9 +507,9 @@ def predict_store(
     back = np.argsort(order)
     answers = {head: np.concatenate([part[head] for part in parts])[back] for head in heads}
     for head in heads:
-        invalid = np.flatnonzero(~np.isfinite(answers[head]).all(axis=1))
+        invalid = np.flatnonzero(~are_probabilities(answers[head]))
         if len(invalid):
-            raise ModelFileError(_not_finite(model, store.ids[records[invalid[0]]]).reason)
+            raise ModelFileError(_no_answer(model, store.ids[records[invalid[0]]]).reason)
     labels = store.labels(contract.task)[records]
     diagnosis = Predictions(
         ids=store.ids[records],
@@ -707,8 +715,8 @@ def predict(
     for line in table_lines(answers):
         print(line)
     print(
-        f"{out}: {count} recording{'s' if count > 1 else ''} answered by {len(ensemble)}"
-        f" model{'s' if len(ensemble) > 1 else ''} of {predictions.network}."
+        f"{shown(str(out))}: {count} recording{'s' if count > 1 else ''} answered by"
+        f" {len(ensemble)} model{'s' if len(ensemble) > 1 else ''} of {predictions.network}."
     )
     for notice in notices_of(predictions):
         print(f"warning: {notice}", file=sys.stderr)
@@ -767,7 +775,13 @@ def explainer_of(models: Sequence[ECGModel]) -> Explainer:
     explaining = part(networks[0], "explain")
     if explaining is None:
         raise OptionError(f"the package of {networks[0]} explains no answers; leave --explain out.")
-    explainer: Explainer = explaining.Explainer(models)
+    try:
+        explainer: Explainer = explaining.Explainer(models)
+    except (ValueError, LookupError, AttributeError, TypeError):
+        raise ModelFileError(
+            f"{models[0].path} says that it holds {networks[0]}, but has not its layers; leave"
+            " --explain out, or name a file that its package wrote."
+        ) from None
     return explainer
 
 

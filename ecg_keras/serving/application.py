@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
@@ -156,16 +156,23 @@ def application(worker: Worker, *, token: str | None = None) -> Starlette:
 def _refusal(request: Request, token: str | None) -> Response | None:
     """Return an error page for a request without the token or from another site, else None."""
     host = request.headers.get("host", "")
-    if token is None and urlsplit(f"//{host}").hostname not in _LOOPBACK:
+    if token is None and _split(f"//{host}").hostname not in _LOOPBACK:
         return _error(400, "this server answers only as localhost; open its address by that name.")
     origin = request.headers.get("origin")
-    if request.method == "POST" and origin is not None and urlsplit(origin).netloc != host:
+    if request.method == "POST" and origin is not None and _split(origin).netloc != host:
         return _error(403, "another site sent this upload; send it from this server's own page.")
     if token is not None:
         given = request.query_params.get("token") or request.cookies.get(_COOKIE, "")
         if not secrets.compare_digest(given.encode(), token.encode()):
             return _error(403, "the token is missing; open the address that ecg-serve printed.")
     return None
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:  # such as http://[
+        return urlsplit("")
 
 
 def _page(template: str, status: int = 200, **values: Any) -> Response:

@@ -4,8 +4,10 @@ import ipaddress
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from data_prep.errors import OptionError
 from ecg_keras.model.model_files import ECGModel
@@ -13,6 +15,19 @@ from ecg_keras.serving.application import application
 from ecg_keras.serving.uploads import Limits, Worker
 
 _CONNECTIONS = 50
+_SECONDS = 10.0  # for the headers of a connection's first request
+
+
+class _Prompt(H11Protocol):
+    """Closes connections that send no request in time: fifty such would keep out all others."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.loop.call_later(_SECONDS, self._require_request)
+
+    def _require_request(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
 
 def serve(
@@ -44,6 +59,7 @@ def serve(
         print("Every machine that reaches this one can open the page with this token.", flush=True)
     config = uvicorn.Config(
         application(Worker(models, limits), token=token),
+        http=_Prompt,
         log_level="warning",
         limit_concurrency=_CONNECTIONS,
         server_header=False,

@@ -247,7 +247,7 @@ class Worker:
         if name not in self._explainers:
             try:
                 self._explainers[name] = explainer_of(self.models[name])
-            except OptionError:  # Different networks, or no explainer.
+            except ECGError:  # different networks, or no explainer
                 self._explainers[name] = None
         return self._explainers[name]
 
