@@ -4,6 +4,7 @@ import csv
 import ctypes
 import errno
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from io import StringIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from data_prep.errors import OptionError
 from data_prep.names import shown
@@ -59,6 +60,23 @@ def opened(path: Path, *, most: int = MOST_BYTES) -> BinaryIO:
         return file
     file.close()
     raise OSError(errno.EFBIG, f"it is too large: more than {most} bytes", str(path))
+
+
+def read_json(path: Path) -> Any:
+    """Read a small JSON file, such as the settings of a training.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        OSError: if it cannot be read, is not a regular file, or is larger than 64 MB.
+        ValueError: if it is no JSON in UTF-8, or nested too deeply.
+    """
+    with opened(path, most=2**26) as file:
+        try:
+            return json.loads(file.read())
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
 
 
 _WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0)

@@ -3,6 +3,7 @@
 import ast
 import csv
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -334,8 +335,8 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
                 f"{path} has no column {column or 'without a name'!r} but {', '.join(found)!r};"
                 " its first line must name the columns, separated by commas."
             )
-    for column in found:
-        if column and found.count(column) > 1:
+    for column, times in Counter(found).items():
+        if column and times > 1:
             raise LabelError(
                 f"{path} has several columns {column!r}; delete or rename all but one."
             )

@@ -417,7 +417,10 @@ class Store:
         # Fold 11 holds records used only for training; see mlbf-reproduce.
         if ((self.folds < 1) | (self.folds > 11)).any():
             raise ValueError("its folds are not 1 to 10")
-        require_patients_apart(self.folds, self.patients)
+        try:
+            require_patients_apart(self.folds, self.patients)
+        except StoreError as error:
+            raise ValueError(str(error).rstrip(".")) from None
         most = max(map(len, self._class_names.values()), default=0)
         for task, names in self._class_names.items():
             require_name(task, "task")

@@ -62,7 +62,7 @@ def test_check_reads_all_formats(tmp_path: Path) -> None:
     (tmp_path / "z.edf").write_text("")
     report = inspect_folder(tmp_path)
     assert report.needs[-1] == "--labels or --map: no header read names a diagnosis of CPSC 2018"
-    no_lead, no_names, no_unit, no_edf = sorted(report.unusable)
+    no_lead, no_unit, no_names, no_edf = sorted(report.unusable)
     assert "z.edf is not a recording that this program reads" in no_edf
     assert "z.csv does not name leads" in no_names
     assert "x.csv does not have the leads V6" in no_lead

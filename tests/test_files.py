@@ -9,7 +9,15 @@ import pytest
 
 from data_prep import files
 from data_prep.errors import OptionError
-from data_prep.files import is_file, locked, opened, write_csv, written_as_one, written_whole
+from data_prep.files import (
+    is_file,
+    locked,
+    opened,
+    read_json,
+    write_csv,
+    written_as_one,
+    written_whole,
+)
 
 
 def test_a_complete_file_takes_its_name_in_a_new_folder(tmp_path: Path) -> None:
@@ -140,6 +148,19 @@ def test_only_regular_files_within_bounds_are_opened(tmp_path: Path) -> None:
     with opened(tmp_path / "a", most=5) as file:
         assert file.read() == b"12345"
     assert not is_file(tmp_path / ("a" * 300)) and not is_file(tmp_path / "a\0b")
+
+
+def test_only_small_json_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "args.json"
+    path.write_text('{"a": 1}')
+    assert read_json(path) == {"a": 1}
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="too deeply"):
+        read_json(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="not a regular file"):
+        read_json(path)
 
 
 def test_tables_run_no_formulas(tmp_path: Path) -> None:

@@ -820,8 +820,8 @@ def test_edf_with_a_gap_in_its_annotations(tmp_path: Path, signal: np.ndarray, s
         ("median", "a median beat only"),
         ("ChannelSampleSkew", "shifted by 3 samples"),
         ("ChannelTimeSkew", "shifted by 2.5 samples"),
-        ("ChannelSensitivity", "sensitivity of -1"),
-        ("samples", "48000 bytes of samples and not 24000"),
+        ("ChannelSensitivity", "sensitivity of -2"),
+        ("samples", "24000 bytes of samples and not 12000"),
         ("ChannelBaseline", "V1 at 1e\\+06 mV from zero"),
     ],
 )

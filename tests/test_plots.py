@@ -1,6 +1,7 @@
 """Figures show the numbers they were given, with few classes and with many."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +201,11 @@ class TestLearningCurves:
             PredictionsError, match="history.csv is not the history of a training run"
         ):
             read_history(path)
+
+    def test_a_pipe_for_a_history(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "history.csv")
+        with pytest.raises(PredictionsError, match="history.csv cannot be read"):
+            read_history(tmp_path / "history.csv")
 
     def test_absent_history(self, tmp_path: Path) -> None:
         with pytest.raises(PredictionsError, match="history.csv cannot be read"):

@@ -12,7 +12,7 @@ from toy import CLASSES, toy_answers, toy_contract, toy_model, write_toy_store
 
 from data_prep.errors import LabelError, ModelFileError, OptionError, RecordError, StoreError
 from data_prep.files import locked
-from data_prep.labels import LEADS
+from data_prep.labels import CPSC_CLASSES, LEADS
 from data_prep.records import Record
 from data_prep.signals import prepare
 from data_prep.store import Store
@@ -32,6 +32,7 @@ from ecg_keras.prediction.ensemble import (
 Printed = pytest.CaptureFixture[str]
 LENGTHS = {"A1": 1000, "A2": 700, "A3": 2600, "A4": 1300, "A5": 999}
 FS = 500
+CPSC = {"class_names": CPSC_CLASSES}
 
 
 def signal_of(name: str) -> np.ndarray:
@@ -175,7 +176,7 @@ def test_the_batch_size_changes_nothing(tmp_path: Path, batch_size: int) -> None
 
 
 def test_answers_in_the_form_of_the_challenge(tmp_path: Path, capsys: Printed) -> None:
-    models = save_models(tmp_path, {}, {})
+    models = save_models(tmp_path, CPSC, CPSC)
     (tmp_path / "test.csv").write_text("Recording,First_label\nA4,1\nA1,2\nA5,3\n")
     out = answer(tmp_path, csv_file=tmp_path / "test.csv")
     names = ["A4", "A1", "A5"]
@@ -190,7 +191,7 @@ def test_answers_in_the_form_of_the_challenge(tmp_path: Path, capsys: Printed) -
     results = [[n, str(c + 1)] for n, c in zip(names, expected.argmax(axis=1), strict=True)]
     assert rows_of(out / "answers.csv") == [["Recording", "Result"], *results]
     table = rows_of(out / "probabilities.csv")
-    assert table[0] == ["Recording", *CLASSES]
+    assert table[0] == ["Recording", *CPSC_CLASSES]
     assert [row[0] for row in table[1:]] == names
     np.testing.assert_allclose(np.array(table[1:])[:, 1:].astype(float), expected, atol=2e-4)
     assert all(math.isclose(sum(map(float, row[1:])), 1, abs_tol=3e-6) for row in table[1:])
@@ -274,20 +275,22 @@ def test_the_table_shows_five_classes_a_recording() -> None:
     ],
 )
 def test_the_form_of_the_answers(tmp_path: Path, form: Any, table: str, expected: str) -> None:
-    save_models(tmp_path, {})
+    save_models(tmp_path, CPSC)
     (tmp_path / "test.csv").write_text(table)
     out = answer(tmp_path, csv_file=tmp_path / "test.csv", form=form)
     assert rows_of(out / "answers.csv")[0][1] == expected
 
 
-def test_only_cpsc_2018_has_the_challenges_numbers(tmp_path: Path) -> None:
-    save_models(tmp_path, {"task": "rhythm"})
-    with pytest.raises(OptionError, match="--format cpsc2018 .* these models answer rhythm"):
+@pytest.mark.parametrize("task", ["rhythm", "cpsc2018"])
+def test_only_cpsc_2018_has_the_challenges_numbers(tmp_path: Path, task: str) -> None:
+    """Its classes, not only its name: 1 of calm, fast, slow would be read as Normal."""
+    save_models(tmp_path, {"task": task})
+    with pytest.raises(OptionError, match=f"--format cpsc2018 .* these models answer {task}, calm"):
         answer(tmp_path, records=write_records(tmp_path / "records"), form="cpsc2018")
 
 
 def test_cpsc_2018_has_one_result_whatever_the_network(tmp_path: Path) -> None:
-    (model,) = save_models(tmp_path, {"single_label": False})
+    (model,) = save_models(tmp_path, {"single_label": False, **CPSC})
     table = rows_of(answer(tmp_path, form="cpsc2018") / "answers.csv")
     results = [row[1] for row in table[1:]]
     assert results == [str(i + 1) for i in expected_of(model, list(LENGTHS)).argmax(axis=1)]

@@ -236,6 +236,11 @@ def _replaced(name: str, change: Callable[[np.ndarray], Any]) -> Callable[[Path]
     return damage
 
 
+def _with_record(name: bytes) -> Callable[[Path], None]:
+    """Another name of the first record."""
+    return _replaced("ids", lambda ids: np.array([name, *ids[1:]]))
+
+
 def _ids_of_billions(path: Path) -> None:
     with h5py.File(path, "a") as file:
         del file["ids"]
@@ -287,7 +292,7 @@ def _elsewhere(kind: str) -> Callable[[Path], None]:
         (_replaced("signals", lambda signals: signals.astype(float)), "float32"),
         (_replaced("ids", lambda ids: ids[[0, *range(11)]]), "one name"),
         *(
-            (_replaced("ids", lambda ids, name=name: np.array([name, *ids[1:]])), "record name")
+            (_with_record(name), "record name")
             for name in (b"a\x1b[2J", b"a\nb", b"../../a", b"a\\b", b"a" * 201, b"")
         ),
         (_with_classes("NDT", "PVC", "a\x1b[31m"), "class name .* control"),

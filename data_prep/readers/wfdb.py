@@ -94,7 +94,7 @@ def _parse_header(path: Path) -> _Header:
         return _Header(fs, _whole(rest[0]) or None if rest else None, leads, info, segments)
     except (IndexError, ValueError) as error:
         raise RecordError(
-            f"{path} is not a WFDB header ({error}); correct it or leave this recording out."
+            f"{path} is not a WFDB header ({error!s:.200}); correct it or leave this recording out."
         ) from error
 
 

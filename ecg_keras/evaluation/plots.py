@@ -10,6 +10,7 @@ the palette of Okabe and Ito, which is safe for colour-blind readers.
 import csv
 import math
 from collections.abc import Callable, Mapping
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from data_prep.errors import PredictionsError
+from data_prep.files import opened
 from ecg_keras.evaluation.scores import calibration, class_auc, class_average_precision
 
 # Up to this many classes, each has its own panel; beyond that, only their mean is drawn.
@@ -34,6 +36,7 @@ _PURPLE, _SKY, _GREY, _INK = "#CC79A7", "#56B4E9", "#B8BCC4", "#22262E"
 _BROWN = "#A6761D"
 _RUN_COLOURS = (_BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _SKY, _INK, _BROWN)
 _CLASS_COLOURS = (_GREY, _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _SKY, _INK, _BROWN)
+_MOST_HISTORY = 2**26  # bytes
 _STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a class may be named $\\frac{$
     "font.size": 11.0,
@@ -207,8 +210,8 @@ def read_history(path: Path) -> dict[str, np.ndarray]:
         PredictionsError: if the file is missing or empty, or is not such a table.
     """
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        with opened(path, most=_MOST_HISTORY) as file:
+            rows = list(csv.DictReader(TextIOWrapper(file, encoding="utf-8", newline="")))
         if not rows or not {"epoch", "loss", "val_loss"} <= rows[0].keys():
             raise ValueError
         return {

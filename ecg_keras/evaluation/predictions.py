@@ -198,8 +198,7 @@ def are_probabilities(values: np.ndarray) -> np.ndarray:
         bool ``(...)``; False for a row with NaN or a number outside 0..1.
     """
     # Rounding may bring a float32 softmax slightly above 1.
-    valid: np.ndarray = ((values >= 0) & (values <= 1 + 1e-6)).all(axis=-1)
-    return valid
+    return np.asarray(((values >= 0) & (values <= 1 + 1e-6)).all(axis=-1))
 
 
 def found_classes(
@@ -410,7 +409,7 @@ def load_predictions(path: Path) -> Predictions:
         )
         labels, first = predictions.labels, predictions.first_labels
         if labels is not None and first is not None:
-            known = np.flatnonzero(first >= 0)
+            known = np.flatnonzero((first >= 0) & labels.any(axis=1))
             if not labels[known, first[known]].all():
                 raise PredictionsError("first_labels are not among the labels; predict again.")
         average = predictions.members.mean(axis=0)

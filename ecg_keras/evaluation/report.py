@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.errors import PredictionsError
-from data_prep.files import csv_text, written_whole
+from data_prep.files import csv_text, read_json, written_whole
 from data_prep.labels import CPSC_CLASSES, known_first_labels, one_hot
 from ecg_keras.evaluation import plots, scores
 from ecg_keras.evaluation.document import (
@@ -363,9 +363,7 @@ def learning_curves(paths: Sequence[Path]) -> list[Picture]:
 def _monitor(run: Path) -> str:
     """Return the score that selected the epoch of a run; empty if its settings cannot be read."""
     try:
-        return str(
-            json.loads((run / "args.json").read_text(encoding="utf-8"))["settings"]["monitor"]
-        )
+        return str(read_json(run / "args.json")["settings"]["monitor"])
     except (OSError, ValueError, LookupError, TypeError):
         return ""
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from data_prep.errors import ModelFileError, OptionError, RecordError, StoreError
 from data_prep.files import write_csv, written_as_one
-from data_prep.labels import CPSC_TASK, known_first_labels, read_recordings
+from data_prep.labels import CPSC_CLASSES, CPSC_TASK, known_first_labels, read_recordings
 from data_prep.names import shown
 from data_prep.plausibility import Doubt, check
 from data_prep.records import Record, find_records, scan_folder
@@ -627,14 +627,15 @@ def _as_text(row: Sequence[Any]) -> list[str]:
     return [*numbers, f"{row[-1]:.6g}"]
 
 
-def _form_of(form: Format | None, csv_file: Path | None, task: str) -> Format:
-    """Choose the format of ``answers.csv``: the challenge's if its task and table are given."""
-    if form == "cpsc2018" and task != CPSC_TASK:
+def _form_of(form: Format | None, csv_file: Path | None, contract: Contract) -> Format:
+    """Choose the format of ``answers.csv``: the challenge's if its classes and table are given."""
+    numbered = contract.task == CPSC_TASK and contract.class_names == CPSC_CLASSES
+    if form == "cpsc2018" and not numbered:
         raise OptionError(
-            f"--format cpsc2018 numbers the classes of CPSC 2018, and these models answer {task};"
-            " leave it out."
+            "--format cpsc2018 numbers the classes of CPSC 2018, and these models answer"
+            f" {contract.task}, {', '.join(contract.class_names)[:200]}; leave it out."
         )
-    if form is None and csv_file is not None and task == CPSC_TASK:
+    if form is None and csv_file is not None and numbered:
         with open(csv_file, newline="", encoding="utf-8-sig") as file:
             columns = {column.strip() for column in next(csv.reader(file), ())}
         return "cpsc2018" if columns <= _CHALLENGE_COLUMNS else "names"
@@ -687,7 +688,7 @@ def predict(
             opened = stack.enter_context(Store(store))
         ensemble = open_models(models)
         explainer = explainer_of(ensemble) if explain else None
-        form = _form_of(form, csv_file, ensemble[0].contract.task)
+        form = _form_of(form, csv_file, ensemble[0].contract)
         read: Callable[[str], Record]
         if store is not None:
             assert fold is not None

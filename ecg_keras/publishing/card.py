@@ -3,7 +3,6 @@
 Does not import Keras: everything in a card is in the predictions and the files of the training.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import OptionError
+from data_prep.files import read_json
 from ecg_keras.evaluation.document import Block, Facts, Heading, Notes, Paragraph, markdown
 from ecg_keras.evaluation.report import Result, score_tables
 from ecg_keras.model.origin import ModelFacts, generated_notice
@@ -73,7 +73,7 @@ class Training:
             OptionError: if ``args.json`` is missing or damaged.
         """
         try:
-            args = json.loads((folder / "args.json").read_text(encoding="utf-8"))
+            args = read_json(folder / "args.json")
             settings, made_with = dict(args["settings"]), dict(args["made with"])
         except (OSError, ValueError, LookupError, TypeError):
             raise OptionError(

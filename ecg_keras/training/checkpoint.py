@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data_prep.errors import ModelFileError, OptionError
-from data_prep.files import written_whole
+from data_prep.files import read_json, written_whole
 from data_prep.npz import read_npz
 from data_prep.store import Store
 from ecg_keras.model.backend import keras
@@ -93,7 +93,7 @@ def reopen(folder: Path, *, epochs: int) -> bool:
         stopped early or did not keep its last checkpoint.
     """
     try:
-        settings = json.loads((folder / "args.json").read_text(encoding="utf-8"))["settings"]
+        settings = read_json(folder / "args.json")["settings"]
         more = epochs > int(settings["epochs"])
     except (OSError, ValueError, LookupError, TypeError):
         return False

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.errors import OptionError, StoreError
-from data_prep.files import locked, written_whole
+from data_prep.files import locked, read_json, written_whole
 from data_prep.provenance import provenance
 from data_prep.store import Store
 from ecg_keras.evaluation.plots import plot_learning_curves, read_history
@@ -317,7 +317,7 @@ def _write_args(folder: Path, run: dict[str, Any]) -> None:
             part.write_text(text + "\n")
         return
     try:
-        written = dict(json.loads(path.read_text()))
+        written = dict(read_json(path))
     except (ValueError, TypeError):
         raise OptionError(
             f"{path} is corrupt, so the settings of this run are unknown; remove {folder} or choose"
