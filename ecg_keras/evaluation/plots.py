@@ -210,8 +210,11 @@ def read_history(path: Path) -> dict[str, np.ndarray]:
         PredictionsError: if the file is missing or empty, or is not such a table.
     """
     try:
-        with opened(path, most=_MOST_HISTORY) as file:
-            rows = list(csv.DictReader(TextIOWrapper(file, encoding="utf-8", newline="")))
+        with (
+            opened(path, most=_MOST_HISTORY) as data,
+            TextIOWrapper(data, encoding="utf-8", newline="") as file,
+        ):
+            rows = list(csv.DictReader(file))
         if not rows or not {"epoch", "loss", "val_loss"} <= rows[0].keys():
             raise ValueError
         return {
