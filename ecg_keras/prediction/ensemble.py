@@ -355,13 +355,14 @@ def answer_records(
             bar.update(len(block) - len(prepared))
             of_block = _answer(models, contracts, prepared, batch_size, bar)
             valid = are_probabilities(of_block)
+            usable_by_all: np.ndarray = np.asarray(valid.all(axis=0))
             for entry, of_models in zip(prepared, valid.T, strict=True):
                 if not of_models.all():
                     rejected.append(_no_answer(models[int(of_models.argmin())], entry.name))
-            answers.append(of_block[:, valid.all(axis=0)])
+            answers.append(of_block[:, usable_by_all])
             usable += [
                 replace(entry, inputs=[])
-                for entry, known in zip(prepared, valid.all(axis=0), strict=True)
+                for entry, known in zip(prepared, usable_by_all, strict=True)
                 if known
             ]
     if not usable:
