@@ -45,7 +45,7 @@ _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8.0,
     "text.color": _INK,
-    "text.parse_math": False,  # a record may be named $\\frac{$
+    "text.parse_math": False,  # a record may be named $\frac{$
 }
 
 

@@ -38,7 +38,7 @@ _RUN_COLOURS = (_BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _SKY, _INK, _BROWN)
 _CLASS_COLOURS = (_GREY, _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _SKY, _INK, _BROWN)
 _MOST_HISTORY = 2**26  # bytes
 _STYLE: dict[Any, Any] = {
-    "text.parse_math": False,  # a class may be named $\\frac{$
+    "text.parse_math": False,  # a class may be named $\frac{$
     "font.size": 11.0,
     "font.family": "DejaVu Sans",
     "axes.edgecolor": _GREY,
