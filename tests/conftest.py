@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 # The files that take longest, the longest first.
 LONGEST = ("test_notebooks", "test_pipeline", "test_devices", "test_benchmarks")
@@ -42,6 +43,12 @@ def graphs_as_in_use() -> Iterator[None]:
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
     yield
     leave_graphs_as_traced()
+
+
+@pytest.fixture
+def undrawn_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes a third of a training of the toy network, and few tests look at the curves."""
+    monkeypatch.setattr("ecg_keras.training.fit.plot_learning_curves", lambda *_, **__: Figure())
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -96,7 +96,7 @@ def test_layer_basics(layer: keras.layers.Layer, inputs: Any) -> None:
         np.testing.assert_array_equal(x, y)
 
     before = [weight.numpy() for weight in model.weights]
-    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=True)
     targets = tf.nest.map_structure(lambda x: np.ones(x.shape, "float32"), model(inputs))
     model.fit(inputs, targets, verbose=0)
     for weight, was in zip(model.weights, before, strict=True):

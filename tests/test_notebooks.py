@@ -159,6 +159,7 @@ def test_03_load_and_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert float(again) == pytest.approx(float(before), abs=0.02)
 
 
+@pytest.mark.slow
 def test_04_read_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = ROOT / "results" / "ptbxl" / "predictions" / "MRM-Net_all_seed=0.npz"
     own = f"predictions_file = Path({str(kept)!r})\nreference, chosen = None, 'AFIB'"

@@ -44,6 +44,8 @@ from ecg_keras.training.fit import train_fold, train_folds
 from ecg_keras.training.folds import Parts, choose_folds, split, with_main_labels
 from ecg_keras.training.settings import Monitor, Run, Settings, Validation, require_sensible
 
+pytestmark = pytest.mark.usefixtures("undrawn_curves")
+
 SETTINGS = Settings(epochs=4, batch_size=16)
 # Some records of two classes, one without any label.
 LABELS = {3: (0, 1), 8: (2, 0), 14: (2, 1), 25: (1, 2), 38: ()}
