@@ -12,6 +12,11 @@ from sklearn.model_selection import cross_val_score
 from data_prep.errors import OptionError, RecordError
 from ecg_keras import ECGClassifier
 
+pytestmark = [
+    pytest.mark.usefixtures("layer_by_layer", "undrawn_curves"),
+    pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning"),
+]
+
 SMALL = {"input_length": 100, "low_channels": 8, "high_channels": 16, "batch_size": 8}
 FS = 100
 
@@ -38,11 +43,13 @@ def test_it_is_an_estimator() -> None:
 
 def test_cross_validation_over_a_list_of_recordings() -> None:
     signals, labels = recordings(12)
-    scores = cross_val_score(small(), signals, labels, cv=2, error_score="raise")
+    scores = cross_val_score(small(epochs=1), signals, labels, cv=2, error_score="raise")
     assert scores.shape == (2,) and np.isin(scores * 6, range(7)).all()
 
 
-@pytest.mark.parametrize("labels", [["large", "small"], [7, 3]])
+@pytest.mark.parametrize(
+    "labels", [pytest.param(["large", "small"], marks=pytest.mark.slow), [7, 3]]
+)
 def test_predictions_are_those_of_the_trained_model(labels: list[Any]) -> None:
     signals, names = recordings(8)
     given = [labels[0] if name == "large" else labels[1] for name in names]

@@ -266,7 +266,7 @@ def other_forms() -> dict[str, Callable[[], Any]]:
 @pytest.mark.parametrize(
     "form",
     [
-        pytest.param(form, marks=() if form in ("odd length", "concat") else pytest.mark.slow)
+        pytest.param(form, marks=() if form == "odd length" else pytest.mark.slow)
         for form in other_forms()
     ],
 )

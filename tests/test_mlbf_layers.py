@@ -120,8 +120,16 @@ def test_layer_basics(layer: keras.layers.Layer, inputs: Any) -> None:
                 [150] * 7,  # all alike
             ],
         ),
-        (613, [[5, 307, 154, 77], [613, 612, 1, 300]]),  # odd into every block but one
-        (2000, [[71, 1, 64, 0], [1000, 999, 1, 200]]),  # all of every block long after them
+        pytest.param(
+            613,
+            [[5, 307, 154, 77], [613, 612, 1, 300]],  # odd into every block but one
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            2000,
+            [[71, 1, 64, 0], [1000, 999, 1, 200]],  # all of every block long after them
+            marks=pytest.mark.slow,
+        ),
         (30, [[30, 1, 0, 15]]),  # less than one kernel
     ],
 )
@@ -159,7 +167,7 @@ def test_a_step_compiled_whole_convolves_and_learns_as_slices_do() -> None:
 
 
 def test_convolutions_of_several_leads_in_one_branch() -> None:
-    layer = BranchConvolutions(2, filters=4, name="f_cnn")
+    layer = BranchConvolutions(2, filters=4, kernel_sizes=ONE_BLOCK, name="f_cnn")
     signal = recordings([200, 31, 0, 90], 300, leads=6)
     w = shaken(layer, signal.shape)
     for branch, f in enumerate(layer(signal)):
@@ -168,7 +176,15 @@ def test_convolutions_of_several_leads_in_one_branch() -> None:
 
 
 @pytest.mark.parametrize(
-    "sizes", [(3, 3, 22), (3, 3, 2), (4, 3, 24), (3, 2, 26), (2, 4, 8), (1, 1, 4)]
+    "sizes",
+    [
+        (3, 3, 2),
+        (2, 4, 8),
+        *(
+            pytest.param(sizes, marks=pytest.mark.slow)
+            for sizes in ((3, 3, 22), (4, 3, 24), (3, 2, 26), (1, 1, 4))
+        ),
+    ],
 )
 def test_convolutions_of_other_kernels_are_plain_ones(sizes: tuple[int, int, int]) -> None:
     layer = BranchConvolutions(1, filters=4, kernel_sizes=(sizes,) * 2)

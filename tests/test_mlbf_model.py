@@ -316,8 +316,9 @@ def test_gradients_at_full_size_are_those_of_the_plain_network() -> None:
 )
 def test_lambda_weighs_the_leads_losses(loss_weight: float) -> None:
     """Eq. 10 by hand from the answers."""
-    model = compile_model(build_model(**SMALL), loss_weight=loss_weight)
+    model = compile_model(build_model(**SMALL), learning_rate=0.002, loss_weight=loss_weight)
     model.run_eagerly = True  # one step is not worth a graph
+    assert model.optimizer.name == "adam" and float(model.optimizer.learning_rate) == 0.002
     shake(model)
     signal, labels = recordings(LENGTHS["medium"]), one_hot(BATCH)
     losses = {
@@ -330,6 +331,7 @@ def test_lambda_weighs_the_leads_losses(loss_weight: float) -> None:
     np.testing.assert_allclose(logs["loss"], losses["diagnosis"] + loss_weight * leads, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_learns_a_tiny_problem() -> None:
     """A class for each sign of lead I's mean, with dropout on."""
     signal = recordings([170 + 10 * i for i in range(16)], 320)

@@ -235,6 +235,7 @@ def test_mutual_terms_add_up_in_training_and_are_absent_at_validation() -> None:
     y = np.random.default_rng(5).integers(0, 2, size=(8, 9)).astype("float32")
     model = compile_model(build_model(**SMALL, dropout=0.0, gamma=10.0), learning_rate=0.0)
     model.run_eagerly = True  # two steps are not worth two graphs
+    assert model.optimizer.name == "adam" and float(model.optimizer.learning_rate) == 0.0
 
     def bce(answers: dict[str, Any]) -> float:
         p = {head: np.asarray(answers[head], dtype=np.float64) for head in ("low", "high")}
@@ -286,9 +287,8 @@ def test_mixed_precision_answers_in_float32() -> None:
     require_float32_answers_in_bfloat16(build, signals(16), layer="low_z")
 
 
-@pytest.mark.parametrize(
-    "fusion", ["mutual", *(pytest.param(f, marks=pytest.mark.slow) for f in FUSIONS[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fusion", FUSIONS)
 def test_training_learns_a_tiny_problem(fusion: Any) -> None:
     """A class for each sign of lead I's mean."""
     x = signals(32)

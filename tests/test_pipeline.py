@@ -3,7 +3,6 @@
 import csv
 import inspect
 import json
-import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from data_prep.store import Store
 from ecg_keras.evaluation.plots import read_history
 from ecg_keras.evaluation.predictions import load_predictions
 from ecg_keras.evaluation.scores import best_thresholds
-from ecg_keras.model.backend import tf
 from ecg_keras.model.contract import Contract
 from ecg_keras.prediction import command
 from ecg_keras.training.batches import StoreBatches
@@ -27,6 +25,8 @@ from ecg_keras.training.batches import StoreBatches
 MLBF = ("--input-length", "320", "--filters", "2", "--gru-units", "2", "--batch-size", "16")
 MRM = ("--input-length", "80", "--low-channels", "4", "--high-channels", "8", "--batch-size", "64")
 PACKAGES = ("mlbf_keras", "mrm_keras")
+
+pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning")
 
 
 @pytest.fixture(scope="module")
@@ -54,24 +54,18 @@ def options_of(package: str, place: Path, out: Path, *folds: int) -> tuple[objec
 
 
 def trained(package: str, place: Path) -> Path:
-    """Train two folds, layer by layer: to trace the network for each would take most of the time."""
     main = import_module(f"{package}.train").main
-    tf.config.run_functions_eagerly(True)
-    try:
-        with warnings.catch_warnings(action="ignore"):  # that tf.data is traced all the same
-            assert exit_of(main, *options_of(package, place, place / package, 1, 2)) is None
-    finally:
-        tf.config.run_functions_eagerly(False)
+    assert exit_of(main, *options_of(package, place, place / package, 1, 2)) is None
     return place / package
 
 
 @pytest.fixture(scope="module")
-def mlbf_run(place: Path) -> Path:
+def mlbf_run(place: Path, layer_by_layer: None) -> Path:
     return trained("mlbf_keras", place)
 
 
 @pytest.fixture(scope="module")
-def mrm_run(place: Path) -> Path:
+def mrm_run(place: Path, layer_by_layer: None) -> Path:
     return trained("mrm_keras", place)
 
 
