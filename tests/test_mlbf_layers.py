@@ -69,7 +69,9 @@ BLOCKS: dict[str, Any] = {"filters": 4, "kernel_sizes": (*ONE_BLOCK, (3, 3, 48))
     ("layer", "inputs"),
     [
         (BranchConvolutions(BRANCHES, **BLOCKS), SIGNAL),
-        (BranchConvolutions(1, **BLOCKS, dtype="mixed_bfloat16"), SIGNAL),
+        pytest.param(
+            BranchConvolutions(1, **BLOCKS, dtype="mixed_bfloat16"), SIGNAL, marks=pytest.mark.slow
+        ),
         (BranchBiGRU(3, dropout=0.1), BY_BRANCH),
         (BranchBiGRU(3, dropout=0.1, dtype="mixed_bfloat16"), BY_BRANCH),
         (BranchAttention(), FEATURES),
@@ -96,7 +98,7 @@ def test_layer_basics(layer: keras.layers.Layer, inputs: Any) -> None:
         np.testing.assert_array_equal(x, y)
 
     before = [weight.numpy() for weight in model.weights]
-    model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=True)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
     targets = tf.nest.map_structure(lambda x: np.ones(x.shape, "float32"), model(inputs))
     model.fit(inputs, targets, verbose=0)
     for weight, was in zip(model.weights, before, strict=True):
