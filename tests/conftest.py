@@ -45,16 +45,6 @@ def graphs_as_in_use() -> Iterator[None]:
     leave_graphs_as_traced()
 
 
-@pytest.fixture(scope="module")
-def layer_by_layer() -> Iterator[None]:
-    """Trace no function but those of tf.data: to trace a network takes longer than a few steps."""
-    from ecg_keras.model.backend import tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 @pytest.fixture
 def undrawn_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes a third of a training of the toy network, and few tests look at the curves."""

@@ -8,14 +8,12 @@ from make_records import sine_leads
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
+from whole_networks import layer_by_layer
 
 from data_prep.errors import OptionError, RecordError
 from ecg_keras import ECGClassifier
 
-pytestmark = [
-    pytest.mark.usefixtures("layer_by_layer", "undrawn_curves"),
-    pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning"),
-]
+pytestmark = pytest.mark.usefixtures("undrawn_curves")
 
 SMALL = {"input_length": 100, "low_channels": 8, "high_channels": 16, "batch_size": 8}
 FS = 100
@@ -43,7 +41,8 @@ def test_it_is_an_estimator() -> None:
 
 def test_cross_validation_over_a_list_of_recordings() -> None:
     signals, labels = recordings(12)
-    scores = cross_val_score(small(epochs=1), signals, labels, cv=2, error_score="raise")
+    with layer_by_layer():
+        scores = cross_val_score(small(epochs=1), signals, labels, cv=2, error_score="raise")
     assert scores.shape == (2,) and np.isin(scores * 6, range(7)).all()
 
 
@@ -54,7 +53,8 @@ def test_predictions_are_those_of_the_trained_model(labels: list[Any]) -> None:
     signals, names = recordings(8)
     given = [labels[0] if name == "large" else labels[1] for name in names]
     network = {"input_length": 250, "filters": 2, "gru_units": 2, "batch_size": 8}
-    model = small(network="BranchNet", epochs=1, options=network).fit(signals, given)
+    with layer_by_layer():
+        model = small(network="BranchNet", epochs=1, options=network).fit(signals, given)
     assert model.classes_.tolist() == sorted(labels)
     probabilities = model.predict_proba(signals)
     assert probabilities.shape == (8, 2) and np.allclose(probabilities.sum(axis=1), 1)

@@ -62,7 +62,7 @@ def assert_near(actual: Any, expected: Any, tolerance: float = 1e-4) -> None:
 SIGNAL = normal(BATCH, 80, BRANCHES)
 FEATURES = normal(BATCH, TIME, BRANCHES, WIDTH)
 BY_BRANCH = [FEATURES[:, :, j] for j in range(BRANCHES)]
-BLOCKS: dict[str, Any] = {"filters": 4, "kernel_sizes": (*ONE_BLOCK, (3, 3, 48)), "dropout": 0.1}
+BLOCKS: dict[str, Any] = {"filters": 4, "kernel_sizes": ONE_BLOCK, "dropout": 0.1}
 
 
 @pytest.mark.parametrize(
@@ -122,17 +122,14 @@ def test_layer_basics(layer: keras.layers.Layer, inputs: Any) -> None:
                 [150] * 7,  # all alike
             ],
         ),
-        pytest.param(
-            613,
-            [[5, 307, 154, 77], [613, 612, 1, 300]],  # odd into every block but one
-            marks=pytest.mark.slow,
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (613, [[5, 307, 154, 77], [613, 612, 1, 300]]),  # odd into every block but one
+                (2000, [[71, 1, 64, 0], [1000, 999, 1, 200]]),  # all of every block long after them
+                (30, [[30, 1, 0, 15]]),  # less than one kernel
+            )
         ),
-        pytest.param(
-            2000,
-            [[71, 1, 64, 0], [1000, 999, 1, 200]],  # all of every block long after them
-            marks=pytest.mark.slow,
-        ),
-        (30, [[30, 1, 0, 15]]),  # less than one kernel
     ],
 )
 def test_convolutions_correctness(time: int, batches: list[list[int]]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from make_records import sine_leads, write_ptbxl, write_reference, write_wfdb
 from sklearn.metrics import f1_score, roc_auc_score
 from test_commands import exit_of, run_python
+from whole_networks import layer_by_layer
 
 from data_prep.labels import CPSC_CLASSES, read_reference
 from data_prep.store import Store
@@ -22,11 +23,9 @@ from ecg_keras.model.contract import Contract
 from ecg_keras.prediction import command
 from ecg_keras.training.batches import StoreBatches
 
-MLBF = ("--input-length", "320", "--filters", "2", "--gru-units", "2", "--batch-size", "16")
+MLBF = ("--input-length", "320", "--filters", "2", "--gru-units", "2", "--batch-size", "64")
 MRM = ("--input-length", "80", "--low-channels", "4", "--high-channels", "8", "--batch-size", "64")
 PACKAGES = ("mlbf_keras", "mrm_keras")
-
-pytestmark = pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning")
 
 
 @pytest.fixture(scope="module")
@@ -55,17 +54,18 @@ def options_of(package: str, place: Path, out: Path, *folds: int) -> tuple[objec
 
 def trained(package: str, place: Path) -> Path:
     main = import_module(f"{package}.train").main
-    assert exit_of(main, *options_of(package, place, place / package, 1, 2)) is None
+    with layer_by_layer():
+        assert exit_of(main, *options_of(package, place, place / package, 1, 2)) is None
     return place / package
 
 
 @pytest.fixture(scope="module")
-def mlbf_run(place: Path, layer_by_layer: None) -> Path:
+def mlbf_run(place: Path) -> Path:
     return trained("mlbf_keras", place)
 
 
 @pytest.fixture(scope="module")
-def mrm_run(place: Path, layer_by_layer: None) -> Path:
+def mrm_run(place: Path) -> Path:
     return trained("mrm_keras", place)
 
 

@@ -314,9 +314,7 @@ def half(moments: Path) -> Path:
     return moments / "while saving 3"
 
 
-def test_epochs_can_be_added_to_a_finished_run(
-    store: Store, moments: Path, tmp_path: Path
-) -> None:
+def test_epochs_can_be_added_to_a_finished_run(store: Store, moments: Path, tmp_path: Path) -> None:
     folder = train(store, tmp_path / "run", epochs=2)
     assert state_of(folder) == "finished" and (folder / LAST).exists()
     train(store, tmp_path / "run", epochs=4, resume=True)

@@ -1,12 +1,27 @@
 """What the tests of both whole networks do alike."""
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
+
+
+@contextmanager
+def layer_by_layer() -> Iterator[None]:
+    """Trace nothing but tf.data: to trace a network takes longer than a few steps."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Even though the `tf.config")
+            yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 def shake(model: Any) -> dict[str, NDArray[np.float64]]:
