@@ -1,8 +1,5 @@
 """The whole of MLBF-Net: sizes, numbers, gradients, losses, training, files."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -128,21 +125,18 @@ def by_moving_statistics(model: keras.Model) -> None:
 
 
 @cache
-def small_twins(norm_by: str) -> tuple[Any, Any, Trained, Trained]:
+def small_twins() -> tuple[Any, Any, Trained, Trained]:
     """Small twins, and for each a function giving its gradients, ours traced as in use."""
     ours, plain = twins(**SMALL)
-    if norm_by == "moving":
-        by_moving_statistics(ours)
-        by_moving_statistics(plain)
     return ours, plain, trained(ours), trained(plain, traced=False)
 
 
-def assert_same_gradients(actual: Gradients, expected: Gradients, *, rounding: float) -> None:
+def assert_same_gradients(actual: Gradients, expected: Gradients) -> None:
     """All together within 1e-4; each within 1e-4 and a share of the network's largest."""
     assert actual.keys() == expected.keys()
     both = [np.concatenate([g[path].ravel() for path in expected]) for g in (actual, expected)]
     assert np.linalg.norm(both[0] - both[1]) < 1e-4 * np.linalg.norm(both[1])
-    floor = rounding * np.abs(both[1]).max()
+    floor = 2e-5 * np.abs(both[1]).max()
     for path, gradient in expected.items():
         largest = np.abs(gradient).max()
         assert np.abs(actual[path] - gradient).max() < 1e-4 * largest + floor, path
@@ -249,24 +243,6 @@ def test_answers_at_full_size_are_those_of_plain_numpy(full: keras.Model) -> Non
         require_answers(full, signal, mlbf_numpy.forward(signal.astype("float64"), w))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("longest", "loss_weight"), [("short", 0.3), ("medium", 1.0), ("full", 1.0)]
-)
-def test_gradients_are_those_of_the_plain_network(longest: str, loss_weight: float) -> None:
-    """Of every weight, to 1e-4 each, batch norm by its moving statistics."""
-    ours, plain, our_step, plain_step = small_twins("moving")
-    signal, labels = recordings(LENGTHS[longest]), one_hot(BATCH)
-    inference = ours(signal)
-    for head, expected in plain(signal).items():
-        np.testing.assert_allclose(inference[head], expected, rtol=0, atol=1e-6)
-    answers, gradients = our_step(signal, labels, loss_weight)
-    plain_answers, plain_gradients = plain_step(signal, labels, loss_weight)
-    for head, expected in plain_answers.items():
-        np.testing.assert_allclose(answers[head], expected, rtol=0, atol=1e-6)
-    assert_same_gradients(unstacked(gradients), plain_gradients, rounding=0.0)
-
-
 @pytest.mark.parametrize(
     "longest",
     [pytest.param(name, marks=() if name == "medium" else pytest.mark.slow) for name in LENGTHS],
@@ -274,18 +250,17 @@ def test_gradients_are_those_of_the_plain_network(longest: str, loss_weight: flo
 def test_training_steps_are_those_of_the_plain_network(longest: str) -> None:
     """Batch norm by the batch: answers, gradients of every weight, and the moving statistics.
 
-    The gradients reach every weight of every branch.
     Batch norm takes differences of nearly equal numbers, which leaves the smallest gradients few
     digits in float32: the plain network's own are as far from what it gives in float64.
     """
-    ours, plain, our_step, plain_step = small_twins("batch")
+    ours, plain, our_step, plain_step = small_twins()
     copy_weights(ours, plain)
     signal, labels = recordings(LENGTHS[longest]), one_hot(BATCH)
     answers, gradients = our_step(signal, labels, 1.0)
     plain_answers, plain_gradients = plain_step(signal, labels, 1.0)
     for head, expected in plain_answers.items():
         np.testing.assert_allclose(answers[head], expected, rtol=0, atol=1e-5)
-    assert_same_gradients(unstacked(gradients), plain_gradients, rounding=2e-5)
+    assert_same_gradients(unstacked(gradients), plain_gradients)
     moved = unstacked({weight.path: weight.numpy() for weight in ours.weights})
     for weight in plain.non_trainable_weights:
         if weight.name.startswith("moving"):
@@ -309,7 +284,7 @@ def test_gradients_at_full_size_are_those_of_the_plain_network() -> None:
     plain_answers, plain_gradients = trained(plain)(signal, labels, 1.0)
     for head, expected in plain_answers.items():
         np.testing.assert_allclose(answers[head], expected, rtol=0, atol=1e-5)
-    assert_same_gradients(unstacked(gradients), plain_gradients, rounding=2e-5)
+    assert_same_gradients(unstacked(gradients), plain_gradients)
 
 
 @pytest.mark.parametrize(
@@ -358,30 +333,6 @@ def test_file_predicts_as_the_model_it_came_from(build: Any, tmp_path: Path) -> 
     answers, before = opened.network(signal), model(signal)
     np.testing.assert_array_equal(answers["diagnosis"], before["diagnosis"])
     assert opened.contract == model.get_layer("contract").contract
-
-
-@pytest.mark.slow
-def test_file_predicts_the_same_in_a_fresh_process(tmp_path: Path) -> None:
-    model = build_model(**SMALL)
-    shake(model)
-    model.save(tmp_path / "model.keras")
-    signal = recordings(LENGTHS["medium"])
-    np.save(tmp_path / "signal.npy", signal)
-    script = (
-        "import numpy as np; from mlbf_keras.model import load_model;"
-        "model = load_model('model.keras');"
-        "np.save('answer.npy', model.predict(np.load('signal.npy')));"
-        "print(model.contract.class_names)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(model.get_layer("contract").contract.class_names)
-    expected = model.predict(signal, verbose=0)["diagnosis"]
-    np.testing.assert_array_equal(np.load(tmp_path / "answer.npy"), expected)
 
 
 def test_mixed_precision_answers_in_float32() -> None:

@@ -179,19 +179,6 @@ def test_a_contract_that_contradicts_the_network_is_refused(network: Network) ->
             network.package.build_model(contract=network.contract, **network.sizes, **changes)
 
 
-def test_without_a_contract_a_network_is_that_of_its_paper() -> None:
-    for package in PACKAGES:
-        model = import_module(package).build_model(**sizes_of(package))
-        contract = model.get_layer("contract").contract
-        assert contract.task == "cpsc2018" and contract.leads == LEADS
-        assert contract.class_names[:3] == ("Normal", "AF", "I-AVB")
-        assert contract.sampling_rate == contract_of(package).sampling_rate
-        assert contract.fit == contract_of(package).fit
-        assert contract.single_label == contract_of(package).single_label
-        assert (contract.mean, contract.std) == (0.0, 1.0)
-        assert contract.network == contract_of(package).network
-
-
 # --- Files -------------------------------------------------------------------------------------
 
 
