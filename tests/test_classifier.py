@@ -39,21 +39,21 @@ def test_it_is_an_estimator() -> None:
         model.predict(recordings(1)[0])
 
 
+@layer_by_layer()
 def test_cross_validation_over_a_list_of_recordings() -> None:
     signals, labels = recordings(12)
-    with layer_by_layer():
-        scores = cross_val_score(small(epochs=1), signals, labels, cv=2, error_score="raise")
+    scores = cross_val_score(small(epochs=1), signals, labels, cv=2, error_score="raise")
     assert scores.shape == (2,) and np.isin(scores * 6, range(7)).all()
 
 
+@layer_by_layer()
 def test_predictions_are_those_of_the_trained_model() -> None:
     """With numbers as labels."""
     signals, names = recordings(8)
     labels = [3, 7]
     given = [7 if name == "large" else 3 for name in names]
     network = {"input_length": 250, "filters": 2, "gru_units": 2, "batch_size": 8}
-    with layer_by_layer():
-        model = small(network="BranchNet", epochs=1, options=network).fit(signals, given)
+    model = small(network="BranchNet", epochs=1, options=network).fit(signals, given)
     assert model.classes_.tolist() == labels
     probabilities = model.predict_proba(signals)
     assert probabilities.shape == (8, 2) and np.allclose(probabilities.sum(axis=1), 1)

@@ -52,10 +52,10 @@ def options_of(package: str, place: Path, out: Path, *folds: int) -> tuple[objec
     return (*options, "--out", out, "--test-fold", 10, "--folds", *folds, "--epochs", 2)
 
 
+@layer_by_layer()
 def trained(package: str, place: Path) -> Path:
     main = import_module(f"{package}.train").main
-    with layer_by_layer():
-        assert exit_of(main, *options_of(package, place, place / package, 1, 2)) is None
+    assert exit_of(main, *options_of(package, place, place / package, 1, 2)) is None
     return place / package
 
 
