@@ -287,7 +287,8 @@ def test_one_fit_chooses_for_both_folds_as_two_fits_do(
     for ours, theirs in ((unbroken, apart[0]), (unbroken / SECOND, apart[1])):
         assert chosen(ours) == chosen(theirs)
 
-    save, saved = checkpoint.np.savez, []
+    save = checkpoint.np.savez
+    saved: list[Any] = []
 
     def save_and_stop(file: Any, **arrays: Any) -> None:
         save(file, **arrays)
