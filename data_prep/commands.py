@@ -3,6 +3,7 @@
 import errno
 import inspect
 import os
+import select
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields, replace
@@ -16,6 +17,9 @@ from data_prep.errors import ECGError
 from data_prep.interrupts import STATUS, raise_again
 from data_prep.names import shown
 from data_prep.provenance import version_of
+
+CLOSED = 141
+"""Status of a command whose output was closed, as a shell gives it."""
 
 
 def takes_options(main: Callable[..., None]) -> Callable[..., None]:
@@ -70,7 +74,7 @@ def run_command(main: Callable[..., None]) -> None:
     Raises:
         SystemExit: status 2, after one sentence on standard error, if the input cannot be
             used, a file cannot be read or written or the disk is full; status 130 if the user
-            interrupts.
+            interrupts, and 141 if the output is closed.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -83,7 +87,18 @@ def run_command(main: Callable[..., None]) -> None:
             return
         from data_prep.options import call_with_options
 
-        call_with_options(inspect.unwrap(main), os.path.basename(sys.argv[0]))
+        try:
+            call_with_options(inspect.unwrap(main), os.path.basename(sys.argv[0]))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        poll = select.poll()
+        poll.register(sys.stdout, 0)
+        if not any(event & select.POLLERR for _, event in poll.poll(0)):
+            raise
+        # What reads the output, such as head, has read enough; Python still flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(CLOSED) from None
     except ECGError as error:
         _stop(str(error))
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 from benchmarks.__main__ import Report, table
 from benchmarks.data_path import HELD, Waiting, build, plain_build, write_recordings
 from benchmarks.memory import in_child
+from benchmarks.networks import plain_mlbf
 from benchmarks.timing import Ratio, ratio, times
 from data_prep.records import read_record
 from data_prep.store import Store
+from mlbf_keras.model import build_model, compile_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -84,6 +87,17 @@ def test_goals_are_met_or_not() -> None:
         ("1.05× (1.01–1.10)", True),
         ("1.20× (1.10–1.30)", False),
     ]
+
+
+def test_the_plain_network_is_trained_for_the_loss_of_ours() -> None:
+    sizes: dict[str, Any] = {"num_leads": 2, "input_length": 64}
+    labels = np.eye(9)[:2]
+    losses = [
+        float(model.compute_loss(y=dict.fromkeys(model.output, labels), y_pred=answers))
+        for model in (plain_mlbf(**sizes), compile_model(build_model(**sizes)))
+        for answers in ({head: np.full((2, 9), 1 / 9) for head in model.output},)
+    ]
+    np.testing.assert_allclose(losses, 3 * np.log(9), rtol=1e-5)  # of both leads and all
 
 
 @pytest.mark.slow

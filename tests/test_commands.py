@@ -16,7 +16,7 @@ import pytest
 from make_records import sine_leads, write_wfdb
 
 import data_prep
-from data_prep.commands import run_command, takes_options
+from data_prep.commands import CLOSED, run_command, takes_options
 from data_prep.errors import ECGError, StoreError
 
 ROOT = Path(data_prep.__file__).parents[1]
@@ -151,6 +151,19 @@ def test_a_terminal_that_lacks_letters(tmp_path: Path, encoding: str) -> None:
         env={**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"},
     )
     assert (run.returncode, run.stderr) == (0, b"") and b"\\u2026: 1 WFDB" in run.stdout
+
+
+def test_a_reader_that_has_read_enough_ends_a_command_quietly() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "data_prep.storing.build", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == CLOSED
 
 
 def test_a_mistake_of_ours_keeps_its_traceback() -> None:

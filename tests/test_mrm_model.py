@@ -174,11 +174,12 @@ def test_plain_keras_is_the_same_function() -> None:
 
 @pytest.mark.slow
 def test_plain_keras_is_the_same_function_on_real_records(shared_data: Path) -> None:
-    """At full size: predictions within 1e-5, gradients as near to float64's as the plain ones.
+    """At full size: logits as near to float64's as the plain ones, gradients within 2e-3.
 
-    There float32 itself is 1e-3 away from the exact gradient, in either form: where a rectifier
-    or a pool stands on the edge, the last bit decides which way the gradient goes.
+    How near a gradient is, is chance in either form (1e-6 to 5e-4): if a rectifier or a pool is on
+    the edge, the last bit decides which way the gradient goes.
     """
+    keras.utils.set_random_seed(1)
     paths = sorted((shared_data / "ptbxl" / "records100").rglob("*.hea"))[::40][:8]
     x = np.stack([read_record(path).signal for path in paths])
     assert x.shape == (8, 1000, 12)
@@ -194,17 +195,19 @@ def test_plain_keras_is_the_same_function_on_real_records(shared_data: Path) -> 
     for head, answer in plain(x).items():
         np.testing.assert_allclose(fast(x)[head], answer, rtol=0, atol=1e-5)
 
+    def logits(model: keras.Model) -> NDArray[np.floating]:
+        layers = [model.get_layer(f"{branch}_head_linear").output for branch in ("low", "high")]
+        return np.stack(keras.Model(model.input, layers)(x, training=True))
+
+    off, plain_off = (np.std(logits(model) - logits(exact)) for model in (fast, plain))
+    assert off < 2 * plain_off
+
     y = np.random.default_rng(7).integers(0, 2, size=(8, 9)).astype("float32")
     true = gradients(exact, x, y)
 
-    def distance(found: dict[str, NDArray[np.floating]]) -> float:
-        sizes = [np.linalg.norm(found[path] - true[path]) / np.linalg.norm(true[path])
-                 for path in true]  # fmt: skip
-        return float(np.median(sizes))
-
     ours = {plain_path(path): gradient for path, gradient in gradients(fast, x, y).items()}
-    assert distance(ours) < 2e-3
-    assert distance(ours) < 1.5 * distance(gradients(plain, x, y))
+    away = [np.linalg.norm(ours[path] - true[path]) / np.linalg.norm(true[path]) for path in true]
+    assert np.median(away) < 2e-3
 
 
 def test_every_layer_has_a_name_of_its_own(full: keras.Model) -> None:

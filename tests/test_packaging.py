@@ -96,4 +96,4 @@ def test_wheel_brings_every_command(
 ) -> None:
     (script,) = prefix.rglob(f"bin/{command}")
     shown = run(installed, tmp_path, sys.executable, script, "--help")
-    assert f"{command} [-h]" in shown.splitlines()[0]
+    assert "-h, --help" in shown
