@@ -80,14 +80,14 @@ def run_command(main: Callable[..., None]) -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for terminals of few characters
     try:
-        raise_again()
-        if "--version" in sys.argv[1:]:
-            others = ", ".join(f"{name} {version_of(name)}" for name in ("keras", "tensorflow"))
-            print(f"{os.path.basename(sys.argv[0])} {__version__} ({others})")
-            return
-        from data_prep.options import call_with_options
-
         try:
+            raise_again()
+            if "--version" in sys.argv[1:]:
+                others = ", ".join(f"{name} {version_of(name)}" for name in ("keras", "tensorflow"))
+                print(f"{os.path.basename(sys.argv[0])} {__version__} ({others})")
+                return
+            from data_prep.options import call_with_options
+
             call_with_options(inspect.unwrap(main), os.path.basename(sys.argv[0]))
         finally:
             sys.stdout.flush()

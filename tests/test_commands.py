@@ -153,9 +153,10 @@ def test_a_terminal_that_lacks_letters(tmp_path: Path, encoding: str) -> None:
     assert (run.returncode, run.stderr) == (0, b"") and b"\\u2026: 1 WFDB" in run.stdout
 
 
-def test_a_reader_that_has_read_enough_ends_a_command_quietly() -> None:
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_a_reader_that_has_read_enough_ends_a_command_quietly(option: str) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "data_prep.storing.build", "--help"],
+        [sys.executable, "-m", "data_prep.storing.build", option],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=ROOT,

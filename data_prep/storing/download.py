@@ -129,8 +129,7 @@ class _File:
 
 def _chosen(text: str, pattern: str, prefix: str) -> list[_File]:
     """Select lines of a file in the format of ``sha256sum``."""
-    files: list[_File] = []
-    places: dict[str, str] = {}
+    files: dict[PurePosixPath, _File] = {}
     for line in text.splitlines():
         found = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](?:\./)?(.+)", line.strip())
         if not found or not re.fullmatch(pattern, found[2]) or found[2] == SUMS:
@@ -147,15 +146,15 @@ def _chosen(text: str, pattern: str, prefix: str) -> list[_File]:
             raise DownloadError(
                 f"{SUMS} names {found[2][:200]!r}…, a path too long for a file; use another mirror."
             )
-        sha256 = found[1].casefold()
+        file = _File(found[2], place, found[1].casefold())
         # Two of one place would write to one file; the partial file of A is A.part.
-        if places.setdefault(str(place), sha256) != sha256 or place.suffix == ".part":
+        if files.get(place, file).sha256 != file.sha256 or place.suffix == ".part":
             raise DownloadError(
                 f"{SUMS} gives {found[2]!r} two checksums, or a name that ends in .part; use"
                 " another mirror."
             )
-        files.append(_File(found[2], place, sha256))
-    return list({file.place: file for file in files}.values())
+        files[place] = file
+    return list(files.values())
 
 
 def _record(file: _File) -> str:

@@ -34,9 +34,9 @@ def main(
 
     Writes OUT/NAME.keras, without the optimiser, with thresholds chosen anew on the validation
     fold, and with weights in half precision if that leaves the validation macro-AUC as it is, and
-    its model card OUT/NAME.md: data, licence, training,
-    scores with intervals for each class, calibration, thresholds, use and misuse.  Prints the line
-    of the list of published models.  Hyphens in NAME become underscores in the file names.
+    its model card OUT/NAME.md: data, licence, training, scores with intervals for each class,
+    calibration, thresholds, use and misuse.  Prints the line of the list of published models.
+    Hyphens in NAME become underscores in the file names.
 
     Args:
         model: best.keras in the folder of its training.
