@@ -130,7 +130,7 @@ class Explanation:
 
 
 def integrated_gradients(
-    gradient: Gradient, signal: np.ndarray, baseline: np.ndarray, *, steps: int = 32
+    gradient: Gradient, signal: np.ndarray, baseline: np.ndarray, *, steps: int = 64
 ) -> np.ndarray:
     """Integrated gradients of a score (Sundararajan, Taly & Yan 2017, eq. 1).
 
@@ -141,9 +141,8 @@ def integrated_gradients(
         gradient: gradient of the score for signals ``(n, time, lead)``, of the same shape.
         signal: x, ``(time, lead)``.
         baseline: x', of the same shape: an uninformative signal.
-        steps: number of points between baseline and signal.  For MRM-Net on PTB-XL, 32 leave a
-            residual of 0.006 (64: 0.003; Gauss-Legendre points are no better), and relevances of
-            cells that correlate by 0.9996 with those of 160.
+        steps: number of points between baseline and signal.  With half as many, the residual of
+            MRM-Net for a record of PTB-XL (180, CLBBB) grew from 0.008 to 0.046.
 
     Returns:
         float64 ``(time, lead)``, in units of the score.  Up to the error from the finite number of
