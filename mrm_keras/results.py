@@ -474,11 +474,12 @@ class Reproduction(reproduction.Reproduction):
             else f"best {chosen} on fold {protocol.validation_fold}"
             for selection in self.selections
         )
+        cycle = " in one cycle" if protocol.schedule == "one-cycle" else ""
         return (
             f"{(~np.isin(folds, kept_out)).sum():,} records trained, all folds but"
             f" {' and '.join(map(str, kept_out))}; of {protocol.epochs} epochs the one of"
             f" {kept} is kept; batch {protocol.batch_size}, Adam"
-            f" {protocol.learning_rate:g}, {protocol.precision}; seeds"
+            f" {protocol.learning_rate:g}{cycle}, {protocol.precision}; seeds"
             f" {', '.join(map(str, self.seeds))}.",
         )
 

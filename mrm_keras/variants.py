@@ -16,7 +16,7 @@ from data_prep.files import written_whole
 from data_prep.store import Store
 from ecg_keras.evaluation.predictions import Predictions, save_predictions
 from ecg_keras.model.origin import CHOSE
-from ecg_keras.training.settings import Monitor, Precision, Settings, picked
+from ecg_keras.training.settings import Monitor, Precision, Schedule, Settings, picked
 from mrm_keras.train import Fusion, MRMNet
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class Protocol:
         input_length: samples at 100 Hz.
         epochs: of every training; none stops early.
         batch_size: records per step.
-        learning_rate: Adam's, constant.
+        learning_rate: Adam's, the highest if the schedule is one-cycle.
+        schedule: of the learning rate.
         monitor: the score that chooses the epoch.
         precision: Keras' dtype policy.
         validation_fold: the fold that chooses epoch and thresholds.
@@ -49,6 +50,7 @@ class Protocol:
     epochs: int
     batch_size: int
     learning_rate: float
+    schedule: Schedule
     monitor: Monitor
     precision: Precision
     validation_fold: int

@@ -229,6 +229,17 @@ class TestRefusals:
         with pytest.raises(OptionError, match=r"n=1 was made with other options \(seed\)"):
             run_jobs([other], store=store, out=tmp_path)
 
+    def test_an_option_that_an_earlier_release_did_not_have(
+        self, tmp_path: Path, store: Path
+    ) -> None:
+        """Its trainings had a constant learning rate, and are taken for such."""
+        folders = run_jobs([noted(1)], store=store, out=tmp_path)
+        same = Job("n=1", "unit_work:note", {"number": 1, "schedule": "constant"})
+        assert run_jobs([same], store=store, out=tmp_path) == folders
+        other = Job("n=1", "unit_work:note", {"number": 1, "schedule": "one-cycle"})
+        with pytest.raises(OptionError, match=r"made with other options \(schedule\)"):
+            run_jobs([other], store=store, out=tmp_path)
+
     def test_other_work(self, tmp_path: Path, store: Path) -> None:
         run_jobs([noted(1)], store=store, out=tmp_path)
         other = Job("n=1", "unit_work:unless", {"number": 1})

@@ -128,7 +128,7 @@ def test_both_train_commands_share_their_options() -> None:
     shared = [name for name in ours if name in theirs]
     assert shared == [
         *("store", "out", "task", "resume", "folds", "test_fold", "input_length", "dropout"),
-        *("epochs", "batch_size", "learning_rate", "patience", "monitor", "seed"),
+        *("epochs", "batch_size", "learning_rate", "schedule", "patience", "monitor", "seed"),
         *("deterministic", "precision", "jit_compile", "tensorboard", "init", "freeze"),
     ]
     # The papers' protocols differ in these only.

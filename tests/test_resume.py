@@ -240,6 +240,45 @@ def test_a_loss_scale_goes_on_too(
     assert_equal(folder, unbroken)
 
 
+def one_cycle(store: Store, out: Path, *, resume: bool = False, epochs: int = 3) -> Path:
+    train_folds(
+        Run(store=store.path, out=out, resume=resume),
+        Validation(folds=("1",), test_fold=10),
+        toy_network(lambda c: compiled_toy(c, learning_rate=0.02, dropout=0.5)),
+        replace(SETTINGS, epochs=epochs, learning_rate=0.02, schedule="one-cycle", patience=epochs),
+    )
+    return out / "fold_1"
+
+
+def test_one_cycle_goes_on_where_it_was_killed_and_takes_no_more_epochs(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    step = Progress.on_train_batch_end
+
+    def step_and_note(self: Progress, batch: int, logs: Any = None) -> None:
+        step(self, batch, logs)
+        rates.append(float(self.model.optimizer.learning_rate))
+        if len(rates) == 9 + 4:  # in the second epoch of the other run
+            raise Killed
+
+    monkeypatch.setattr(Progress, "on_train_batch_end", step_and_note)
+    unbroken = one_cycle(store, tmp_path / "unbroken")
+    assert len(rates) == 9
+    assert max(rates) == rates[3] > rates[2] > rates[1] > rates[0]
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    with pytest.raises(Killed):
+        one_cycle(store, tmp_path / "killed")
+    with pytest.raises(OptionError, match="fold_1 was started with --epochs 3, not 4"):
+        one_cycle(store, tmp_path / "killed", resume=True, epochs=4)
+    folder = one_cycle(store, tmp_path / "killed", resume=True)
+    assert rates[-6:] == rates[3:9]
+    assert_equal(folder, unbroken)
+    before = {path.name: path.read_bytes() for path in unbroken.iterdir()}
+    one_cycle(store, tmp_path / "unbroken", resume=True, epochs=4)
+    assert before == {path.name: path.read_bytes() for path in unbroken.iterdir()}
+
+
 # --- Two validation parts in one fit -----------------------------------------------------------
 
 

@@ -39,7 +39,7 @@ from ecg_keras.model.model_files import load_model
 from ecg_keras.model.origin import CHOSE
 from ecg_keras.training import fit as training
 from ecg_keras.training.batches import StoreBatches
-from ecg_keras.training.callbacks import ChooseEpochs, KeepBest
+from ecg_keras.training.callbacks import ChooseEpochs, KeepBest, OneCycle
 from ecg_keras.training.fit import train_fold, train_folds
 from ecg_keras.training.folds import Parts, choose_folds, split, with_main_labels
 from ecg_keras.training.settings import Monitor, Run, Settings, Validation, require_sensible
@@ -81,6 +81,18 @@ def train(
         replace(SETTINGS, **changes),
     )
     return out / f"fold_{folds[0]}"
+
+
+# --- The learning rate -------------------------------------------------------------------------
+
+
+def test_one_cycle_of_a_hundred_steps() -> None:
+    cycle = OneCycle(0.01, epochs=5, steps_per_epoch=20)
+    rates = np.array([cycle.rate(step) for step in range(101)])
+    assert rates[[0, 15, 30, 65]] == pytest.approx([0.0004, 0.0052, 0.01, 0.00500002])
+    assert rates[20] == pytest.approx(0.0004 + 0.0096 * 0.75)  # two thirds up: (1 - cos 120°) / 2
+    assert rates[100] == pytest.approx(4e-8)
+    assert (np.diff(rates[:31]) > 0).all() and (np.diff(rates[30:]) < 0).all()
 
 
 # --- Which records -----------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from typing import Any
 from data_prep.cluster import WITHOUT_WORKERS, connect, has_dask, workers_of
 from data_prep.errors import JobError, OptionError, StoreError
 from data_prep.files import locked, sha256_of, written_whole
+from ecg_keras.training.settings import BEFORE_OPTIONS
 
 # How often a job may fail, and how often it may lose its worker.
 ATTEMPTS = 2
@@ -223,12 +224,13 @@ def _is_done(job: Job, folder: Path, checksum: str) -> bool:
         theirs = made["work"], made["options"], made["store"]
     except (OSError, ValueError, TypeError, KeyError):
         raise OptionError(f"{folder} is not the folder of a finished job; {remedy}.") from None
-    if theirs[:2] != (job.work, json.loads(json.dumps(job.options))):
-        differing = sorted(
-            name
-            for name in {*theirs[1], *job.options}
-            if theirs[1].get(name) != json.loads(json.dumps(job.options.get(name)))
-        )
+    before, now = theirs[1], json.loads(json.dumps(job.options))
+    differing = sorted(
+        name
+        for name in {*before, *now}
+        if before.get(name, BEFORE_OPTIONS.get(name)) != now.get(name)
+    )
+    if theirs[0] != job.work or differing:
         raise OptionError(
             f"{folder} was made with other options ({', '.join(differing) or 'another function'});"
             f" {remedy}."

@@ -143,6 +143,7 @@ def _training_facts(
     model: ModelFacts, training: Training, trained_by: str
 ) -> Iterator[tuple[str, str]]:
     settings = training.settings
+    cycle = " in one cycle" if settings.get("schedule") == "one-cycle" else ""
     yield "Trained by", trained_by
     yield "Commit", model.commit
     yield "Date", model.date
@@ -153,7 +154,8 @@ def _training_facts(
     )
     yield (
         "Optimiser",
-        f"Adam, learning rate {settings['learning_rate']:g}, batches of {settings['batch_size']},"
+        f"Adam, learning rate {settings['learning_rate']:g}{cycle}, batches of"
+        f" {settings['batch_size']},"
         f" {settings['precision']}, seed {settings['seed']}",
     )
     if training.seconds == training.seconds:

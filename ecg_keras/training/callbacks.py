@@ -24,6 +24,45 @@ from ecg_keras.training.devices import average_statistics
 from ecg_keras.training.settings import Monitor, log_name
 
 
+class OneCycle(keras.callbacks.Callback):
+    """Sets the learning rate of every step: it rises to the given one, and then falls to nothing.
+
+    From a 25th over the first 30 % of the steps, and to a 250,000th over the rest, each along half
+    a cosine: the one-cycle policy (Smith 2018, arXiv 1803.09820) as in fastai, with which the
+    PTB-XL benchmark was trained.  There momentum changes as well; Adam's is constant here.
+
+    Args:
+        highest: the highest learning rate.
+        epochs: of the whole training.
+        steps_per_epoch: training steps in an epoch.
+    """
+
+    def __init__(self, highest: float, *, epochs: int, steps_per_epoch: int) -> None:
+        super().__init__()
+        self.highest = highest
+        self.steps = epochs * steps_per_epoch
+        self.steps_per_epoch = steps_per_epoch
+        self.done = 0
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        rising = 0.3 * self.steps
+        if step < rising:
+            start, end, part = self.highest / 25, self.highest, step / rising
+        else:
+            start, end = self.highest, self.highest / 250_000
+            part = (step - rising) / (self.steps - rising)
+        return float(end + (start - end) * (1 + np.cos(np.pi * part)) / 2)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Count the steps of the epochs before."""
+        self.done = epoch * self.steps_per_epoch
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Set the learning rate."""
+        self.model.optimizer.learning_rate = self.rate(self.done + batch)
+
+
 class RequireNumbers(keras.callbacks.Callback):
     """Stops a training if its loss becomes NaN or infinite, and names the records of the batch.
 

@@ -27,14 +27,12 @@ from data_prep.files import read_json, written_whole
 from data_prep.npz import read_npz
 from data_prep.store import Store
 from ecg_keras.model.backend import keras
+from ecg_keras.training.settings import BEFORE_OPTIONS
 
 CHECKPOINT = "checkpoint.npz"
 LAST = "last_epoch.npz"
 """The last checkpoint of a training that completed all its epochs without stopping early."""
 NEW_BEST = "of_this_epoch"
-
-# What earlier releases without these options did, if that does not correspond to None.
-_BEFORE_OPTIONS = {"single_label": True}
 
 # These may differ in a resumed training, since they do not affect the results.  That the store
 # holds the same records is checked by a digest of the records.
@@ -90,11 +88,11 @@ def reopen(folder: Path, *, epochs: int) -> bool:
 
     Returns:
         True if it can be continued; False if no more epochs are requested, or if the training
-        stopped early or did not keep its last checkpoint.
+        stopped early, did not keep its last checkpoint, or ended its one cycle.
     """
     try:
         settings = read_json(folder / "args.json")["settings"]
-        more = epochs > int(settings["epochs"])
+        more = epochs > int(settings["epochs"]) and settings.get("schedule") != "one-cycle"
     except (OSError, ValueError, LookupError, TypeError):
         return False
     if not more or not (folder / LAST).exists():
@@ -104,7 +102,9 @@ def reopen(folder: Path, *, epochs: int) -> bool:
 
 
 def require_same_run(written: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to continue a training with other options or records; epochs may be added.
+    """Refuse to continue a training with other options or records.
+
+    Epochs may be added if the learning rate is constant.
 
     Args:
         written: ``options``, ``settings`` and ``records`` from ``args.json``.
@@ -115,14 +115,15 @@ def require_same_run(written: Mapping[str, Any], asked: Mapping[str, Any], folde
         OptionError: naming the first option that differs.
     """
     asked = json.loads(json.dumps(asked, default=str))
+    may_add = asked["settings"]["schedule"] == "constant"
     for part in ("options", "settings"):
         before, now = written.get(part, {}), asked[part]
         # Earlier releases wrote fewer settings; the others were among the options.
         names = {*before} if part == "settings" else {*before, *now} - {*_FREE_OPTIONS}
         for name in sorted(names):
-            if name == "epochs" and before.get(name, 0) <= now[name]:
+            if name == "epochs" and may_add and before.get(name, 0) <= now[name]:
                 continue
-            if before.get(name, _BEFORE_OPTIONS.get(name)) != now.get(name):
+            if before.get(name, BEFORE_OPTIONS.get(name)) != now.get(name):
                 option = "--" + name.replace("_", "-")
                 raise OptionError(
                     f"{folder} was started with {option} {before.get(name)}, not"

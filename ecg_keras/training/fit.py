@@ -21,7 +21,13 @@ from ecg_keras.model.contract import Contract
 from ecg_keras.model.model_files import ECGModel, load_model
 from ecg_keras.model.origin import Origin
 from ecg_keras.training.batches import StoreBatches, describe
-from ecg_keras.training.callbacks import ChooseEpochs, KeepBest, Progress, RequireNumbers
+from ecg_keras.training.callbacks import (
+    ChooseEpochs,
+    KeepBest,
+    OneCycle,
+    Progress,
+    RequireNumbers,
+)
 from ecg_keras.training.checkpoint import (
     NEW_BEST,
     Checkpoint,
@@ -275,6 +281,10 @@ def _fit(
     # Keras' own count of epochs would start at 0 in a resumed training.
     in_order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: train.start_epoch(e))
     in_turn = [in_order, RequireNumbers(store, train, fold=fold), choose, *callbacks]
+    if settings.schedule == "one-cycle":
+        in_turn.append(
+            OneCycle(settings.learning_rate, epochs=settings.epochs, steps_per_epoch=len(train))
+        )
     if settings.tensorboard:
         in_turn.append(keras.callbacks.TensorBoard(str(folder / "tensorboard")))
     done, steps = checkpoint.epoch * len(train), settings.epochs * len(train)
