@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -271,7 +271,7 @@ class Reproduction(reproduction.Reproduction):
                 " probability; the trainings of all seeds are counted together. The paper draws the"
                 " truth on the horizontal axis.",
                 FIG5_FINDING,
-                *self._notes(task),
+                *self._notes(task, [variant]),
             ),
             **self._caption(task, selection, len(first.ids)),
         )
@@ -305,7 +305,7 @@ class Reproduction(reproduction.Reproduction):
                     if task == "cpsc2018"
                     else [f"These figures are of {task}, not of the paper's CPSC 2018."]
                 ),
-                *self._notes(task),
+                *self._notes(task, grid.values()),
             ),
             **self._caption(task, selection, len(answers[0].ids)),
         )
@@ -385,7 +385,7 @@ class Reproduction(reproduction.Reproduction):
                 f"Intervals: bootstrap over the scored {drawn_by(first.answers[0].groups)},"
                 f" {self.bootstrap:,} resamples, the same for every row; with several seeds, of the"
                 " mean over seeds.",
-                *self._notes(task),
+                *self._notes(task, variants.values()),
             ),
             **self._caption(task, self.selections[0], len(first.answers[0].ids)),
         )
@@ -416,6 +416,7 @@ class Reproduction(reproduction.Reproduction):
             options={
                 **asdict(variant),
                 **asdict(self.protocol),
+                "learning_rate": self.protocol.rate_of(variant.network),
                 "task": task,
                 "seed": seed,
                 "every_epoch": every_epoch,
@@ -460,7 +461,7 @@ class Reproduction(reproduction.Reproduction):
             scored = f"{records} {test}, which chose nothing"
         return {"scored": scored, "selected_on_test": "test" in self.selections}
 
-    def _notes(self, task: str) -> tuple[str, ...]:
+    def _notes(self, task: str, variants: Iterable[Variant]) -> tuple[str, ...]:
         """A note on how the rows were trained."""
         protocol = self.protocol
         with Store(self.store) as opened:
@@ -474,12 +475,19 @@ class Reproduction(reproduction.Reproduction):
             else f"best {chosen} on fold {protocol.validation_fold}"
             for selection in self.selections
         )
-        cycle = " in one cycle" if protocol.schedule == "one-cycle" else ""
+        rates: dict[str, list[str]] = {}
+        for variant in variants:
+            rates.setdefault(f"{protocol.rate_of(variant.network):g}", []).append(variant.network)
+        rate = ", ".join(
+            f"{rate} for {' and '.join(dict.fromkeys(networks))}" if len(rates) > 1 else rate
+            for rate, networks in rates.items()
+        )
+        cycle = " in one cycle up to" if protocol.schedule == "one-cycle" else ""
         return (
             f"{(~np.isin(folds, kept_out)).sum():,} records trained, all folds but"
             f" {' and '.join(map(str, kept_out))}; of {protocol.epochs} epochs the one of"
-            f" {kept} is kept; batch {protocol.batch_size}, Adam"
-            f" {protocol.learning_rate:g}{cycle}, {protocol.precision}; seeds"
+            f" {kept} is kept; batch {protocol.batch_size}, Adam{cycle} {rate},"
+            f" {protocol.precision}; seeds"
             f" {', '.join(map(str, self.seeds))}.",
         )
 

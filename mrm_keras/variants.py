@@ -38,7 +38,8 @@ class Protocol:
         input_length: samples at 100 Hz.
         epochs: of every training; none stops early.
         batch_size: records per step.
-        learning_rate: Adam's, the highest if the schedule is one-cycle.
+        learning_rate: Adam's, the highest if the schedule is one-cycle; None for that of
+            :meth:`rate_of`.
         schedule: of the learning rate.
         monitor: the score that chooses the epoch.
         precision: Keras' dtype policy.
@@ -49,12 +50,22 @@ class Protocol:
     input_length: int
     epochs: int
     batch_size: int
-    learning_rate: float
+    learning_rate: float | None
     schedule: Schedule
     monitor: Monitor
     precision: Precision
     validation_fold: int
     test_fold: int | None
+
+    def rate_of(self, network: str) -> float:
+        """Return the learning rate of a network.
+
+        Unless one is given: the paper's (section IV-A); in one cycle, for the other networks, that
+        of the code of the PTB-XL benchmark (Strodthoff 2021).
+        """
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1e-2 if self.schedule == "one-cycle" and network != "MRM-Net" else 1e-3
 
 
 @dataclass(frozen=True)

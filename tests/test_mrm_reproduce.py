@@ -129,6 +129,36 @@ def test_scores_are_those_of_the_kept_answers(tmp_path: Path, jobs: list[Job]) -
     assert float(rows["fcn_wang"]["AUC, published (other data)"]) == pytest.approx(0.9053)
 
 
+def test_each_network_has_its_own_rate_in_one_cycle(tmp_path: Path, jobs: list[Job]) -> None:
+    networks: tuple[Network, ...] = ("fcn_wang", "MRM-Net", "InceptionTime")
+    for options, rates, note in (
+        ({}, [1e-3] * 3, "Adam 0.001, float32"),
+        (
+            {"schedule": "one-cycle"},
+            [1e-2, 1e-3, 1e-2],
+            "cycle up to 0.01 for fcn_wang and InceptionTime, 0.001 for MRM-Net, float32",
+        ),
+        (
+            {"schedule": "one-cycle", "learning_rate": 0.005},
+            [5e-3] * 3,
+            "Adam in one cycle up to 0.005, float32",
+        ),
+    ):
+        jobs.clear()
+        main(
+            "table2_3",
+            out=tmp_path,
+            smoke=True,
+            networks=networks,
+            tasks=("form",),
+            bootstrap=1,
+            **options,
+        )
+        assert [job.options["learning_rate"] for job in jobs] == rates
+        assert {job.options["schedule"] for job in jobs} == {options.get("schedule", "constant")}
+        assert note in (tmp_path / "table2_3_form.md").read_text()
+
+
 def test_every_network_and_task_stands_beside_the_paper(tmp_path: Path, jobs: list[Job]) -> None:
     main(
         "table2_3",
