@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+from benchmarks import leaderboard
 from benchmarks.__main__ import Report, table
 from benchmarks.data_path import HELD, Waiting, build, plain_build, write_recordings
 from benchmarks.memory import in_child
@@ -17,6 +18,7 @@ from benchmarks.timing import Ratio, ratio, times
 from data_prep.records import read_record
 from data_prep.store import Store
 from mlbf_keras.model import build_model, compile_model
+from mrm_keras.reproduce import _smoke_store
 
 ROOT = Path(__file__).parents[1]
 
@@ -130,3 +132,46 @@ def test_everything_is_measured_and_written_down(tmp_path: Path) -> None:
     # All tables are printed as well.
     for line in written.split("## ", 1)[1].splitlines():
         assert not line.startswith("|") or line in run.stdout
+
+
+def test_the_recipe_of_the_leaderboard_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leaderboard.main(
+        store=_smoke_store(tmp_path, cpsc=False),
+        network="resnet1d_wang_benchmark",
+        task="superdiagnostic",
+        epochs=1,
+        batch_size=16,
+        checkpoint=tmp_path / "checkpoint",
+    )
+    printed = capsys.readouterr().out.splitlines()[-3:]
+    assert printed[0].startswith("fold 9: macro-AUC 0.")
+    assert printed[1].startswith("fold 10: macro-AUC 0.")
+    assert printed[2] == "leaderboard, fold 10: 0.9300"
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_crops_are_of_their_records_and_new_each_epoch() -> None:
+    signals = np.arange(40)[:, None, None] * 10_000.0 + np.arange(1000)[:, None] + np.zeros(12)
+    crops = leaderboard.Crops(signals, np.arange(40)[:, None], batch_size=16, seed=0)
+    seen = []
+    for _ in range(2):
+        x, y = (np.concatenate(part) for part in zip(*(crops[i] for i in range(2)), strict=True))
+        assert len(crops) == 2 and x.shape == (32, 250, 12) and len(np.unique(y)) == 32
+        starts = x[:, 0, 0] - y[:, 0] * 10_000
+        assert (x == (y * 10_000 + starts[:, None] + np.arange(250))[:, :, None]).all()
+        assert 0 <= starts.min() < 200 and 550 < starts.max() <= 750
+        seen.append(starts)
+        crops.on_epoch_end()
+    assert (seen[0] != seen[1]).any()
+
+
+def test_a_window_with_the_finding_is_enough() -> None:
+    class Peak:
+        def predict(self, x: np.ndarray, **options: Any) -> dict[str, np.ndarray]:
+            return {"diagnosis": x[:, :, 0].max(axis=1, keepdims=True)}
+
+    signals = np.zeros((3, 1000, 12))
+    signals[0, 999], signals[1, 0] = 0.7, 0.4
+    assert leaderboard.windowed(Peak(), signals)[:, 0].tolist() == [0.7, 0.4, 0]
