@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.commands import run_command
+from data_prep.errors import OptionError
 from data_prep.signals import prepare
 from data_prep.store import Store
 from ecg_keras.evaluation.scores import macro_auc
@@ -45,7 +46,16 @@ def main(
         batch_size: crops per step.
         seed: of weights, dropout and crops.
         checkpoint: folder from which an interrupted training resumes, removed at the end.
+
+    Raises:
+        OptionError: if the leaderboard does not have the network or the task.
     """
+    figures = BENCHMARK_AUC.get(task, {})
+    if network not in figures:
+        raise OptionError(
+            f"the leaderboard has no figure for {network} on {task}; choose --task from"
+            f" {', '.join(BENCHMARK_AUC)} and --network from {', '.join(BENCHMARK_AUC['all'])}."
+        )
     keras.utils.set_random_seed(seed)
     with Store(store) as opened:
         records = opened.records_of(task)
@@ -80,7 +90,7 @@ def main(
         scored = folds == fold
         auc = macro_auc(labels[scored], windowed(model, signals[scored]))
         print(f"fold {fold}: macro-AUC {auc:.4f} on {scored.sum():,} records")
-    print(f"leaderboard, fold 10: {BENCHMARK_AUC[task][network]:.4f}")
+    print(f"leaderboard, fold 10: {figures[network]:.4f}")
 
 
 class Crops(keras.utils.PyDataset):

@@ -160,8 +160,8 @@ def main(
         validation_fold=validation_fold,
         test_fold=test_fold,
     )
+    rate = protocol.rate_of("MRM-Net")
     for value in (*seeds, *weights):
-        rate = protocol.rate_of("MRM-Net")
         require_sensible({**vars(protocol), "learning_rate": rate, "seed": value, "alpha": value})
     for width in widths:
         require_sensible({"widths": width})

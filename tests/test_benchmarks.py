@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from test_mrm_reproduce import smoke_store
 
 from benchmarks import leaderboard
 from benchmarks.__main__ import Report, table
@@ -15,10 +16,10 @@ from benchmarks.data_path import HELD, Waiting, build, plain_build, write_record
 from benchmarks.memory import in_child
 from benchmarks.networks import plain_mlbf
 from benchmarks.timing import Ratio, ratio, times
+from data_prep.errors import OptionError
 from data_prep.records import read_record
 from data_prep.store import Store
 from mlbf_keras.model import build_model, compile_model
-from mrm_keras.reproduce import _smoke_store
 
 ROOT = Path(__file__).parents[1]
 
@@ -138,7 +139,7 @@ def test_the_recipe_of_the_leaderboard_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     leaderboard.main(
-        store=_smoke_store(tmp_path, cpsc=False),
+        store=smoke_store(tmp_path),
         network="resnet1d_wang_benchmark",
         task="superdiagnostic",
         epochs=1,
@@ -150,6 +151,14 @@ def test_the_recipe_of_the_leaderboard_runs(
     assert printed[1].startswith("fold 10: macro-AUC 0.")
     assert printed[2] == "leaderboard, fold 10: 0.9300"
     assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"network": "ECG_BNN"}, {"task": "rhythm"}])
+def test_what_the_leaderboard_lacks_is_said_before_training(
+    tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    with pytest.raises(OptionError, match="no figure for .*; choose --task from all, superdiag"):
+        leaderboard.main(store=tmp_path / "none.h5", **wrong)
 
 
 def test_crops_are_of_their_records_and_new_each_epoch() -> None:

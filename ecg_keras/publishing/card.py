@@ -155,8 +155,7 @@ def _training_facts(
     yield (
         "Optimiser",
         f"Adam, learning rate {settings['learning_rate']:g}{cycle}, batches of"
-        f" {settings['batch_size']},"
-        f" {settings['precision']}, seed {settings['seed']}",
+        f" {settings['batch_size']}, {settings['precision']}, seed {settings['seed']}",
     )
     if training.seconds == training.seconds:
         yield "Training time", f"{training.seconds / 3600:.1f} h ({training.seconds:,.0f} s)"
