@@ -357,6 +357,9 @@ def half(moments: Path) -> Path:
 def test_epochs_can_be_added_to_a_finished_run(store: Store, moments: Path, tmp_path: Path) -> None:
     folder = train(store, tmp_path / "run", epochs=2)
     assert state_of(folder) == "finished" and (folder / LAST).exists()
+    with pytest.raises(OptionError, match="fold_1 .*--batch-size 16, not 8"):
+        train(store, tmp_path / "run", epochs=4, resume=True, batch_size=8)
+    assert state_of(folder) == "finished"
     train(store, tmp_path / "run", epochs=4, resume=True)
     at_once = train(store, tmp_path / "at once", epochs=4)
     assert_equal(folder, at_once)

@@ -79,26 +79,32 @@ def require_startable(folder: Path, *, resume: bool) -> None:
         )
 
 
-def reopen(folder: Path, *, epochs: int) -> bool:
-    """Make a finished training resumable if more epochs are requested.
+def can_add_epochs(folder: Path, *, epochs: int) -> bool:
+    """Tell whether a finished training can be continued to more epochs.
 
     Args:
         folder: the folder of the training.
         epochs: number of epochs now requested.
 
     Returns:
-        True if it can be continued; False if no more epochs are requested, or if the training
-        stopped early, did not keep its last checkpoint, or ended its one cycle.
+        False if no more epochs are requested, or if the training stopped early, did not keep its
+        last checkpoint, or ended its one cycle.
     """
     try:
         settings = read_json(folder / "args.json")["settings"]
         more = epochs > int(settings["epochs"]) and settings.get("schedule") != "one-cycle"
     except (OSError, ValueError, LookupError, TypeError):
         return False
-    if not more or not (folder / LAST).exists():
-        return False
+    return more and (folder / LAST).exists()
+
+
+def reopen(folder: Path) -> None:
+    """Make a finished training that kept its last checkpoint resumable.
+
+    Args:
+        folder: the folder of the training.
+    """
     os.replace(folder / LAST, folder / CHECKPOINT)
-    return True
 
 
 def require_same_run(written: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:

@@ -31,6 +31,7 @@ from ecg_keras.training.callbacks import (
 from ecg_keras.training.checkpoint import (
     NEW_BEST,
     Checkpoint,
+    can_add_epochs,
     digest_of_records,
     reopen,
     require_same_run,
@@ -170,7 +171,7 @@ def train_fold(
         tf.config.experimental.enable_op_determinism()
     with locked(folder, doing="trained"):
         require_startable(folder, resume=resume)
-        if state_of(folder) == "finished" and not reopen(folder, epochs=settings.epochs):
+        if state_of(folder) == "finished" and not can_add_epochs(folder, epochs=settings.epochs):
             print(f"fold {fold}: is finished; {folder}")
             return
         keras.backend.clear_session()  # also resets the policy
@@ -334,6 +335,8 @@ def _write_args(folder: Path, run: dict[str, Any]) -> None:
             " another --out."
         ) from None
     require_same_run(written, run, folder)
+    if state_of(folder) == "finished":
+        reopen(folder)  # before args.json names more epochs, so that a kill here loses nothing
     if written["settings"]["epochs"] != run["settings"]["epochs"]:
         for which in ("options", "settings"):
             written[which]["epochs"] = run["settings"]["epochs"]
