@@ -20,7 +20,7 @@ import ecg_keras
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.rglob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "RESULTS.md", *sorted(DOCS.rglob("*.md"))]
 
 
 def loaded(path: Path) -> Any:
@@ -85,6 +85,20 @@ def test_python_on_the_pages_names_what_there_is() -> None:
             module = import_module(node.module)
             for alias in node.names:
                 assert hasattr(module, alias.name), (page, alias.name)
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (*PAGES, *sorted((ROOT / "pretrained").glob("*.md"))):
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if re.match("[a-z]+:", link):
+                continue
+            name, _, anchor = link.partition("#")
+            target = page.parent / name if name else page
+            assert target.exists(), (page.name, link)
+            if anchor:
+                headings = re.findall("^#+ (.+)$", target.read_text(), re.M)
+                slugs = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
+                assert anchor in slugs, (page.name, link)
 
 
 def said() -> list[str]:
