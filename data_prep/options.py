@@ -70,7 +70,8 @@ def _parameters(info: StructTypeInfo) -> StructConstructorSpec | None:
     parameters = inspect.signature(info.type, eval_str=True).parameters
     options = []
     for name, each in parameters.items():
-        default = getattr(info.default, name, each.default)  # a dataclass may be a default
+        # The default of a function's parameter may be a dataclass, whose fields then hold theirs.
+        default = getattr(info.default, name) if is_dataclass(info.default) else each.default
         options.append(
             StructFieldSpec(
                 name=name,

@@ -28,6 +28,7 @@ from ecg_keras.evaluation.predictions import (
 )
 from ecg_keras.evaluation.report import Result, compare, score_predictions
 from ecg_keras.evaluation.scores import class_f1
+from ecg_keras.model.origin import UNSEEN
 from ecg_keras.papers import reproduction
 from ecg_keras.papers.jobs import Job
 from ecg_keras.papers.tables import Cell, ResultTable, Spread, as_text
@@ -451,6 +452,44 @@ class Reproduction(reproduction.Reproduction):
                 "Generated records train only; validation and test records are real. Both rows"
                 " may take equally many steps.",
                 *self._notes(answers["real records alone"]),
+            ),
+        )
+
+    def pretrained(self, init: str) -> ResultTable:
+        """Compare training from another model's weights and from scratch, for the same epochs.
+
+        Args:
+            init: path of a model file, or name of a published model.
+
+        Raises:
+            ModelFileError: if it cannot be opened or is not an MLBF-Net.
+            OptionError: if it has seen records of the store.
+        """
+        from ecg_keras.model.model_files import load_model
+
+        model = load_model(init, networks=("MLBF-Net",))
+        with Store(self.store) as opened:
+            seen = model.seen(opened.ids.tolist(), opened.dataset) > UNSEEN
+        if seen.any():
+            raise OptionError(
+                f"{init} has seen {seen.sum():,} of the {len(seen):,} records of {self.store}, on"
+                " which it would be tested; name with --init a model that has seen none of them."
+            )
+        which = "that trained on unknown records"
+        if model.origin is not None:
+            which = "that has seen none of these records"
+        variants = {"from scratch": Variant(), "pretrained": Variant(init=init)}
+        answers = self._cross_validated(variants)
+        return ResultTable(
+            title="MLBF-Net trained from the weights of another model against from scratch,"
+            " average F1 (mean ± SD over folds); not in the paper",
+            columns=("training", "average F1", "pooled macro-F1 [95 %]", "difference [95 %]"),
+            rows=tuple(self._compared(variants, answers, "pretrained")),
+            scored=self._scored_on(answers["pretrained"]),
+            notes=(
+                f"Pretrained: from the weights of {init}, a model {which}. Both rows may take"
+                " equally many steps.",
+                *self._notes(answers["pretrained"]),
             ),
         )
 

@@ -29,21 +29,25 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Variant:
-    """A network and its loss.
+    """A network, its loss and its initial weights.
 
     Attributes:
         network: ``"MLBF-Net"`` or ``"BranchNet"``.
         auxiliary_heads: whether each lead has its own head and loss.
         loss_weight: lambda, the weight of these losses.
+        init: the model whose weights it starts from; None for random weights.
     """
 
     network: str = "MLBF-Net"
     auxiliary_heads: bool = True
     loss_weight: float = 1.0
+    init: str | None = None
 
     @property
     def name(self) -> str:
         """A short name for folders and rows."""
+        if self.init is not None:
+            return "pretrained"
         if self.network == "BranchNet":
             return "branchnet"
         if not self.auxiliary_heads:

@@ -179,18 +179,21 @@ def test_a_mistake_of_ours_keeps_its_traceback() -> None:
 def test_options_reach_main() -> None:
     seen: dict[str, Any] = {}
 
-    def main(*, out: Path, folds: tuple[str, ...] = ("1",), seed: int = 3) -> None:
+    def main(
+        *, out: Path, folds: tuple[str, ...] = ("1",), seed: int = 3, init: str = "none"
+    ) -> None:
         """Keep.
 
         Args:
             out: a place.
             folds: some.
             seed: of it.
+            init: the name of a method of tyro's mark of a missing default.
         """
-        seen.update(out=out, folds=folds, seed=seed)
+        seen.update(out=out, folds=folds, seed=seed, init=init)
 
     assert exit_of(main, "--out", "x", "--folds", "2", "all") is None
-    assert seen == {"out": Path("x"), "folds": ("2", "all"), "seed": 3}
+    assert seen == {"out": Path("x"), "folds": ("2", "all"), "seed": 3, "init": "none"}
     assert exit_of(main) == 2  # --out is required
     assert exit_of(main, "--out", "x", "--speed", "3") == 2
     assert exit_of(main, "--out", "x", "--seed", "many") == 2

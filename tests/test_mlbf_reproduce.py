@@ -12,12 +12,14 @@ from make_records import sine_leads, write_reference, write_wfdb
 from sklearn.metrics import f1_score
 from toy import toy_contract, toy_model
 
-from data_prep.errors import OptionError, StoreError
+from data_prep.errors import ModelFileError, OptionError, StoreError
 from data_prep.labels import CPSC_CLASSES
 from data_prep.store import Store, StoreWriter
 from ecg_keras.evaluation import command as evaluate
 from ecg_keras.evaluation.predictions import Predictions, load_predictions, save_predictions
 from ecg_keras.evaluation.scores import cpsc_scores
+from ecg_keras.model.model_files import set_origin
+from ecg_keras.model.origin import Origin
 from ecg_keras.training.folds import SECOND, Parts
 from mlbf_keras import load_model, results, variants
 from mlbf_keras.published import (
@@ -426,6 +428,55 @@ def test_generated_records_only_train(
     assert not any(name.startswith("extra") for name in answers.ids)
     with pytest.raises(OptionError, match="needs --extra-store"):
         main("generated", store=store, out=out)
+
+
+def write_source(folder: Path, network: str, origin: Origin) -> Path:
+    """A model file to start from."""
+    model = toy_model(toy_contract(network=network))
+    set_origin(model, origin)
+    model.save(folder / "source.keras")
+    return folder / "source.keras"
+
+
+def test_pretrained_weights_against_random_ones(
+    tmp_path: Path, store: Path, calls: list[dict[str, Any]]
+) -> None:
+    out = tmp_path / "out"
+    init = str(write_source(tmp_path, "MLBF-Net", Origin("ptb-xl", ("A0001",), ("A0002",))))
+    main("pretrained", store=store, out=out, init=init, folds=("1", "2"), bootstrap=20, epochs=8)
+    assert [call["init"] for call in calls] == [None, None, init, init]
+    for option in ("epochs", "batch_size", "validation_fold", "seed"):
+        assert [call[option] for call in calls[:2]] == [call[option] for call in calls[2:]]
+    rows = rows_of(out / "pretrained.csv")
+    assert [row["training"] for row in rows] == ["from scratch", "pretrained"]
+    assert f"{init}, a model that has seen none of these" in (out / "pretrained.md").read_text()
+    # MLBF-Net from scratch is that of Table IV.
+    main("table4", store=store, out=out, folds=("1", "2"), bootstrap=20, epochs=8)
+    assert [call["network"] for call in calls[4:]] == ["BranchNet", "BranchNet"]
+    score = first_label_f1([load_predictions(out / "pretrained" / "pretrained.npz")]).mean()
+    assert float(rows[1]["pooled macro-F1 [95 %]"]) == pytest.approx(score)
+
+
+@pytest.mark.parametrize(
+    ("network", "dataset", "kind", "sentence"),
+    [
+        ("BranchNet", "ptb-xl", ModelFileError, "holds BranchNet and not MLBF-Net"),
+        ("MLBF-Net", "cpsc2018", OptionError, "has seen 2 of the 120 records of .*tested"),
+    ],
+)
+def test_weights_that_cannot_be_compared(
+    tmp_path: Path,
+    store: Path,
+    calls: list[dict[str, Any]],
+    network: str,
+    dataset: str,
+    kind: type[Exception],
+    sentence: str,
+) -> None:
+    source = write_source(tmp_path, network, Origin(dataset, ("A0005",), ("A0006", "B0001")))
+    with pytest.raises(kind, match=sentence):
+        main("pretrained", store=store, out=tmp_path / "out", init=str(source))
+    assert calls == []
 
 
 @pytest.mark.parametrize(
