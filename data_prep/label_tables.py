@@ -9,7 +9,7 @@ from data_prep.class_names import require_class_names
 from data_prep.errors import LabelError
 from data_prep.labels import CPSC_CLASSES, CPSC_SNOMED, CPSC_TASK, cpsc_label, read_rows
 
-_ABOUT_THE_RECORD = ("Recording", "patient", "fold", "age", "sex")
+_ABOUT_THE_RECORD = ("patient", "fold", "age", "sex")
 _SEXES = {"male": "male", "m": "male", "female": "female", "f": "female", "": ""}
 
 
@@ -44,6 +44,7 @@ class LabelTable:
         class_names: the classes, in order.
         lines: by the name of the recording.
         in_order: whether the labels of a record are ordered, the main one first.
+        unused: names of the columns that say nothing here.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class LabelTable:
     class_names: tuple[str, ...]
     lines: Mapping[str, Line]
     in_order: bool
+    unused: tuple[str, ...] = ()
 
     def require_recordings(self, known: Sequence[str]) -> None:
         """Make sure that every recording of the table was found.
@@ -100,7 +102,7 @@ def read_label_table(path: Path, task: str) -> LabelTable:
         path: a CSV file with the column ``Recording`` and either a column ``labels``, names of
             classes separated by ``;``, the main one first, or one column of 0 and 1 for each
             class.  The columns ``patient``, ``fold`` (1 to 10), ``age`` (years) and ``sex``
-            (male or female) are optional.  Beside ``labels``, further columns are ignored.
+            (male or female) are optional.  Beside ``labels``, further columns are not used.
         task: name of the set of classes.  ``cpsc2018`` always has the nine classes of CPSC
             2018, by name or by number.
 
@@ -112,10 +114,11 @@ def read_label_table(path: Path, task: str) -> LabelTable:
         LabelError: naming file and line, if the table is invalid, a record has two lines
             with different labels, no record has a class, or a class has an unusable name.
     """
-    rows = read_rows(path, ["Recording"])
+    rows = read_rows(path, ["Recording"], optional=("labels", *_ABOUT_THE_RECORD))
     columns = list(rows[0][1])
     in_order = "labels" in columns
-    names = [column for column in columns if column and column not in _ABOUT_THE_RECORD]
+    known = ("Recording", *_ABOUT_THE_RECORD)
+    names = [column for column in columns if column and column not in known]
     if not names:
         raise LabelError(
             f"{path} has neither a column 'labels' nor a column of 0 and 1 for each class; add"
@@ -127,7 +130,7 @@ def read_label_table(path: Path, task: str) -> LabelTable:
         if not name:
             raise LabelError(f"{where}: the column Recording is empty; name the record there.")
         labels = _names_in(row["labels"]) if in_order else _names_of_columns(row, names, where)
-        about = {column: row.get(column, "") for column in _ABOUT_THE_RECORD[1:]}
+        about = {column: row.get(column, "") for column in _ABOUT_THE_RECORD}
         _, *before = found.setdefault(name, (number, labels, about))
         if before != [labels, about]:
             raise LabelError(
@@ -165,7 +168,8 @@ def read_label_table(path: Path, task: str) -> LabelTable:
         name: _line(number, tuple(dict.fromkeys(index[label] for label in labels)), about, path)
         for name, (number, labels, about) in found.items()
     }
-    return LabelTable(path, task, class_names, lines, in_order)
+    unused = tuple(name for name in names if name != "labels") if in_order else ()
+    return LabelTable(path, task, class_names, lines, in_order, unused)
 
 
 def _names_in(text: str) -> list[str]:

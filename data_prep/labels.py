@@ -297,30 +297,41 @@ def _ptbxl_record(row: dict[str, str], known: dict[str, str], where: str) -> PTB
     )
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+def read_rows(
+    path: Path, columns: Sequence[str], *, optional: Sequence[str] = ()
+) -> list[tuple[int, dict[str, str]]]:
     """Read a CSV file.
 
     Args:
         path: of the file, in UTF-8; its first line names the columns.
         columns: required columns.
+        optional: columns that it may also have; like the required ones, in any letter case.
 
     Returns:
         Each row's line number and its cells by column, stripped of spaces.
 
     Raises:
-        LabelError: if it cannot be read, is not a CSV file, lacks a column, has one twice or has no
-            rows.
+        LabelError: if it cannot be read, is not a CSV file, lacks a column, has one twice, has no
+            rows, or has more cells in a row than columns.
     """
+    spelled = {name.casefold(): name for name in (*columns, *optional)}
     try:
         # Spreadsheet programs put a byte-order mark before the first column's name.
         with opened(path) as data, TextIOWrapper(data, "utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="")
             found = [name.strip() for name in reader.fieldnames or ()]
+            found = [spelled.get(name.casefold(), name) for name in found]
             reader.fieldnames = found
-            rows = [
-                (reader.line_num, {name: (row[name] or "").strip() for name in found})
-                for row in reader
-            ]
+            rows = []
+            for row in reader:
+                # Spreadsheet programs also end lines with empty cells.
+                if any(cell.strip() for cell in row.pop(reader.restkey, ())):
+                    raise LabelError(
+                        f"{path}, line {reader.line_num}: it has more cells than the first line"
+                        " has names; put a cell that holds a comma in quotation marks, and"
+                        " separate several labels by semicolons."
+                    )
+                rows.append((reader.line_num, {name: row[name].strip() for name in found}))
     except OSError as error:
         raise LabelError(
             f"{path} cannot be read ({error.strerror}); give the path of an existing CSV file."

@@ -209,13 +209,28 @@ def test_leave_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out, test = write_cpsc(tmp_path / "cpsc", 14), tmp_path / "s.h5", tmp_path / "test.csv"
     test.write_text("Recording\nA0002\nA0014\nB0001\n")
     main(source=(source,), out=out, workers=1, leave_out=test)
-    assert "2 records stay out because" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "2 records stay out because" in printed
+    assert "1 of the 3 names in" in printed and "more records" not in printed
     with Store(out) as store:
         assert len(store) == 12 and not {"A0002", "A0014"} & set(store.ids.tolist())
         assert store.provenance["options"]["leave_out"] == "test.csv"
     test.write_text("Recording\nA0002.mat\n")
     with pytest.raises(LabelError, match=r"test\.csv names none of the records found"):
         main(source=(source,), out=out, workers=1, leave_out=test)
+
+
+def test_leave_out_takes_whole_patients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_ptbxl(tmp_path / "ptbxl", [{"NORM": 100.0}] * 6, hr=False)
+    database = source / "ptbxl_database.csv"
+    assert ",101" in database.read_text()
+    database.write_text(database.read_text().replace(",106", ",101").replace("106,", "101,"))
+    test = tmp_path / "test.csv"
+    test.write_text("Recording\n00001_lr\n")
+    main(source=(source,), out=tmp_path / "s.h5", workers=1, leave_out=test)
+    assert "1 more records of the same patients stay out too" in capsys.readouterr().out
+    with Store(tmp_path / "s.h5") as store:
+        assert store.ids.tolist() == [f"0000{i}_lr" for i in (2, 3, 4, 5)]
 
 
 def test_reference_given_or_found_in_folders_below(tmp_path: Path) -> None:

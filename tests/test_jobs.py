@@ -122,7 +122,7 @@ class TestHere:
         assert found == [["half.txt", "unit.json"], ["unit.json"]]
         assert (tmp_path / "calls_1").read_text() == "x"
 
-    def test_does_not_resume_from_another_store(
+    def test_does_not_resume_with_other_options_or_another_store(
         self, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         import unit_work
@@ -134,13 +134,15 @@ class TestHere:
             patch.setattr(unit_work, "note", interrupted)
             run_jobs([counted(2, tmp_path)], store=store, out=tmp_path)
         assert (tmp_path / "units" / "n=2.part" / "half.txt").exists()
+        before = (tmp_path / "units" / "n=2.part" / "unit.json").read_bytes()
+        other = Job("n=2", "unit_work:unless", {"number": 3, "board": str(tmp_path)})
+        with pytest.raises(OptionError, match=r"n=2\.part was made with other options \(number\)"):
+            run_jobs([other], store=store, out=tmp_path)
         store.write_bytes(b"other records")
-        monkeypatch.setattr(
-            unit_work, "unless", lambda store, folder, **_: found.extend(folder.glob("half*"))
-        )
-        found: list[Path] = []
-        run_jobs([counted(2, tmp_path)], store=store, out=tmp_path)
-        assert found == []
+        with pytest.raises(OptionError, match=r"n=2\.part was made from another store"):
+            run_jobs([counted(2, tmp_path)], store=store, out=tmp_path)
+        assert (tmp_path / "units" / "n=2.part" / "half.txt").exists()
+        assert (tmp_path / "units" / "n=2.part" / "unit.json").read_bytes() == before
 
     def test_a_failed_job_is_retried(
         self, tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
@@ -180,7 +182,7 @@ class TestHere:
             p.name for p in unbroken.iterdir()
         )
 
-    def test_a_repeated_failure_leaves_nothing_to_resume_from(
+    def test_after_a_repeated_failure_the_next_command_resumes(
         self, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         import unit_work
@@ -195,7 +197,7 @@ class TestHere:
         for _ in range(2):
             with pytest.raises(JobError):
                 run_jobs([counted(1, tmp_path)], store=store, out=tmp_path)
-        assert found == [False, True, False, True]
+        assert found == [False, True, True, True]
 
     def test_prints_how_many_are_done_and_to_do(
         self, tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
@@ -216,7 +218,9 @@ class TestHere:
             run_jobs(wanted, store=store, out=tmp_path)
         log = (tmp_path / "units" / "n=2.log").read_text()
         assert log.count("Traceback") == 2 and "attempt 2" in log
-        assert sorted(p.name for p in (tmp_path / "units").glob("n=*")) == ["n=1", "n=2.log", "n=3"]
+        assert sorted(p.name for p in (tmp_path / "units").glob("n=*")) == [
+            *("n=1", "n=2.log", "n=2.part", "n=3")
+        ]
         # The next command does only what is missing.
         assert squares(run_jobs(wanted, store=store, out=tmp_path)) == [1, 4, 9]
         assert [(tmp_path / f"calls_{n}").read_text() for n in (1, 2, 3)] == ["x", "xxx", "x"]

@@ -48,6 +48,9 @@ def test_what_was_seen_goes_by_name_and_data_set() -> None:
     assert ORIGIN.seen(names, "cpsc2018").tolist() == [UNSEEN] * 3
     assert ORIGIN.seen(names).tolist() == known
     assert ORIGIN.seen([]).shape == (0,)
+    # The same recordings at 500 Hz.
+    names = ["00003_hr", "00004_hr", "00001_hr", "00001"]
+    assert ORIGIN.seen(names, "ptb-xl").tolist() == [*known, UNSEEN]
 
 
 def test_the_most_that_a_member_has_seen() -> None:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from format_files import write_table
 from make_records import sine_leads, write_cpsc, write_ptbxl, write_reference, write_wfdb
 
-from data_prep.errors import ECGError, LabelError, OptionError
+from data_prep.errors import ECGError, LabelError, OptionError, StoreError
 from data_prep.labels import CPSC_CLASSES, OWN_DATASET
 from data_prep.store import Store
 from data_prep.storing.build import main
@@ -98,6 +99,7 @@ def test_folds_of_ones_own(tmp_path: Path) -> None:
         ("Recording,labels", ("r99", "x"), r"labels\.csv, line 42: there is no recording named"),
         ("Recording,labels", ("r00", "x"), r"labels\.csv, line 42: r00 is also in line 2"),
         ("Recording,labels", ("r40", "x"), r"labels\.csv, line 42: the class 'x' has 1 records"),
+        ("Recording,labels", ("r40", "calm", "fast"), r"labels\.csv, line 42: .* more cells than"),
     ],
 )
 def test_tables_that_do_not_fit(
@@ -109,6 +111,77 @@ def test_tables_that_do_not_fit(
     with pytest.raises(LabelError, match=trouble):
         main(source=(source,), out=tmp_path / "s.h5", labels=(labels,), workers=1)
     assert not (tmp_path / "s.h5").exists()
+
+
+def test_a_patient_in_two_folds_is_found_before_anything_is_read(tmp_path: Path) -> None:
+    source = write_own(tmp_path / "mine", 4)
+    rows = [("r00", "a", 1, "p"), ("r01", "b", 1, "q"), ("r02", "a", 2, "q"), ("r03", "b", 2, "")]
+    labels = table(tmp_path / "l.csv", "recording,labels,Fold,Patient", rows)
+    with pytest.raises(LabelError, match=r"l\.csv, line 4: patient q has r02 in fold 2 and r01 in"):
+        main(source=(source,), out=tmp_path / "s.h5", labels=(labels,), workers=1)
+
+
+def test_columns_that_are_not_used_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_own(tmp_path / "mine", 20)
+    rows = [(f"r{i:02d}", "ab"[i % 2], f"p{i}", "x") for i in range(20)]
+    labels = table(tmp_path / "l.csv", "Recording,labels,patient_id,site", rows)
+    main(source=(source,), out=tmp_path / "s.h5", labels=(labels,), fs=200, unit="mV", workers=1)
+    assert "l.csv: columns that are not used: patient_id, site." in capsys.readouterr().err
+
+
+def test_a_line_that_may_be_of_two_recordings(tmp_path: Path) -> None:
+    sources = write_own(tmp_path / "a", 3), write_own(tmp_path / "b", 2)
+    labels = table(tmp_path / "l.csv", "Recording,labels", [("r02", "x"), ("r01", "y")])
+    with pytest.raises(LabelError, match=r"l\.csv, line 3: r01 may be .*a/r01.csv or .*b/r01.csv"):
+        main(source=sources, out=tmp_path / "s.h5", labels=(labels,), workers=1)
+    only = table(tmp_path / "only.csv", "Recording,labels,fold", [("r02", "x;y", 1)])
+    options: dict[str, Any] = {"fs": 200, "unit": "mV", "workers": 1}
+    main(source=sources, out=tmp_path / "s.h5", labels=(only,), **options)
+    with Store(tmp_path / "s.h5") as store:
+        assert store.ids.tolist() == ["r02"]
+
+
+def test_labels_that_no_network_can_learn_or_take(tmp_path: Path) -> None:
+    source = write_own(tmp_path / "mine", 4)
+    for text, error, trouble in (
+        ("Recording,AF\nr00,1\nr01,0\n", LabelError, "only one class, 'AF'.* add a class"),
+        ("Recording,labels\nr00,MI\nr01,CD\n", OptionError, "the classes of superdiagnostic are"),
+    ):
+        labels = tmp_path / "superdiagnostic.csv"
+        labels.write_text(text)
+        with pytest.raises(error, match=trouble):
+            main(source=(source,), out=tmp_path / "s.h5", labels=(labels,), workers=1)
+
+
+@pytest.mark.parametrize("same", ["all", "one"])
+def test_patients_of_a_source_for_testing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], same: str
+) -> None:
+    """Two hospitals number their patients alike."""
+    sources = []
+    for name in "ab":
+        folder = tmp_path / name
+        folder.mkdir()
+        for i in range(20):
+            write_table(folder / f"{name}{i:02d}.csv", sine_leads(200, fs=200, seed=i))
+        sources.append(folder)
+    rows = [
+        (f"{name}{i:02d}", "xy"[i % 2], i if same == "all" or i == 3 else f"{name}-{i}")
+        for name in "ab"
+        for i in range(20)
+    ]
+    labels = table(tmp_path / "l.csv", "Recording,labels,patient", rows)
+    options: dict[str, Any] = {"fs": 200, "unit": "mV", "workers": 1, "test_source": ("b",)}
+    if same == "all":
+        with pytest.raises(StoreError, match="none is left to train on"):
+            main(source=tuple(sources), out=tmp_path / "s.h5", labels=(labels,), **options)
+        return
+    main(source=tuple(sources), out=tmp_path / "s.h5", labels=(labels,), **options)
+    assert "1 records of other sources are in fold 10 too" in capsys.readouterr().out
+    with Store(tmp_path / "s.h5") as store:
+        assert store.ids[store.folds == 10].tolist() == ["a03", *(f"b{i:02d}" for i in range(20))]
 
 
 def test_options_that_do_not_go_together(tmp_path: Path) -> None:
@@ -190,6 +263,26 @@ def test_a_map_of_ones_own(tmp_path: Path) -> None:
         assert store.tasks == ("kinds",) and store.class_names() == ("beats", "block")
         assert store.labels().sum(axis=0).tolist() == [6, 6]
         assert store.sources.tolist() == ["cpsc"] * 2 + ["georgia"] * 10
+
+
+def test_a_map_of_codes_for_classes_of_reference(tmp_path: Path) -> None:
+    source, out = write_sources(tmp_path)[0], tmp_path / "s.h5"
+    rows = [("164889003", "flutter or AF"), ("normal", "sinus"), ("59118001", "block")]
+    own = table(tmp_path / "map.csv", "From,To", rows)
+    write_reference(
+        source / "REFERENCE.csv",
+        {f"A{i:04d}": [["AF"], ["Normal"], ["RBBB", "AF"], ["PAC"]][i % 4] for i in range(1, 10)},
+    )
+    for i in range(10, 21):
+        write_wfdb(source, f"A{i:04d}", sine_leads(1000, seed=i))
+    labels = {f"A{i:04d}": [["AF"], ["RBBB", "AF"]][i % 2] for i in range(10, 21)}
+    (source / "more").mkdir()
+    write_reference(source / "more" / "REFERENCE.csv", labels)
+    main(source=(source,), out=out, map=own, task=("kinds",), workers=1)
+    with Store(out) as store:
+        assert store.class_names() == ("flutter or AF", "sinus", "block")
+        assert store.labels().sum(axis=0).tolist() == [15, 3, 7]
+        assert store.first_labels().tolist().count(2) == 7
 
 
 def test_labels_of_ones_own_for_ptbxl(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 import hashlib
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -12,7 +15,8 @@ from toy import CLASSES, toy_network, write_toy_store
 
 from data_prep.errors import OptionError
 from data_prep.store import Store
-from ecg_keras.model.model_files import load_model
+from ecg_keras.model.model_files import load_model, set_origin
+from ecg_keras.model.origin import Origin
 from ecg_keras.prediction.ensemble import fold_of_store, predict_store
 from ecg_keras.publishing import command
 from ecg_keras.publishing.command import main as publish
@@ -94,17 +98,44 @@ def test_full_precision_if_half_changes_the_scores(
     assert "The weights are stored in full" in (tmp_path / "toy.md").read_text(encoding="utf-8")
 
 
-def test_a_fold_that_the_model_has_seen_is_refused(
-    trained: tuple[Path, Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("options", "trouble"),
+    [
+        ({"test_fold": 3}, "has seen records of fold 3"),
+        ({"test_fold": 9}, "has seen records of fold 9"),
+        ({"validation_fold": 3}, "fold 3 did not choose the epoch"),
+        ({"validation_fold": 10}, "fold 10 did not choose the epoch"),
+        ({"bootstrap": 0}, "--bootstrap must be at least 1"),
+    ],
+)
+def test_folds_that_are_not_those_of_the_training_are_refused(
+    trained: tuple[Path, Path], tmp_path: Path, options: dict[str, int], trouble: str
 ) -> None:
     """Before any record is predicted, which takes minutes."""
     store, model = trained
     unused = patch("ecg_keras.prediction.ensemble.predict_store", side_effect=AssertionError)
-    with unused, pytest.raises(OptionError, match="has seen records of fold 3"):
-        publish(
-            model=model, name="toy", store=store, trained_by=BY, out=tmp_path / "o", test_fold=3
-        )
+    with unused, pytest.raises(OptionError, match=trouble):
+        publish(model=model, name="toy", store=store, trained_by=BY, out=tmp_path / "o", **options)
     assert not (tmp_path / "o").exists()
+
+
+def test_a_model_from_unknown_records_is_refused(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    store, path = trained
+    run = shutil.copytree(path.parent, tmp_path / "run")
+    model = load_model(path)
+    assert model.origin is not None
+    set_origin(model.network, replace(model.origin, before=Origin.unknown()))
+    model.network.save(run / "best.keras")
+    options: dict[str, Any] = {
+        "name": "toy",
+        "store": store,
+        "trained_by": BY,
+        "out": tmp_path / "out",
+    }
+    with pytest.raises(OptionError, match="does not name all records that trained it"):
+        publish(model=run / "best.keras", **options)
 
 
 def test_a_model_without_its_training_is_refused(

@@ -275,7 +275,9 @@ def test_one_cycle_goes_on_where_it_was_killed_and_takes_no_more_epochs(
     assert rates[-6:] == rates[3:9]
     assert_equal(folder, unbroken)
     before = {path.name: path.read_bytes() for path in unbroken.iterdir()}
-    one_cycle(store, tmp_path / "unbroken", resume=True, epochs=4)
+    with pytest.raises(OptionError, match="fold_1 was started with --epochs 3, not 4"):
+        one_cycle(store, tmp_path / "unbroken", resume=True, epochs=4)
+    one_cycle(store, tmp_path / "unbroken", resume=True)
     assert before == {path.name: path.read_bytes() for path in unbroken.iterdir()}
 
 
@@ -372,6 +374,21 @@ def test_epochs_can_be_added_to_a_finished_run(store: Store, moments: Path, tmp_
     before = {path.name: path.read_bytes() for path in stopped.iterdir()}
     train(store, tmp_path / "stopped", epochs=40, resume=True)
     assert before == {path.name: path.read_bytes() for path in stopped.iterdir()}
+
+
+def test_a_finished_run_of_other_options_or_records_is_not_part_of_another(
+    store: Store, moments: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(moments / "run", tmp_path / "run")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    with pytest.raises(OptionError, match="fold_1 .*--batch-size 16, not 8"):
+        train(store, tmp_path / "run", folds=(1, 2), resume=True, batch_size=8)
+    with (
+        Store(write_toy_store(tmp_path / "fewer.h5", lengths=(100,) * 50)) as fewer,
+        pytest.raises(OptionError, match=r"fold_1 was started with other records than .*fewer\.h5"),
+    ):
+        train(fewer, tmp_path / "run", folds=(1, 2), resume=True)
+    assert before == {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize(

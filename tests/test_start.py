@@ -17,7 +17,7 @@ from data_prep.store import StoreWriter
 from ecg_keras.evaluation.predictions import load_predictions
 from ecg_keras.model.contract import Contract
 from ecg_keras.model.model_files import ECGModel, load_model
-from ecg_keras.model.origin import CHOSE, TRAINED, Origin
+from ecg_keras.model.origin import CHOSE, TRAINED, UNKNOWN, Origin
 from ecg_keras.training.start import freeze_features, head_layers, start_from
 
 CLASSES = ("calm", "fast", "slow")
@@ -199,3 +199,13 @@ def test_origins_of_origins() -> None:
     assert (facts.sources, facts.generated) == (("p", "c"), "some")
     same = replace(second, dataset="ptb-xl", store=first.store)
     assert (same.facts().trained, same.facts().generated) == (3, "all")
+
+
+def test_a_model_from_one_that_names_no_records_has_perhaps_seen_all() -> None:
+    origin = Origin("ptb-xl", ("1",), ("2",), score=0.5, before=Origin.unknown())
+    assert Origin.from_config(origin.to_config()) == origin
+    assert origin.seen(["1", "2", "3"]).tolist() == [TRAINED, CHOSE, UNKNOWN]
+    third = replace(origin, trained=("4",), before=origin)
+    assert third.seen(["1", "3", "4"]).tolist() == [TRAINED, UNKNOWN, TRAINED]
+    assert origin.facts().dataset == "unknown records and ptb-xl"
+    assert "known" not in Origin("ptb-xl", (), ()).to_config()

@@ -79,8 +79,8 @@ def main(
         unit: of recordings that state none, such as tables; by default mV, if that is plausible.
         reference: a CSV with the columns Recording, First_label, Second_label, Third_label, for
             cpsc2018; by default the REFERENCE.csv files in the source folders.
-        leave_out: a CSV with a column Recording, such as a test set, of records to leave out;
-            by default none.
+        leave_out: a CSV with a column Recording, such as a test set, of records to leave out,
+            with all others of the same patients; by default none.
         test_source: source folders whose records are all for testing: they make up fold 10, and
             all other records are assigned to folds 1 to 9.
         folds: how records without a fold are assigned to ten folds: stratified by all their
@@ -186,8 +186,13 @@ def main(
                     f" the reasons in {listed}."
                 )
             num_folds = 9 if test_source else 10
-            _assign_folds(writer, num_folds=num_folds, random=folds == "random", seed=seed)
+            joined = _assign_folds(writer, num_folds=num_folds, random=folds == "random", seed=seed)
             report = [*_counts(writer)] if selection.own else []
+            if test_source and joined:
+                report.append(
+                    f"{joined} records of other sources are in fold 10 too, with the patients of"
+                    " --test-source; if only their numbers are the same, name them differently."
+                )
             if selection.dataset != "ptb-xl" or selection.own or several_labels == "rarest":
                 report += _choose_main_labels(writer, several_labels)
             num_records = len(writer)
@@ -216,15 +221,19 @@ def _given(selection: "Selection", labels: tuple[Path, ...]) -> str:
     return "published" if selection.dataset == "ptb-xl" and not labels else "given"
 
 
-def _assign_folds(writer: "StoreWriter", *, num_folds: int, random: bool, seed: int) -> None:
-    """Assign folds to the records without one; a patient who already has a fold keeps it."""
+def _assign_folds(writer: "StoreWriter", *, num_folds: int, random: bool, seed: int) -> int:
+    """Assign folds to the records without one; a patient who already has a fold keeps it.
+
+    Returns:
+        How many records got the fold that their patient already had.
+    """
     import numpy as np
 
     from data_prep.splits import random_folds, stratified_folds
 
-    folds, patients = writer.folds, writer.patients
-    fold_of = {p: f for p, f in zip(patients, folds, strict=True) if p and f}
-    folds = np.array([f or fold_of.get(p, 0) for p, f in zip(patients, folds, strict=True)])
+    given, patients = writer.folds, writer.patients
+    fold_of = {p: f for p, f in zip(patients, given, strict=True) if p and f}
+    folds = np.array([f or fold_of.get(p, 0) for p, f in zip(patients, given, strict=True)])
     rest = np.flatnonzero(folds == 0)
     if len(rest):
         of_rest = patients[rest]
@@ -235,6 +244,12 @@ def _assign_folds(writer: "StoreWriter", *, num_folds: int, random: bool, seed: 
             else stratified_folds(labels, seed=seed, num_folds=num_folds, patients=of_rest)
         )
     writer.set_folds(folds)
+    if not (folds <= num_folds).any():
+        raise StoreError(
+            "the patients of --test-source have all records, so none is left to train on; name"
+            " the patients of different sources differently."
+        )
+    return int(((given == 0) & (folds > 0)).sum()) - len(rest)
 
 
 def _choose_main_labels(writer: "StoreWriter", several_labels: str) -> Iterator[str]:

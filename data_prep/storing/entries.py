@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from data_prep.class_names import require_class_names
 from data_prep.errors import LabelError, OptionError, RecordError
 from data_prep.label_tables import CPSC_MAP, CodeMap, LabelTable, read_code_map, read_label_table
 from data_prep.labels import (
     CPSC_CLASSES,
+    CPSC_SNOMED,
     CPSC_TASK,
     OWN_DATASET,
     PTBXLTables,
@@ -21,10 +23,13 @@ from data_prep.labels import (
     read_recordings,
     read_reference,
 )
-from data_prep.names import require_name
+from data_prep.names import require_name, shown
 
 Dataset = Literal["auto", "cpsc2018", "ptb-xl"]
 Records = list[tuple[str, Path]]
+
+_CODES = tuple((name, *(c for c, of in CPSC_SNOMED.items() if of == name)) for name in CPSC_CLASSES)
+"""What a map may call each class of CPSC 2018: its name, and its SNOMED CT code."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,11 @@ def select(
             read_label_table(path, name)
             for path, name in zip(labels, _task_names(labels, task), strict=True)
         ]
+        for table in tables:
+            _require_classes(table.path, table.class_names, table.task)
+            if table.unused:
+                unused = ", ".join(map(shown, table.unused))
+                print(f"{table.path}: columns that are not used: {unused}.", file=sys.stderr)
         class_names = {table.task: table.class_names for table in tables}
         entries, rest = _found(source, published, rate, _unlabelled)
         return Selection(OWN_DATASET, class_names, _labelled(entries, tables), rest, own=True)
@@ -169,6 +179,8 @@ def select(
             f"the task {CPSC_TASK!r} has the nine classes of CPSC 2018, and {code_map} has"
             f" {', '.join(mapped.class_names)}; give another --task."
         )
+    if code_map is not None:
+        _require_classes(code_map, mapped.class_names, name)
     entries, rest = _found(
         source,
         published,
@@ -204,6 +216,19 @@ def _task_names(files: tuple[Path, ...], task: tuple[str, ...]) -> tuple[str, ..
         if "/" in name or name.startswith("."):
             raise OptionError(f"{name!r} cannot be the name of a task; choose a plain word.")
     return names
+
+
+def _require_classes(path: Path, class_names: Sequence[str], task: str) -> None:
+    """Refuse a single class, and the name of a published task with its classes in another order."""
+    if len(class_names) == 1:
+        raise LabelError(
+            f"{path} has only one class, {class_names[0]!r}, and records without a label are left"
+            " out; add a class for recordings that do not have it."
+        )
+    try:
+        require_class_names(class_names, task)
+    except ValueError as error:
+        raise OptionError(f"{path}: {error}, with --task.") from None
 
 
 def source_names(source: Sequence[Path]) -> list[str]:
@@ -260,7 +285,9 @@ def _labelled(entries: list[Entry], tables: list[LabelTable]) -> list[Entry]:
     names = [entry.id for entry in entries]
     for table in tables:
         table.require_recordings(names)
+    _require_one_each(entries, tables)
     made = []
+    fold_of: dict[str, tuple[int, str]] = {}
     for entry in entries:
         labels: dict[str, tuple[int, ...]] = {table.task: () for table in tables}
         first: dict[str, int] = {}
@@ -285,12 +312,38 @@ def _labelled(entries: list[Entry], tables: list[LabelTable]) -> list[Entry]:
                 age=entry.age if math.isnan(line.age) else line.age,
                 sex=line.sex or entry.sex,
             )
+            if not (entry.patient and entry.fold):
+                continue
+            fold, before = fold_of.setdefault(entry.patient, (entry.fold, entry.id))
+            if fold != entry.fold:
+                raise LabelError(
+                    f"{table.path}, line {line.number}: patient {entry.patient} has {entry.id} in"
+                    f" fold {entry.fold} and {before} in fold {fold}, so that training would see a"
+                    " patient it is tested on; correct one of the two, or name two patients"
+                    " differently."
+                )
         made.append(replace(entry, labels=labels, first=first))
     dealt = {entry.id for entry in made if not entry.fold}
     for table in tables:
         if dealt & set(table.lines):
             table.require_enough(10)
     return made
+
+
+def _require_one_each(entries: list[Entry], tables: list[LabelTable]) -> None:
+    """Refuse a line of a table that could be of either of two recordings."""
+    before: dict[str, Path] = {}
+    for entry in entries:
+        path = before.setdefault(entry.id, entry.path)
+        if path is entry.path:
+            continue
+        for table in tables:
+            if entry.id in table.lines:
+                raise LabelError(
+                    f"{table.path}, line {table.lines[entry.id].number}: {entry.id} may be"
+                    f" {path} or {entry.path}; rename one of the two files and its line, or leave"
+                    " out a folder."
+                )
 
 
 def _by_reference(
@@ -311,7 +364,7 @@ def _by_reference(
         return [Entry(name, path, "") for name, path in records]
     entries = []
     for name, path in records:
-        of = mapped.labels(CPSC_CLASSES[label] for label in labels.get(name, ()))
+        of = mapped.labels(code for label in labels.get(name, ()) for code in _CODES[label])
         first = {task: of[0]} if of else {}
         entries.append(Entry(name, path, "", {task: of}, first))
     return entries
@@ -379,7 +432,7 @@ def _of_ptbxl(
 
 
 def without(entries: list[Entry], leave_out: Path | None) -> list[Entry]:
-    """Leave out the recordings named in a table.
+    """Leave out the recordings named in a table, and all others of the same patients.
 
     Args:
         entries: all recordings.
@@ -391,13 +444,19 @@ def without(entries: list[Entry], leave_out: Path | None) -> list[Entry]:
     if leave_out is None:
         return entries
     names = set(read_recordings(leave_out))
-    kept = [entry for entry in entries if entry.id not in names]
-    if len(kept) == len(entries):
+    named = [entry for entry in entries if entry.id in names]
+    if not named:
         raise LabelError(
             f"{leave_out} names none of the records found, such as {entries[0].id}; give them the"
             " same names there, or drop --leave-out."
         )
-    print(f"{len(entries) - len(kept)} records stay out because {leave_out} names them.")
+    patients = {entry.patient for entry in named} - {""}
+    kept = [e for e in entries if e.id not in names and e.patient not in patients]
+    print(f"{len(named)} records stay out because {leave_out} names them.")
+    if others := len(entries) - len(named) - len(kept):
+        print(f"{others} more records of the same patients stay out too.")
+    if unknown := len(names - {entry.id for entry in named}):
+        print(f"{unknown} of the {len(names)} names in {leave_out} are of no record found.")
     return kept
 
 

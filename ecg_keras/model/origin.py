@@ -5,6 +5,7 @@ Does not import Keras, so that reports can use it.
 
 import base64
 import json
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -93,6 +94,7 @@ class Origin:
         monitor: the validation score that selected it.
         score: value of that score.
         before: origin of the model whose weights the training started from, if any.
+        known: False for a model that does not name its records, which may be any.
     """
 
     dataset: str
@@ -106,10 +108,16 @@ class Origin:
     monitor: str = ""
     score: float = float("nan")
     before: "Origin | None" = None
+    known: bool = True
 
     def __post_init__(self) -> None:
         """Check the types of all fields."""
         _require_types(self)
+
+    @classmethod
+    def unknown(cls) -> "Origin":
+        """Return the origin of a model that does not name its records."""
+        return cls("", (), (), known=False)
 
     def seen(self, names: Sequence[str], dataset: str = "") -> np.ndarray:
         """Find which records this model has seen.
@@ -121,14 +129,20 @@ class Origin:
                 user's own (which may share records with others), only the names are compared.
 
         Returns:
-            int8 ``(N,)``: :data:`TRAINED` or :data:`CHOSE`, else :data:`UNSEEN`; records used by
-            the model that this one started from count too.
+            int8 ``(N,)``: :data:`TRAINED` or :data:`CHOSE`, else :data:`UNSEEN`, or
+            :data:`UNKNOWN` if this model started from one that does not name its records.  Those
+            used by the model that this one started from count too.
         """
-        codes = dict.fromkeys(self.chose, CHOSE) | dict.fromkeys(self.trained, TRAINED)
+        if not self.known:
+            return np.full(len(names), UNKNOWN, np.int8)
+        chose, trained = map(_at_any_rate, self.chose), map(_at_any_rate, self.trained)
+        codes = dict.fromkeys(chose, CHOSE) | dict.fromkeys(trained, TRAINED)
         if dataset and dataset != self.dataset and OWN_DATASET not in (dataset, self.dataset):
             codes = {}
-        seen = np.array([codes.get(str(name), UNSEEN) for name in names], np.int8)
-        return seen if self.before is None else np.maximum(seen, self.before.seen(names, dataset))
+        seen = np.array([codes.get(_at_any_rate(name), UNSEEN) for name in names], np.int8)
+        if self.before is None:
+            return seen
+        return seen_by_any([seen, self.before.seen(names, dataset)])
 
     def facts(self, file: str = "") -> ModelFacts:
         """Summarise the origin for pages and reports.
@@ -144,7 +158,7 @@ class Origin:
             if first.generated != generated:
                 generated = "some"
             if first.dataset != dataset:
-                dataset = f"{first.dataset} and {dataset}"
+                dataset = f"{first.dataset or 'unknown records'} and {dataset}"
             again = self.before.seen(self.trained, self.dataset) == TRAINED
             trained += first.trained - int(again.sum())
         same = ("version", "commit", "date", "epoch", "monitor", "score")
@@ -163,6 +177,8 @@ class Origin:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         before = {} if self.before is None else {"before": self.before.to_config()}
         del values["before"]
+        if self.known:  # as in earlier releases
+            del values["known"]
         return {
             **values,
             **before,
@@ -302,6 +318,11 @@ def facts_rows(models: Sequence[ModelFacts]) -> tuple[tuple[str, str], ...]:
             f" {_counts(m.chose for m in known)} records that chose them",
         ),
     )
+
+
+def _at_any_rate(name: str) -> str:
+    """PTB-XL's record 00009 is named 00009_lr at 100 Hz, and 00009_hr at 500 Hz."""
+    return re.sub(r"^(\d{5})_[lh]r$", r"\1_lr", str(name))
 
 
 def _counts(numbers: Iterable[int]) -> str:

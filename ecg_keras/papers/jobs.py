@@ -69,10 +69,10 @@ def run_jobs(
     """Run all jobs that are not done yet, and return the folders of all.
 
     First prints how many are already done and how many remain.  A job that fails is retried once
-    from its checkpoint, while the others continue; after a second failure the checkpoint is
-    removed.  Each finished job's folder holds ``unit.json``: the job's function and options, the
-    store's checksum, the time of completion, the duration in seconds, the software versions and
-    the machine.
+    from its checkpoint, while the others continue; after a second failure the checkpoint remains
+    for the next command.  Each finished job's folder holds ``unit.json``: the job's function and
+    options, the store's checksum, the time of completion, the duration in seconds, the software
+    versions and the machine.
 
     Args:
         jobs: any number, with distinct names.
@@ -216,28 +216,52 @@ class _Run:
 
 
 def _is_done(job: Job, folder: Path, checksum: str) -> bool:
-    if not folder.exists():
-        return False
-    remedy = "choose another --out, or delete that folder"
+    """Tell whether a job is done; refuse a folder, also an unfinished one, of another job."""
+    if folder.exists():
+        made = _made(folder)
+        if not made:
+            raise OptionError(
+                f"{folder} is not the folder of a finished job; choose another --out, or delete"
+                " that folder."
+            )
+        _require_same(job, made, folder, checksum)
+        return True
+    part = _part(folder)
+    if made := _made(part):
+        _require_same(job, made, part, checksum)
+    return False
+
+
+def _part(folder: Path) -> Path:
+    """The folder of a job that is not complete."""
+    return folder.with_name(f"{folder.name}.part")
+
+
+def _made(folder: Path) -> dict[str, Any]:
+    """Return ``unit.json`` of a job's folder; empty if there is none."""
     try:
-        made = json.loads((folder / "unit.json").read_text(encoding="utf-8"))
-        theirs = made["work"], made["options"], made["store"]
-    except (OSError, ValueError, TypeError, KeyError):
-        raise OptionError(f"{folder} is not the folder of a finished job; {remedy}.") from None
-    before, now = theirs[1], json.loads(json.dumps(job.options))
+        made = dict(json.loads((folder / "unit.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+    fits = {"work", "options", "store"} <= set(made) and isinstance(made["options"], dict)
+    return made if fits else {}
+
+
+def _require_same(job: Job, made: dict[str, Any], folder: Path, checksum: str) -> None:
+    remedy = "choose another --out, or delete that folder"
+    before, now = made["options"], json.loads(json.dumps(job.options))
     differing = sorted(
         name
         for name in {*before, *now}
         if before.get(name, BEFORE_OPTIONS.get(name)) != now.get(name)
     )
-    if theirs[0] != job.work or differing:
+    if made["work"] != job.work or differing:
         raise OptionError(
             f"{folder} was made with other options ({', '.join(differing) or 'another function'});"
             f" {remedy}."
         )
-    if theirs[2] != checksum:
+    if made["store"] != checksum:
         raise OptionError(f"{folder} was made from another store; {remedy}.")
-    return True
 
 
 # --- Running a job --------------------------------------------------------------------------
@@ -272,8 +296,8 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _run_on_this_machine(todo: list[Job], run: _Run) -> None:
     for job in todo:
-        part = run.folder / f"{job.name}.part"
-        begun = _begun(job, part, run.checksum)
+        part = _part(run.folder / job.name)
+        begun = _made(part)
         if "finished" in begun:  # killed before the folder got its name
             run.finished(job, part)
             continue
@@ -287,18 +311,6 @@ def _run_on_this_machine(todo: list[Job], run: _Run) -> None:
                 run.finished(job, part)
                 break
             again = run.failed(job, account)
-        else:
-            shutil.rmtree(part)
-
-
-def _begun(job: Job, part: Path, checksum: str) -> dict[str, Any]:
-    """Return ``unit.json`` of an interrupted attempt at this job; empty if there is none."""
-    asked = {"work": job.work, "options": json.loads(json.dumps(job.options)), "store": checksum}
-    try:
-        made = dict(json.loads((part / "unit.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
-    return made if asked == {name: made.get(name) for name in asked} else {}
 
 
 def _empty(folder: Path) -> Path:
@@ -434,7 +446,7 @@ def _unpack_or_retry(job: Job, outcome: tuple[str, bytes], run: _Run) -> bool:
         if again and packed:
             run.begun[job.name] = packed
         return again
-    part = _empty(run.folder / f"{job.name}.part")
+    part = _empty(_part(run.folder / job.name))
     _unpack(packed, part)
     run.finished(job, part)
     return False

@@ -174,6 +174,7 @@ def _data(model: ModelFacts, result: Result) -> Iterator[str]:
         yield _DATASETS.get(dataset, f"{dataset or 'unnamed'}: recordings of the publisher's own.")
     yield (
         f"{model.trained:,} records trained the network, {model.chose:,} others chose the epoch and"
-        f" the thresholds, and {len(result.predictions.ids):,} others were scored, once."
+        f" the thresholds, and {len(result.predictions.ids):,} others, which chose nothing, were"
+        " scored."
     )
     yield f"The scored labels are from {result.labels_from}."

@@ -53,11 +53,13 @@ def main(
     from ecg_keras.evaluation.report import score_predictions
     from ecg_keras.evaluation.scores import best_thresholds, macro_auc
     from ecg_keras.model.model_files import load_model, save_model, set_thresholds
-    from ecg_keras.model.origin import overlap
+    from ecg_keras.model.origin import CHOSE, UNKNOWN, UNSEEN
     from ecg_keras.model.pretrained import file_name
     from ecg_keras.prediction.ensemble import fold_of_store, predict_store
     from ecg_keras.publishing.card import Training, write_card
 
+    if bootstrap < 1:
+        raise OptionError(f"--bootstrap must be at least 1, not {bootstrap}; 1000 is usual.")
     file = file_name(name)
     card = Path(file).with_suffix(".md").name
     training = Training.of(model.parent)
@@ -70,10 +72,21 @@ def main(
             fold_of_store(opened, contract=full.contract, fold=fold)
             for fold in (validation_fold, test_fold)
         )
-        if overlap(full.seen(opened.ids[scored], opened.dataset), dataset=opened.dataset):
+        seen = full.seen(opened.ids.tolist(), opened.dataset)
+        if (seen[scored] > UNSEEN).any():
             raise OptionError(
                 f"{model} has seen records of fold {test_fold}, so it cannot be scored there; give"
                 " with --test-fold the fold that was left out of its training."
+            )
+        if (seen[scored] == UNKNOWN).any():
+            raise OptionError(
+                f"{model} does not name all records that trained it, so nobody knows whether fold"
+                f" {test_fold} did; train it again, without --init or from a model that names them."
+            )
+        if (seen[choosing] != CHOSE).any():
+            raise OptionError(
+                f"fold {validation_fold} did not choose the epoch of {model}; give with"
+                " --validation-fold the fold that did."
             )
 
         def predict(each: ECGModel, rows: np.ndarray) -> Predictions:

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -172,6 +173,7 @@ def train_fold(
     with locked(folder, doing="trained"):
         require_startable(folder, resume=resume)
         if state_of(folder) == "finished" and not can_add_epochs(folder, epochs=settings.epochs):
+            _require_finished(folder, store, task, parts, settings=settings, options=options)
             print(f"fold {fold}: is finished; {folder}")
             return
         keras.backend.clear_session()  # also resets the policy
@@ -205,10 +207,38 @@ def train_fold(
                 options=options,
                 callbacks=callbacks,
                 keep_last=keep_last,
-                before=None if source is None else source.origin,
+                before=None if source is None else source.origin or Origin.unknown(),
             )
         finally:
             keras.config.set_dtype_policy("float32")
+
+
+def _require_finished(
+    folder: Path,
+    store: Store,
+    task: str,
+    parts: Parts,
+    *,
+    settings: Settings,
+    options: Mapping[str, Any],
+) -> None:
+    """Refuse a finished training of other options or records: it is not part of this run."""
+    path = folder / "args.json"
+    if not path.exists():
+        return
+    written = _read_args(path)
+    digest = _digest(store, parts, task)
+    if written.get("records") != digest:
+        # Of a network with one answer, which only its contract tells.
+        with suppress(StoreError):
+            digest = _digest(store, with_main_labels(store, parts, task=task), task)
+    asked = {"options": options, "settings": asdict(settings), "records": digest}
+    require_same_run(written, asked, folder)
+
+
+def _digest(store: Store, parts: Parts, task: str) -> str:
+    validating = [parts.validation, *([] if parts.second is None else [parts.second])]
+    return digest_of_records(store, parts.train, *validating, task=task)
 
 
 def _start(model: Any, source: ECGModel, *, fold: int, freeze: bool) -> None:
@@ -221,7 +251,8 @@ def _start(model: Any, source: ECGModel, *, fold: int, freeze: bool) -> None:
     print(f"        {', '.join(start.taken)};")
     print(f"        new: {', '.join(start.new) or 'none'}.")
     if source.origin is None:
-        print(f"        {source.path} does not name the records that trained it.")
+        print(f"        {source.path} does not name the records that trained it, so for the new")
+        print("        model no record counts as unseen.")
 
 
 def _fit(
@@ -262,7 +293,7 @@ def _fit(
         "options": options,
         "fold": fold,
         "settings": asdict(settings),
-        "records": digest_of_records(store, parts.train, *validating.values(), task=contract.task),
+        "records": _digest(store, parts, contract.task),
     }
     _write_args(folder, run)
     bests = {
@@ -327,13 +358,7 @@ def _write_args(folder: Path, run: dict[str, Any]) -> None:
             text = json.dumps({**run, "made with": provenance()}, indent=2, default=str)
             part.write_text(text + "\n")
         return
-    try:
-        written = dict(read_json(path))
-    except (ValueError, TypeError):
-        raise OptionError(
-            f"{path} is corrupt, so the settings of this run are unknown; remove {folder} or choose"
-            " another --out."
-        ) from None
+    written = _read_args(path)
     require_same_run(written, run, folder)
     if state_of(folder) == "finished":
         reopen(folder)  # before args.json names more epochs, so that a kill here loses nothing
@@ -342,3 +367,13 @@ def _write_args(folder: Path, run: dict[str, Any]) -> None:
             written[which]["epochs"] = run["settings"]["epochs"]
         with written_whole(path) as part:
             part.write_text(json.dumps(written, indent=2) + "\n")
+
+
+def _read_args(path: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(path))
+    except (ValueError, TypeError):
+        raise OptionError(
+            f"{path} is corrupt, so the settings of this run are unknown; remove {path.parent} or"
+            " choose another --out."
+        ) from None
