@@ -71,6 +71,7 @@ def test_predictions_are_those_of_the_trained_model() -> None:
     [
         ({"network": "fcn_wang"}, "no installed package trains 'fcn_wang'"),
         ({"network": "Nobody"}, "no installed package trains 'Nobody'"),
+        ({"folds": 12}, "folds must be 2 to 10, not 12"),
         ({"epochs": 0}, "--epochs must be above 0"),
         ({"fs": None}, "an array does not state its sampling rate"),
     ],

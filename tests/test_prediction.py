@@ -690,6 +690,7 @@ def test_a_fold_of_a_store(tmp_path: Path, capsys: Printed) -> None:
     assert {row[0] for row in rows_of(out / "warnings.csv")[1:]} == set(found.ids)  # 2 s are short
     printed = capsys.readouterr()
     assert f"\n{out}: 5 recordings answered by 2 models of Toy.\n" in printed.out
+    assert "\n1 of the 6 recordings of fold 3 are left out: they have no label of" in printed.out
     assert "warning: " not in printed.err
 
 
@@ -705,6 +706,21 @@ def test_the_labels_of_a_store_stand_beside_what_was_found(tmp_path: Path, capsy
     assert shown[0].index("found") < start
     assert [line[start:end].rstrip() for line in shown] == ["labels", *expected]
     assert all(line[start - 2 : start] == "  " for line in shown)
+
+
+def test_one_network_with_one_answer_decides_wherever_it_stands(tmp_path: Path) -> None:
+    """Records of several labels in no known order are left out in either order of the models."""
+    write_toy_store(tmp_path / "toy.h5", labels={2: (2, 0)}, first_labels={2: -1})
+    found = []
+    for number, order in enumerate(((False, True), (True, False))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        save_models(folder, *({"single_label": single} for single in order))
+        pattern = str(folder / "fold_*" / "best.keras")
+        of_store(tmp_path, models=(pattern,), out=folder / "out")
+        found.append(load_predictions(folder / "out" / "predictions.npz"))
+    for answers in found:
+        assert answers.single_label and "R002" not in answers.ids
 
 
 def test_records_that_the_models_have_seen(tmp_path: Path, capsys: Printed) -> None:

@@ -88,6 +88,8 @@ def test_downloaded_once(
     assert path.read_bytes() == (published / FILE).read_bytes()
     monkeypatch.setenv(ADDRESS, "http://127.0.0.1:9/nobody-listens")
     assert pretrained_file(NAME) == path
+    monkeypatch.delenv(ADDRESS)
+    assert pretrained_file(NAME) == path
     path.write_bytes(b"damaged in the cache")
     assert pretrained_file(NAME, address=address) == path
     assert path.read_bytes() == (published / FILE).read_bytes()

@@ -152,6 +152,7 @@ def test_an_empty_part_is_refused(tmp_path: Path) -> None:
     ("options", "sentence"),
     [
         ({"epochs": 0}, "--epochs must be above 0, not 0"),
+        ({"seed": 2**31}, "--seed must be below 2147483648"),
         ({"batch_size": -1}, "--batch-size must be above 0"),
         ({"learning_rate": float("nan")}, "--learning-rate must be above 0"),
         ({"input_length": 0}, "--input-length must be above 0"),
@@ -375,6 +376,17 @@ def test_a_part_whose_patience_has_ended_chooses_no_more() -> None:
     np.testing.assert_array_equal(scores[0], [0.1, 0.3, 0.3, 0.2, np.nan, np.nan, np.nan])
     assert scores[1] == second.scores
     assert len({tuple(entry) for entry in logs}) == 1  # the history has the same columns always
+
+
+def test_scores_that_are_nan_at_first_spend_patience_only() -> None:
+    best = Told([np.nan, np.nan, 0.1, 0.2, 0.2, 0.2])
+    choose = ChooseEpochs({"": cast(Any, best)}, patience=2)
+    choose.set_model(compiled_toy(toy_contract()))
+    choose.on_train_begin()
+    for epoch in range(6):
+        assert not choose.model.stop_training
+        choose.on_epoch_end(epoch, {"loss": 0.0})
+    assert choose.model.stop_training
 
 
 @pytest.mark.parametrize("monitor", ["macro-f1", "macro-auc"])

@@ -83,6 +83,8 @@ def main(
         raise OptionError(f"{out} is a file, not a folder; give another place with --out.")
     if bootstrap < 1:
         raise OptionError(f"--bootstrap must be at least 1, not {bootstrap}; 1000 is usual.")
+    if seed < 0:
+        raise OptionError(f"--seed must be 0 or more, not {seed}.")
 
     learning = learning_curves(history)
     labelled = [

@@ -77,8 +77,7 @@ class Explanation:
 
     Attributes:
         record: the recording.
-        contract: contract of the first network; those of the others differ at most in the
-            thresholds.
+        contract: contract of the first network, single-label if that of any network is.
         thresholds: ``(C,)`` mean over the ensemble.
         members: ``(M, C)`` probabilities of each network.
         seconds: duration of the part that the networks used, from the start of the recording.
@@ -390,7 +389,8 @@ def explain(
         signal[:, lead] = 0.0
     answers, by_model = zip(*(model.with_attention(signals) for model in models), strict=True)
     weights = {name: np.stack([each[name][0] for each in by_model]) for name in by_model[0]}
-    contract = models[0].contract
+    one_answer = any(model.contract.single_label for model in models)
+    contract = replace(models[0].contract, single_label=one_answer)
     members = np.stack([answer["diagnosis"] for answer in answers])  # (M, 1 + lead, C)
     heads = [name for name in answers[0] if name != "diagnosis"]
     partial = Explanation(

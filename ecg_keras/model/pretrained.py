@@ -102,14 +102,17 @@ def _local(file: str) -> Path | None:
 
 
 def _downloaded(model: Pretrained, address: str) -> Path:
+    import pooch
+    import requests
+
+    cached = Path(pooch.os_cache("ecg-keras")) / model.file
+    if cached.is_file() and sha256_of(cached) == model.sha256:
+        return cached
     if not address:
         raise DownloadError(
             f"{model.name} is not part of this installation; set {ADDRESS} to the URL of a folder"
             f" that holds {model.file}."
         )
-    import pooch
-    import requests
-
     url = f"{address.rstrip('/')}/{model.file}"
     try:
         return Path(

@@ -58,6 +58,8 @@ class ECGClassifier(ClassifierMixin, BaseEstimator):
 
     def fit(self, recordings: Sequence[Any], labels: Sequence[Any]) -> "ECGClassifier":
         """Train on recordings of any form that ``predict_record`` takes, one label each."""
+        if not 2 <= self.folds <= 10:
+            raise OptionError(f"folds must be 2 to 10, not {self.folds}.")
         train = part(self.network, "train")
         if train is None or self.network not in getattr(train, "NETWORKS", {}):
             raise OptionError(

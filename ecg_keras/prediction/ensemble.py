@@ -691,9 +691,13 @@ def predict(
         explainer = explainer_of(ensemble) if explain else None
         form = _form_of(form, csv_file, ensemble[0].contract)
         read: Callable[[str], Record]
+        in_fold = 0
         if store is not None:
             assert fold is not None
-            rows = fold_of_store(opened, contract=ensemble[0].contract, fold=fold)
+            one_answer = any(model.contract.single_label for model in ensemble)
+            contract = replace(ensemble[0].contract, single_label=one_answer)
+            rows = fold_of_store(opened, contract=contract, fold=fold)
+            in_fold = int((opened.folds == fold).sum())
             index = {str(opened.ids[row]): int(row) for row in rows}
 
             def read(name: str) -> Record:
@@ -720,6 +724,12 @@ def predict(
         f"{shown(str(out))}: {count} recording{'s' if count > 1 else ''} answered by"
         f" {len(ensemble)} model{'s' if len(ensemble) > 1 else ''} of {predictions.network}."
     )
+    if in_fold > count:
+        several = ", or several in no known order" if predictions.single_label else ""
+        print(
+            f"{in_fold - count} of the {in_fold} recordings of fold {fold} are left out: they have"
+            f" no label of {shown(predictions.task)}{several}."
+        )
     for notice in notices_of(predictions):
         print(f"warning: {notice}", file=sys.stderr)
     _print_doubts(doubts, out / "warnings.csv")

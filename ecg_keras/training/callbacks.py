@@ -259,7 +259,9 @@ class ChooseEpochs(keras.callbacks.Callback):
             of_part = dict.fromkeys(("val_loss", "val_macro_f1", "val_macro_auc"), np.nan)
             if not self.stoppings[name].stopped_epoch:
                 best.on_epoch_end(epoch, of_part)
-                self.stoppings[name].on_epoch_end(epoch, of_part)
+                score = of_part[best.key]  # nothing would count as better than NaN
+                score = -np.inf if np.isnan(score) else score
+                self.stoppings[name].on_epoch_end(epoch, {best.key: score})
             prefix = name and f"{name}_"
             logs.update({f"{prefix}{key}": value for key, value in of_part.items()})
         self.model.stop_training = all(each.stopped_epoch for each in self.stoppings.values())

@@ -133,6 +133,8 @@ def require_sensible(options: Mapping[str, Any]) -> None:
             raise OptionError(f"{option} must be above 0, not {value}.")
         if name in _NOT_BELOW_0 and not value >= 0:
             raise OptionError(f"{option} must be 0 or more, not {value}.")
+    if options.get("seed", 0) >= 2**31:
+        raise OptionError(f"--seed must be below 2147483648, not {options['seed']}.")
     dropout, test_fold = options.get("dropout", 0.0), options.get("test_fold")
     if not 0 <= dropout < 1:
         raise OptionError(f"--dropout must be at least 0 and below 1, not {dropout}.")
