@@ -30,7 +30,7 @@ MEMORY_NOISE = 1.1
 def main(*, out: Path = Path(__file__).parent, repeats: int = 3, quick: bool = False) -> None:
     """Measure the speed and memory of both networks and of the data path.
 
-    Takes under 20 minutes on two cores that do nothing else.  Ratios are of things run in turn,
+    Takes half an hour or more on two cores that do nothing else.  Ratios are of things run in turn,
     repeat by repeat; every part runs in a process of its own.
 
     Args:
@@ -184,7 +184,7 @@ class Report:
             table(("by", "records/s", "faster"), rows),
             f"{rate.records:,} recordings as long as those of CPSC 2018, 500 to 250 Hz; the start"
             " of the processes is not counted. Two builds at once, each with one worker and of its"
-            " own store, share nothing but the machine: more than theirs it does not have to give."
+            " own store, share only the machine, so their rate together is the most that it can give."
             " The plain form reads with wfdb and writes the same samples, without labels, checks"
             f" and checksums; two workers are {rate.over_plain} as fast.",
         )
@@ -262,7 +262,7 @@ class Report:
         made = ", ".join(f"{name} {value}" for name, value in provenance().items())
         parts = [
             "# Benchmarks",
-            f"Written by `python -m benchmarks` (`make bench`) in {minutes:.0f} minutes;"
+            f"Written by `python -m benchmarks --repeats {repeats}` in {minutes:.0f} minutes;"
             f" {repeats} repeats: median (least–most).",
             made + ".",
             table(("what", "goal", "reached", "met"), goals),

@@ -497,7 +497,7 @@ class Reproduction(reproduction.Reproduction):
         """Draw the t-SNE of one model's features of its test records (Fig. 4).
 
         The features of section V-B: the output of each branch's attention (24 values) and of the
-        attention over all leads (288).
+        attention over all leads (288 by Table VI; section V-B says 24).
         """
         from mlbf_keras.model import load_model
 
