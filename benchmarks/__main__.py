@@ -184,7 +184,7 @@ class Report:
             table(("by", "records/s", "faster"), rows),
             f"{rate.records:,} recordings as long as those of CPSC 2018, 500 to 250 Hz; the start"
             " of the processes is not counted. Two builds at once, each with one worker and of its"
-            " own store, share only the machine, so their rate together is the most that it can give."
+            " own store, share only the machine: their rate together is the most that it can give."
             " The plain form reads with wfdb and writes the same samples, without labels, checks"
             f" and checksums; two workers are {rate.over_plain} as fast.",
         )
