@@ -94,7 +94,8 @@ def read_reference(path: Path) -> dict[str, tuple[int, ...]]:
         LabelError: naming the file and line, if the table is invalid.
     """
     reference: dict[str, tuple[int, ...]] = {}
-    for line, row in read_rows(path, ["Recording", "First_label"]):
+    others = ("Second_label", "Third_label")
+    for line, row in read_rows(path, ["Recording", "First_label"], optional=others):
         where, name = f"{path}, line {line}", row["Recording"]
         if not name:
             raise LabelError(f"{where}: the column Recording is empty; name the record there.")

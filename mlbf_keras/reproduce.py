@@ -95,7 +95,8 @@ def main(
         held_out_records: table3: folder of these recordings.
         extra_store: generated: a store whose records are added to the training set.
         init: pretrained: the model file, or name of a published model, to start from; it must be
-            an MLBF-Net that has seen no record of the store.
+            an MLBF-Net that has seen no record of the store. With --scheduler, every worker needs
+            it under the same path or name.
         record: fig3: the record to draw; by default the first whose only label is normal.
         bootstrap: number of bootstrap resamples for the 95 % intervals.
         scheduler: address of a Dask scheduler, such as tcp://host:8786, each of whose workers

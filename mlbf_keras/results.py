@@ -28,7 +28,7 @@ from ecg_keras.evaluation.predictions import (
 )
 from ecg_keras.evaluation.report import Result, compare, score_predictions
 from ecg_keras.evaluation.scores import class_f1
-from ecg_keras.model.origin import UNSEEN
+from ecg_keras.model.origin import UNKNOWN, UNSEEN
 from ecg_keras.papers import reproduction
 from ecg_keras.papers.jobs import Job
 from ecg_keras.papers.tables import Cell, ResultTable, Spread, as_text
@@ -465,19 +465,20 @@ class Reproduction(reproduction.Reproduction):
             ModelFileError: if it cannot be opened or is not an MLBF-Net.
             OptionError: if it has seen records of the store.
         """
-        from ecg_keras.model.model_files import load_model
+        from ecg_keras.model.model_files import read_origin
 
-        model = load_model(init, networks=("MLBF-Net",))
+        origin = read_origin(init, networks=("MLBF-Net",))
         with Store(self.store) as opened:
-            seen = model.seen(opened.ids.tolist(), opened.dataset) > UNSEEN
-        if seen.any():
+            seen = origin.seen(opened.ids.tolist(), opened.dataset)
+        if (seen > UNSEEN).any():
             raise OptionError(
-                f"{init} has seen {seen.sum():,} of the {len(seen):,} records of {self.store}, on"
-                " which it would be tested; name with --init a model that has seen none of them."
+                f"{init} has seen {(seen > UNSEEN).sum():,} of the {len(seen):,} records of"
+                f" {self.store}, on which it would be tested; name with --init a model that has"
+                " seen none of them."
             )
-        which = "that trained on unknown records"
-        if model.origin is not None:
-            which = "that has seen none of these records"
+        which = "that has seen none of these records"
+        if (seen == UNKNOWN).any():
+            which = "that does not name all records that trained it"
         variants = {"from scratch": Variant(), "pretrained": Variant(init=init)}
         answers = self._cross_validated(variants)
         return ResultTable(

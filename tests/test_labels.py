@@ -53,6 +53,12 @@ def test_the_order_of_cpsc_labels_ships_with_the_package(shared_data: Path) -> N
     assert cpsc_order() == several and len(several) == 476
 
 
+def test_columns_of_a_reference_in_any_letter_case(tmp_path: Path) -> None:
+    path = tmp_path / "REFERENCE.csv"
+    path.write_text("recording,FIRST_LABEL,second_label,third_label\nA0001,5,1,\n")
+    assert read_reference(path) == {"A0001": (4, 0)}
+
+
 def test_reference_by_names(tmp_path: Path) -> None:
     path = write_reference(tmp_path / "r.csv", {"A1": ["rbbb", 2], "A2": ["Normal"], "A3": ["STE"]})
     assert read_reference(path) == {"A1": (4, 1), "A2": (0,), "A3": (8,)}

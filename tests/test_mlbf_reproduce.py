@@ -438,18 +438,26 @@ def write_source(folder: Path, network: str, origin: Origin) -> Path:
     return folder / "source.keras"
 
 
+@pytest.mark.parametrize(
+    ("before", "which"),
+    [
+        (None, "that has seen none of these"),
+        (Origin.unknown(), "that does not name all records that trained it"),
+    ],
+)
 def test_pretrained_weights_against_random_ones(
-    tmp_path: Path, store: Path, calls: list[dict[str, Any]]
+    tmp_path: Path, store: Path, calls: list[dict[str, Any]], before: Origin | None, which: str
 ) -> None:
     out = tmp_path / "out"
-    init = str(write_source(tmp_path, "MLBF-Net", Origin("ptb-xl", ("A0001",), ("A0002",))))
+    origin = Origin("ptb-xl", ("A0001",), ("A0002",), before=before, score=0.5)
+    init = str(write_source(tmp_path, "MLBF-Net", origin))
     main("pretrained", store=store, out=out, init=init, folds=("1", "2"), bootstrap=20, epochs=8)
     assert [call["init"] for call in calls] == [None, None, init, init]
     for option in ("epochs", "batch_size", "validation_fold", "seed"):
         assert [call[option] for call in calls[:2]] == [call[option] for call in calls[2:]]
     rows = rows_of(out / "pretrained.csv")
     assert [row["training"] for row in rows] == ["from scratch", "pretrained"]
-    assert f"{init}, a model that has seen none of these" in (out / "pretrained.md").read_text()
+    assert f"{init}, a model {which}" in (out / "pretrained.md").read_text()
     # MLBF-Net from scratch is that of Table IV.
     main("table4", store=store, out=out, folds=("1", "2"), bootstrap=20, epochs=8)
     assert [call["network"] for call in calls[4:]] == ["BranchNet", "BranchNet"]

@@ -155,6 +155,33 @@ def test_labels_that_no_network_can_learn_or_take(tmp_path: Path) -> None:
             main(source=(source,), out=tmp_path / "s.h5", labels=(labels,), workers=1)
 
 
+def test_a_source_for_testing_beside_unusable_records(tmp_path: Path) -> None:
+    source, georgia, _ = write_sources(tmp_path)
+    own = table(tmp_path / "map.csv", "from,to", [("17338001", "beats"), ("713427006", "block")])
+    options: dict[str, Any] = {"map": own, "test_source": ("georgia",), "workers": 1}
+    with pytest.raises(StoreError, match=r"none is usable; see the reasons in .*s\.rejected\.csv"):
+        main(source=(source, georgia), out=tmp_path / "s.h5", **options)
+    assert (tmp_path / "s.rejected.csv").read_text().count("A000") >= 9
+
+
+def test_a_fold_of_ones_own_replaces_that_of_ptbxl(tmp_path: Path) -> None:
+    """In whichever table it stands."""
+    source = write_ptbxl(tmp_path / "ptbxl", [{"NORM": 100.0}] * 4, hr=False)
+    names = [f"{i:05d}_lr" for i in range(1, 5)]
+    plain = table(
+        tmp_path / "a.csv", "Recording,labels", [(n, "xy"[i % 2]) for i, n in enumerate(names)]
+    )
+    folds = table(
+        tmp_path / "b.csv",
+        "Recording,labels,fold",
+        [(n, "uv"[i % 2], 7) for i, n in enumerate(names)],
+    )
+    for order in ((plain, folds), (folds, plain)):
+        main(source=(source,), out=tmp_path / "s.h5", labels=order, workers=1)
+        with Store(tmp_path / "s.h5") as store:
+            assert store.folds.tolist() == [7] * 4
+
+
 @pytest.mark.parametrize("same", ["all", "one"])
 def test_patients_of_a_source_for_testing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], same: str
@@ -175,7 +202,7 @@ def test_patients_of_a_source_for_testing(
     labels = table(tmp_path / "l.csv", "Recording,labels,patient", rows)
     options: dict[str, Any] = {"fs": 200, "unit": "mV", "workers": 1, "test_source": ("b",)}
     if same == "all":
-        with pytest.raises(StoreError, match="none is left to train on"):
+        with pytest.raises(StoreError, match="their patients are those of --test-source"):
             main(source=tuple(sources), out=tmp_path / "s.h5", labels=(labels,), **options)
         return
     main(source=tuple(sources), out=tmp_path / "s.h5", labels=(labels,), **options)

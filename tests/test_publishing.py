@@ -103,8 +103,8 @@ def test_full_precision_if_half_changes_the_scores(
     [
         ({"test_fold": 3}, "has seen records of fold 3"),
         ({"test_fold": 9}, "has seen records of fold 9"),
-        ({"validation_fold": 3}, "fold 3 did not choose the epoch"),
-        ({"validation_fold": 10}, "fold 10 did not choose the epoch"),
+        ({"validation_fold": 3}, "records of fold 3 did not choose the epoch"),
+        ({"validation_fold": 10}, "records of fold 10 did not choose the epoch"),
         ({"bootstrap": 0}, "--bootstrap must be at least 1"),
     ],
 )

@@ -382,7 +382,8 @@ def test_a_finished_run_of_other_options_or_records_is_not_part_of_another(
     shutil.copytree(moments / "run", tmp_path / "run")
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
     with pytest.raises(OptionError, match="fold_1 .*--batch-size 16, not 8"):
-        train(store, tmp_path / "run", folds=(1, 2), resume=True, batch_size=8)
+        train(store, tmp_path / "run", folds=(2, 1), resume=True, batch_size=8)
+    assert not list((tmp_path / "run").glob("fold_2/*"))
     with (
         Store(write_toy_store(tmp_path / "fewer.h5", lengths=(100,) * 50)) as fewer,
         pytest.raises(OptionError, match=r"fold_1 was started with other records than .*fewer\.h5"),

@@ -82,7 +82,7 @@ def main(
         leave_out: a CSV with a column Recording, such as a test set, of records to leave out,
             with all others of the same patients; by default none.
         test_source: source folders whose records are all for testing: they make up fold 10, and
-            all other records are assigned to folds 1 to 9.
+            all other records are assigned to folds 1 to 9, unless they are of the same patients.
         folds: how records without a fold are assigned to ten folds: stratified by all their
             labels, or random as in the MLBF-Net paper; ptb-xl has its published folds.  Records
             of the same patient always get the same fold.
@@ -187,6 +187,17 @@ def main(
                 )
             num_folds = 9 if test_source else 10
             joined = _assign_folds(writer, num_folds=num_folds, random=folds == "random", seed=seed)
+            if not (writer.folds <= num_folds).any():
+                write_csv(listed, columns, rejected)
+                raise StoreError(
+                    "no record of the other sources is left to train on: "
+                    + (
+                        "their patients are those of --test-source; if only their numbers are the"
+                        " same, name them differently."
+                        if joined
+                        else f"none is usable; see the reasons in {listed}."
+                    )
+                )
             report = [*_counts(writer)] if selection.own else []
             if test_source and joined:
                 report.append(
@@ -244,11 +255,6 @@ def _assign_folds(writer: "StoreWriter", *, num_folds: int, random: bool, seed: 
             else stratified_folds(labels, seed=seed, num_folds=num_folds, patients=of_rest)
         )
     writer.set_folds(folds)
-    if not (folds <= num_folds).any():
-        raise StoreError(
-            "the patients of --test-source have all records, so none is left to train on; name"
-            " the patients of different sources differently."
-        )
     return int(((given == 0) & (folds > 0)).sum()) - len(rest)
 
 

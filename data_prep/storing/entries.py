@@ -292,6 +292,7 @@ def _labelled(entries: list[Entry], tables: list[LabelTable]) -> list[Entry]:
         labels: dict[str, tuple[int, ...]] = {table.task: () for table in tables}
         first: dict[str, int] = {}
         about: dict[str, str | int] = {}
+        where = ""
         for table in tables:
             line = table.lines.get(entry.id)
             if line is None:
@@ -312,15 +313,14 @@ def _labelled(entries: list[Entry], tables: list[LabelTable]) -> list[Entry]:
                 age=entry.age if math.isnan(line.age) else line.age,
                 sex=line.sex or entry.sex,
             )
-            if not (entry.patient and entry.fold):
-                continue
+            where = f"{table.path}, line {line.number}"
+        if any(labels.values()) and entry.patient and entry.fold:
             fold, before = fold_of.setdefault(entry.patient, (entry.fold, entry.id))
             if fold != entry.fold:
                 raise LabelError(
-                    f"{table.path}, line {line.number}: patient {entry.patient} has {entry.id} in"
-                    f" fold {entry.fold} and {before} in fold {fold}, so that training would see a"
-                    " patient it is tested on; correct one of the two, or name two patients"
-                    " differently."
+                    f"{where}: patient {entry.patient} has {entry.id} in fold {entry.fold} and"
+                    f" {before} in fold {fold}, so that training would see a patient it is tested"
+                    " on; correct one of the two, or name two patients differently."
                 )
         made.append(replace(entry, labels=labels, first=first))
     dealt = {entry.id for entry in made if not entry.fold}

@@ -217,21 +217,8 @@ def load_model(path: str | Path, *, networks: tuple[str, ...] | None = None) -> 
             network or layers that no installed package provides.
         DownloadError: if a pretrained model has to be downloaded and cannot be.
     """
-    path = Path(path)
-    if not path.is_file() and str(path) in pretrained_models():
-        path = pretrained_file(str(path))
-    if not path.is_file():
-        raise ModelFileError(
-            f"{path} does not exist; name a .keras file that training wrote, or a model that"
-            " ecg-predict --list-pretrained lists."
-        )
-    layer = _read_contract(path)
+    path, layer = _found(path, networks)
     contract = layer.contract
-    if networks is not None and contract.network not in networks:
-        raise ModelFileError(
-            f"{path} holds {contract.network} and not {' or '.join(networks)}; open it with the"
-            " package that trained it."
-        )
     module = announced().get(contract.network)
     if module is not None:
         import_module(module)
@@ -248,6 +235,39 @@ def load_model(path: str | Path, *, networks: tuple[str, ...] | None = None) -> 
         ) from error
     _require_sizes(path, model, contract)
     return ECGModel(model, contract, path, layer.origin)
+
+
+def read_origin(path: str | Path, *, networks: tuple[str, ...] | None = None) -> Origin:
+    """Read which records trained and selected a model, without building the network.
+
+    Args:
+        path: as for :func:`load_model`, like the other argument and the errors.
+        networks: networks to accept; None for any.
+
+    Returns:
+        The origin; :meth:`Origin.unknown` if the file does not name its records.
+    """
+    return _found(path, networks)[1].origin or Origin.unknown()
+
+
+def _found(path: str | Path, networks: tuple[str, ...] | None) -> tuple[Path, SignalContract]:
+    """Find a model file, and read its contract and origin."""
+    path = Path(path)
+    if not path.is_file() and str(path) in pretrained_models():
+        path = pretrained_file(str(path))
+    if not path.is_file():
+        raise ModelFileError(
+            f"{path} does not exist; name a .keras file that training wrote, or a model that"
+            " ecg-predict --list-pretrained lists."
+        )
+    layer = _read_contract(path)
+    network = layer.contract.network
+    if networks is not None and network not in networks:
+        raise ModelFileError(
+            f"{path} holds {network} and not {' or '.join(networks)}; open it with the package that"
+            " trained it."
+        )
+    return path, layer
 
 
 def load_pretrained(name: str, *, address: str | None = None) -> ECGModel:

@@ -69,10 +69,10 @@ def run_jobs(
     """Run all jobs that are not done yet, and return the folders of all.
 
     First prints how many are already done and how many remain.  A job that fails is retried once
-    from its checkpoint, while the others continue; after a second failure the checkpoint remains
-    for the next command.  Each finished job's folder holds ``unit.json``: the job's function and
-    options, the store's checksum, the time of completion, the duration in seconds, the software
-    versions and the machine.
+    from its checkpoint, while the others continue; after a second failure on this machine the
+    checkpoint remains for the next command.  Each finished job's folder holds ``unit.json``: the
+    job's function and options, the store's checksum, the time of completion, the duration in
+    seconds, the software versions and the machine.
 
     Args:
         jobs: any number, with distinct names.

@@ -51,7 +51,7 @@ class Explainer(Protocol):
 Format = Literal["names", "cpsc2018"]
 
 _DOUBTS_SHOWN = 10
-_CHALLENGE_COLUMNS = {"Recording", "First_label", "Second_label", "Third_label"}
+_CHALLENGE_COLUMNS = {"recording", "first_label", "second_label", "third_label"}
 
 FILES = (
     "answers.csv",
@@ -638,7 +638,7 @@ def _form_of(form: Format | None, csv_file: Path | None, contract: Contract) -> 
         )
     if form is None and csv_file is not None and numbered:
         with open(csv_file, newline="", encoding="utf-8-sig") as file:
-            columns = {column.strip() for column in next(csv.reader(file), ())}
+            columns = {column.strip().casefold() for column in next(csv.reader(file), ())}
         return "cpsc2018" if columns <= _CHALLENGE_COLUMNS else "names"
     return form or "names"
 

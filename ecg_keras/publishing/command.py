@@ -85,8 +85,9 @@ def main(
             )
         if (seen[choosing] != CHOSE).any():
             raise OptionError(
-                f"fold {validation_fold} did not choose the epoch of {model}; give with"
-                " --validation-fold the fold that did."
+                f"records of fold {validation_fold} did not choose the epoch of {model}, or trained"
+                " it or the model of its --init; give with --validation-fold the fold that chose"
+                " its epoch and nothing else."
             )
 
         def predict(each: ECGModel, rows: np.ndarray) -> Predictions:

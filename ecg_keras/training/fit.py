@@ -101,9 +101,17 @@ def train_folds(run: Run, validation: Validation, network: Network, settings: Se
         folds = choose_folds(store, validation.folds, validation.test_fold)
         require_sensible(options)
         folders = [run.out / f"fold_{fold}" for fold in folds]
-        for folder in folders:
+        for fold, folder in zip(folds, folders, strict=True):
             with locked(folder, doing="trained"):
                 require_startable(folder, resume=run.resume)
+                _require_same(
+                    folder,
+                    store,
+                    task,
+                    split(store, task=task, fold=fold, test_fold=validation.test_fold),
+                    settings=replace(settings, seed=settings.seed + fold),
+                    options=options,
+                )
         for fold, folder in zip(folds, folders, strict=True):
             train_fold(
                 store,
@@ -173,7 +181,7 @@ def train_fold(
     with locked(folder, doing="trained"):
         require_startable(folder, resume=resume)
         if state_of(folder) == "finished" and not can_add_epochs(folder, epochs=settings.epochs):
-            _require_finished(folder, store, task, parts, settings=settings, options=options)
+            _require_same(folder, store, task, parts, settings=settings, options=options)
             print(f"fold {fold}: is finished; {folder}")
             return
         keras.backend.clear_session()  # also resets the policy
@@ -213,7 +221,7 @@ def train_fold(
             keras.config.set_dtype_policy("float32")
 
 
-def _require_finished(
+def _require_same(
     folder: Path,
     store: Store,
     task: str,
@@ -222,7 +230,7 @@ def _require_finished(
     settings: Settings,
     options: Mapping[str, Any],
 ) -> None:
-    """Refuse a finished training of other options or records: it is not part of this run."""
+    """Refuse a folder with a training of other options or records: it is not part of this run."""
     path = folder / "args.json"
     if not path.exists():
         return
