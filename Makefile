@@ -7,7 +7,7 @@ DEMO = runs/demo
 # infarction, left bundle branch block, atrial fibrillation, hypertrophy or an ST-T change.
 TRY = 9 63 180 7221 1219 116
 PTBXL = https://physionet.org/files/ptb-xl/1.0.3/
-NETWORK = mrm-net-ptbxl-all
+NETWORK = mrm-net-ptbxl-superdiagnostic
 
 .PHONY: help try demo test test-all test-lowest lint bench docs clean
 
