@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN = .venv/bin
 DEMO = runs/demo
 
-# The first record of PTB-XL's test fold that is labelled as normal, and as nothing but myocardial
-# infarction, left bundle branch block, atrial fibrillation, hypertrophy or an ST-T change.
-TRY = 9 63 180 7221 1219 116
+# Of PTB-XL's test fold, the first record that is labelled as normal, as nothing but myocardial
+# infarction, left bundle branch block, hypertrophy or an ST-T change, and with atrial fibrillation
+# beside one superclass.
+TRY = 9 63 180 318 1219 116
 PTBXL = https://physionet.org/files/ptb-xl/1.0.3/
 NETWORK = mrm-net-ptbxl-superdiagnostic
 
