@@ -95,7 +95,7 @@ def _shown(parameter: inspect.Parameter) -> Any:
     if not isinstance(spec, PrimitiveConstructorSpec):
         return kind
     metavar = re.sub(r"\{?\[(.+?) \[.*", r"\1 ...", spec.metavar)  # [PATH [PATH ...]]
-    metavar = re.sub(r"\{.{50,}\}", "NAME", metavar)  # would fill lines
+    metavar = re.sub(r"\{.{60,}\}", "NAME", metavar)  # would fill lines
     if parameter.default is None:
         metavar = metavar.removeprefix("none|")
     marks: tuple[Any, ...] = ()
