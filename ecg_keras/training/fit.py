@@ -101,26 +101,26 @@ def train_folds(run: Run, validation: Validation, network: Network, settings: Se
         folds = choose_folds(store, validation.folds, validation.test_fold)
         require_sensible(options)
         folders = [run.out / f"fold_{fold}" for fold in folds]
-        for fold, folder in zip(folds, folders, strict=True):
+        of_folds = [
+            (
+                split(store, task=task, fold=fold, test_fold=validation.test_fold),
+                replace(settings, seed=settings.seed + fold),
+            )
+            for fold in folds
+        ]
+        for folder, (parts, of_fold) in zip(folders, of_folds, strict=True):
             with locked(folder, doing="trained"):
                 require_startable(folder, resume=run.resume)
-                _require_same(
-                    folder,
-                    store,
-                    task,
-                    split(store, task=task, fold=fold, test_fold=validation.test_fold),
-                    settings=replace(settings, seed=settings.seed + fold),
-                    options=options,
-                )
-        for fold, folder in zip(folds, folders, strict=True):
+                _require_same(folder, store, task, parts, settings=of_fold, options=options)
+        for fold, folder, (parts, of_fold) in zip(folds, folders, of_folds, strict=True):
             train_fold(
                 store,
                 folder=folder,
                 fold=fold,
                 task=task,
-                parts=split(store, task=task, fold=fold, test_fold=validation.test_fold),
+                parts=parts,
                 network=network,
-                settings=replace(settings, seed=settings.seed + fold),
+                settings=of_fold,
                 options=options,
                 resume=run.resume,
                 keep_last=True,
