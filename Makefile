@@ -1,4 +1,4 @@
-# Three commands matter: `make try`, `make demo` and `make test`.  They need Python 3.11 or later.
+# Three commands matter: `make try`, `make demo` and `make test`.  They need Python 3.11 to 3.13.
 PYTHON ?= python3
 BIN = .venv/bin
 DEMO = runs/demo

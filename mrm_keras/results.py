@@ -452,13 +452,13 @@ class Reproduction(reproduction.Reproduction):
 
     def _caption(self, task: str, selection: Selection, num_scored: int) -> dict[str, Any]:
         validation, test = self.protocol.validation_fold, self.protocol.test_fold
-        records = f"on the {num_scored:,} records of {task} in fold"
+        records = f"on the {num_scored:,} records of the task {task} in fold"
         if test is None:
             scored = f"{records} {validation}, which also chose the epoch"
         elif selection == "test" or len(self.selections) > 1:
             scored = f"{records} {test}"
         else:
-            scored = f"{records} {test}, which chose nothing"
+            scored = f"{records} {test}, which were not used for selection"
         return {"scored": scored, "selected_on_test": "test" in self.selections}
 
     def _notes(self, task: str, variants: Iterable[Variant]) -> tuple[str, ...]:

@@ -231,7 +231,7 @@ class TestReport:
         assert not re.search(r"https?:|url\(|@import|<script", text)
         words = " ".join(page.words)
         for said in (
-            "Macro-F1 over classes, one answer a record",
+            "Macro-F1 over classes, one label per record",
             "Mean per-record F1, at 0.5",
             "Label accuracy, at 0.5",
             "CPSC 2018 challenge score",

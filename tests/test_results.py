@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from ecg_keras.evaluation.predictions import load_predictions
+from ecg_keras.evaluation.predictions import Predictions, load_predictions
+from ecg_keras.evaluation.report import score_predictions
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -41,16 +42,26 @@ ROWS = list(rows())
 NAMES = [f"{table.parent.name}-{table.stem}-{next(iter(row.values()))}" for table, row in ROWS]
 
 
-@pytest.mark.parametrize(("table", "row"), ROWS, ids=NAMES)
-def test_a_row_follows_from_its_predictions(table: Path, row: dict[str, str]) -> None:
+def predictions_of(table: Path, row: dict[str, str]) -> list[Predictions]:
+    """The predictions behind a row, one for each seed."""
     name = next(iter(row.values()))
     if "AUC" in row:
         # One seed has no spread.
         seeds = "*" if row["AUC SD"] else "0"
         task = table.stem.rpartition("_")[2]
-        stem = f"{STEMS.get(name, name)}_{task}_seed={seeds}"
-        found = [load_predictions(path) for path in table.parent.glob(f"predictions/{stem}.npz")]
-        scores = []
+        stem = f"predictions/{STEMS.get(name, name)}_{task}_seed={seeds}"
+    else:
+        stem = HOSPITALS.get(name, name.replace("λ = ", "lambda=").replace(" ", "-"))
+        stem = f"predictions/{table.stem}/{stem}"
+    return [load_predictions(path) for path in sorted(table.parent.glob(f"{stem}.npz"))]
+
+
+@pytest.mark.parametrize(("table", "row"), ROWS, ids=NAMES)
+def test_a_row_follows_from_its_predictions(table: Path, row: dict[str, str]) -> None:
+    name = next(iter(row.values()))
+    found = predictions_of(table, row)
+    scores = []
+    if "AUC" in row:
         for answers in found:
             assert answers.labels is not None
             present = answers.labels.any(axis=0)
@@ -59,9 +70,7 @@ def test_a_row_follows_from_its_predictions(table: Path, row: dict[str, str]) ->
             )
         figure, digits = float(row["AUC"]), 4
     else:
-        stem = name.replace("λ = ", "lambda=").replace(" ", "-")
-        stem = HOSPITALS.get(name, stem)
-        answers = load_predictions(table.parent / "predictions" / table.stem / f"{stem}.npz")
+        (answers,) = found
         called = answers.probabilities.argmax(axis=1)
         truth = answers.first_labels
         if truth is None:  # one answer against all labels
@@ -72,6 +81,24 @@ def test_a_row_follows_from_its_predictions(table: Path, row: dict[str, str]) ->
     assert scores and figure == pytest.approx(np.mean(scores), abs=1e-6)
     lines = [line for line in TEXT.splitlines() if line.startswith(f"| {name} |")]
     assert any(f" {figure:.{digits}f} " in line for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("table", "row"), ROWS, ids=NAMES)
+def test_its_interval_follows_too(table: Path, row: dict[str, str]) -> None:
+    name = next(iter(row.values()))
+    (answers,) = predictions_of(table, row)
+    result = score_predictions(answers, path=table, name=name, labels_from="")
+    score, column, digits = "macro_auc", "AUC [95 %]", 4
+    if "AUC" not in row:
+        score = f"macro_f1_{'first' if answers.first_labels is not None else 'any'}_label"
+        (column,) = (column for column in row if column.endswith("macro-F1 [95 %]"))
+        digits = 3
+    low, high = (float(row[f"{column} {side}"]) for side in ("low", "high"))
+    np.testing.assert_allclose(result.intervals[score], [low, high], atol=1e-9)
+    shown = f"{float(row[column]):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    lines = [line for line in TEXT.splitlines() if line.startswith(f"| {name} |")]
+    assert any(shown in line for line in lines)
 
 
 def test_there_are_rows() -> None:

@@ -470,6 +470,47 @@ class TestBootstrap:
         np.testing.assert_allclose(interval, np.percentile(differences, [2.5, 97.5]))
         assert interval[0] > 0  # the second is better beyond doubt
 
+    def test_every_resample_averages_over_the_same_classes(self) -> None:
+        """A class that is not drawn keeps its score over all records, whoever else answered it."""
+        random = np.random.default_rng(5)
+        truth = np.r_[random.integers(3, size=58), 3, 3]
+        probabilities = random.random((60, 4))
+        probabilities[truth == 3, 3] = 0  # the rare class is never found
+        labels, draws = np.eye(4, dtype=int)[truth], random.integers(60, size=(200, 60))
+        counts = np.stack([np.bincount(drawn, minlength=60) for drawn in draws])
+        scored = all_scores(
+            labels,
+            truth,
+            probabilities,
+            thresholds=np.full(4, 0.5),
+            single_label=True,
+            cpsc=False,
+            counts=counts,
+        )
+        lacking = [drawn for drawn in draws if 3 not in truth[drawn]]
+        assert 10 < len(lacking) < 190
+
+        answers = probabilities.argmax(axis=1)
+        auc_of_all = metrics.roc_auc_score(truth == 3, probabilities[:, 3])
+        for drawn, mean_f1, mean_auc in zip(
+            draws, scored["macro_f1_first_label"], scored["macro_auc"], strict=True
+        ):
+            f1 = metrics.f1_score(
+                truth[drawn],
+                answers[drawn],
+                average=None,
+                labels=range(4),
+                zero_division=0,
+            )
+            assert mean_f1 == pytest.approx(f1.mean())
+            auc = [
+                metrics.roc_auc_score(truth[drawn] == c, probabilities[drawn, c])
+                if c in truth[drawn]
+                else auc_of_all
+                for c in range(4)
+            ]
+            assert mean_auc == pytest.approx(np.mean(auc))
+
 
 class TestBadInput:
     def test_shapes_that_disagree(self) -> None:

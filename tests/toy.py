@@ -16,7 +16,7 @@ FS = 50.0
 
 
 def toy_contract(**changes: Any) -> Contract:
-    """A contract of the toy network: 2 s at 50 Hz, three classes, one answer a record."""
+    """A contract of the toy network: 2 s at 50 Hz, three classes, one label per record."""
     fields: dict[str, Any] = {
         "network": "Toy",
         "task": "cpsc2018",

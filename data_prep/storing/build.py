@@ -267,7 +267,7 @@ def _choose_main_labels(writer: "StoreWriter", several_labels: str) -> Iterator[
         unknown = int(((labels.sum(axis=1) > 1) & (main_labels(labels, first) < 0)).sum())
         if not unknown:
             continue
-        does = "networks with one answer a record leave them out (--several-labels)"
+        does = "networks with one label per record leave them out (--several-labels)"
         if several_labels == "rarest":
             writer.set_first_labels(task, rarest_labels(labels, first))
             does = "the rarest of them is the main one"

@@ -37,7 +37,7 @@ from ecg_keras.model.origin import CHOSE, TRAINED, UNKNOWN, UNSEEN, facts_rows, 
 # Title and definition of each overall score, in the order of the report.
 SCORES = {
     "macro_f1_first_label": (
-        "Macro-F1 over classes, one answer a record",
+        "Macro-F1 over classes, one label per record",
         "F1 of each class, averaged over all classes with equal weight; the answer is the most"
         " probable class, the truth the record's first label. MLBF-Net's macro-F1.",
     ),
@@ -449,7 +449,9 @@ def _blocks(
         Definitions(tuple(SCORES[key] for key in used) + _CLASS_COLUMNS),
         Paragraph(
             f"Intervals are 95 % percentile intervals of {resamples:,} bootstrap resamples of"
-            f" {_resampled(results)} (seed {seed}). They show how much the scores would vary with"
+            f" {_resampled(results)} (seed {seed}). A mean over classes takes the same classes in"
+            " every resample: one that a resample lacks keeps its score over all records. The"
+            " intervals show how much the scores would vary with"
             " other records of the same kind, not with another training of the network."
         ),
     ]

@@ -252,8 +252,9 @@ def cpsc_scores(
 
     Returns:
         ``f1`` ``(R, 9)``, the F1 of each class, NaN for a class that is neither the truth nor the
-        answer of any record; ``score`` ``(R,)``, their mean, NaN unless all nine classes occur; and
-        ``(R,)`` the F1 of each of :data:`CPSC_GROUPS` by its name.
+        answer of any record; ``score`` ``(R,)``, their mean as in :func:`all_scores`, NaN
+        unless all nine classes occur; and ``(R,)`` the F1 of each of :data:`CPSC_GROUPS` by its
+        name.
     """
     labels, answers = np.asarray(labels), np.asarray(answers)
     if labels.shape[1:] != (9,):
@@ -267,9 +268,10 @@ def cpsc_scores(
     rows = np.where(right, called, one_hot(first_labels, 9)).astype(np.float64)
     hits = counts @ (rows * called)
     margins = counts @ rows + counts @ called
-    f1 = _ratio(2 * hits, margins, undefined=np.nan)
-    everywhere = bool((rows + called).any(axis=0).all())
-    scores = {"score": _mean_over_defined(f1) if everywhere else np.full(len(f1), np.nan), "f1": f1}
+    f1, score = _with_mean(_class_f1, rows, called, counts)
+    occurs = (rows + called).any(axis=0)
+    f1[:, ~occurs] = np.nan
+    scores = {"score": score if occurs.all() else np.full(len(f1), np.nan), "f1": f1}
     for name, group in CPSC_GROUPS.items():
         members = list(group)
         scores[name] = _ratio(
@@ -319,7 +321,8 @@ def all_scores(
         and at 0.5, for a multi-label network), ``macro_auc``, ``label_accuracy``, ``record_f1``,
         ``brier_score``, ``cpsc_score``, ``cpsc_AF`` and so on for the other :data:`CPSC_GROUPS`;
         and arrays ``(R, C)``: ``class_f1``, for the kind of answer that the network gives, and
-        ``class_auc``.
+        ``class_auc``.  A mean over classes takes the same classes in every resample: one that a
+        resample lacks keeps its score over all records.
     """
     _require_fit(labels, probabilities)
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
@@ -330,22 +333,20 @@ def all_scores(
 
     if first_labels is not None:
         truth = one_hot(first_labels, labels.shape[1])
-        scores["class_f1"] = _class_f1(truth, answers, counts)
-        scores["macro_f1_first_label"] = _mean_over_defined(scores["class_f1"])
+        scores["class_f1"], macro_f1 = _with_mean(_class_f1, truth, answers, counts)
+        scores["macro_f1_first_label"] = macro_f1
     elif single_label:
-        scores["class_f1"] = _class_f1(labels, answers, counts)
-        scores["macro_f1_any_label"] = _mean_over_defined(scores["class_f1"])
+        scores["class_f1"], macro_f1 = _with_mean(_class_f1, labels, answers, counts)
+        scores["macro_f1_any_label"] = macro_f1
     if not single_label:
-        scores["class_f1"] = _class_f1(labels, probabilities >= thresholds, counts)
-        scores["macro_f1_thresholds"] = _mean_over_defined(scores["class_f1"])
-        scores["macro_f1_half"] = _mean_over_defined(
-            _class_f1(labels, probabilities >= 0.5, counts)
-        )
+        _, scores["macro_f1_half"] = _with_mean(_class_f1, labels, probabilities >= 0.5, counts)
+        found = probabilities >= thresholds
+        scores["class_f1"], macro_f1 = _with_mean(_class_f1, labels, found, counts)
+        scores["macro_f1_thresholds"] = macro_f1
     one_answer = single_label and first_labels is not None
     error = probabilities.astype(np.float64) - (truth if one_answer else labels)
     scores["brier_score"] = counts @ (error**2).mean(axis=1) / totals
-    scores["class_auc"] = _class_auc(labels, probabilities, counts)
-    scores["macro_auc"] = _mean_over_defined(scores["class_auc"])
+    scores["class_auc"], scores["macro_auc"] = _with_mean(_class_auc, labels, probabilities, counts)
     scores["record_f1"] = counts @ _record_f1(labels, probabilities) / totals
     scores["label_accuracy"] = counts @ _record_accuracy(labels, probabilities) / totals
     if cpsc and first_labels is not None:
@@ -514,6 +515,22 @@ def _class_auc(labels: np.ndarray, probabilities: np.ndarray, counts: np.ndarray
         pairs = num_positives * (counts.sum(axis=1) - num_positives)
         areas[:, c] = _ratio(beaten - num_positives**2 / 2, pairs, undefined=np.nan)
     return areas
+
+
+def _with_mean(
+    class_score: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    labels: np.ndarray,
+    answers: np.ndarray,
+    counts: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score each class ``(R, C)``, and their mean ``(R,)`` over the same classes in every resample.
+
+    A class that a resample lacks enters the mean with its score over all records.  Left out, a
+    rare class that is never found would raise the mean of just those resamples that lack it.
+    """
+    all_records, *_ = class_score(labels, answers, _once(labels))
+    by_class = class_score(labels, answers, counts)
+    return by_class, _mean_over_defined(np.where(np.isnan(by_class), all_records, by_class))
 
 
 def _record_f1(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import OptionError
 from data_prep.files import read_json
@@ -15,6 +15,9 @@ from ecg_keras.evaluation.document import Block, Facts, Heading, Notes, Paragrap
 from ecg_keras.evaluation.report import Result, score_tables
 from ecg_keras.model.origin import ModelFacts, generated_notice
 from ecg_keras.model.pretrained import file_name
+
+if TYPE_CHECKING:
+    from ecg_keras.model.contract import Contract
 
 _DATASETS = {
     "ptb-xl": (
@@ -29,8 +32,8 @@ _DATASETS = {
 
 _USE = (
     "Research on ECG classification: as a baseline, as the start of a training on other labels"
-    " (--init), to look at what such networks respond to, and to sort recordings before people read"
-    " them, after it was tested on recordings of the same kind.",
+    " (--init), to look at what such networks respond to, and, once tested on recordings of the"
+    " same kind, to prioritise recordings for human reading.",
     "Twelve-lead resting ECGs of adults. Rate, unit and order of the leads are converted when a"
     " recording is read.",
 )
@@ -39,10 +42,18 @@ _MISUSE = (
     " rest on them.",
     "The scores hold for records from the same source. With other devices, filters, populations or"
     " ways of labelling they will be lower, and thresholds have to be fitted again.",
-    "Labels are those of the data set, with its errors. A class that is rare there is answered"
-    " badly; the tables say how many records each score rests on.",
+    "Labels are those of the data set, with its errors. A class that is rare there is"
+    " predicted badly; the tables say how many records each score rests on.",
     "Exercise ECGs, long-term recordings, paced rhythms other than those in the data, children and"
     " animals were not tested.",
+)
+
+
+_TASKS = ("all", "diagnostic", "subdiagnostic", "superdiagnostic", "form", "rhythm")
+_CODES = (
+    "Names of classes are the codes of PTB-XL's scp_statements.csv; its superclasses are NORM"
+    " normal, MI myocardial infarction, STTC ST-T change, CD conduction disturbance and HYP"
+    " hypertrophy."
 )
 
 
@@ -94,6 +105,7 @@ def write_card(
     name: str,
     *,
     result: Result,
+    contract: "Contract",
     training: Training,
     trained_by: str,
     parameters: int,
@@ -105,6 +117,7 @@ def write_card(
     Args:
         name: name of the published model.
         result: its scores on records it has not seen.
+        contract: what the model expects of a recording.
         training: how it was trained.
         trained_by: the command that trained it.
         parameters: number of the network's weights.
@@ -123,11 +136,12 @@ def write_card(
         Facts(
             (
                 ("File", f"{file_name(name)}, {megabytes:.1f} MB, {parameters:,} weights"),
+                ("Input", _input(contract)),
                 *_training_facts(model, training, trained_by),
             )
         ),
         Heading("Use"),
-        Notes(_USE),
+        Notes((f"ecg-predict --pretrained {name} --records FOLDER --out OUT", *_USE)),
         Heading("Misuse"),
         Notes(_MISUSE),
         Heading("Data"),
@@ -137,6 +151,15 @@ def write_card(
         *score_tables(result),
     ]
     return markdown(name, blocks, notices=generated_notice([model]))
+
+
+def _input(contract: "Contract") -> str:
+    seconds = contract.input_length / contract.sampling_rate
+    shorter = {"pad": "zero-padded at the end", "stretch": "resampled up"}[contract.fit]
+    return (
+        f"12 leads, {seconds:g} s at {contract.sampling_rate:g} Hz; of longer recordings the first"
+        f" {seconds:g} s are used, shorter ones are {shorter}"
+    )
 
 
 def _training_facts(
@@ -173,8 +196,10 @@ def _data(model: ModelFacts, result: Result) -> Iterator[str]:
     for dataset in model.dataset.split(" and "):
         yield _DATASETS.get(dataset, f"{dataset or 'unnamed'}: recordings of the publisher's own.")
     yield (
-        f"{model.trained:,} records trained the network, {model.chose:,} others chose the epoch and"
-        f" the thresholds, and {len(result.predictions.ids):,} others, which chose nothing, were"
-        " scored."
+        f"The network was trained on {model.trained:,} records; its epoch and thresholds were"
+        f" selected on {model.chose:,} others, and it was scored on a further"
+        f" {len(result.predictions.ids):,}."
     )
     yield f"The scored labels are from {result.labels_from}."
+    if model.dataset == "ptb-xl" and result.predictions.task in _TASKS:
+        yield _CODES

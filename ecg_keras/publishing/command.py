@@ -125,6 +125,7 @@ def main(
         text = write_card(
             name,
             result=result,
+            contract=published.contract,
             training=training,
             trained_by=trained_by,
             parameters=published.network.count_params(),
@@ -138,8 +139,8 @@ def main(
     print(f"{out / file}\n{out / card}")
     print("The line for the list of published models:")
     print(
-        f"{name},{digest},{contract.network} on {full.facts.dataset} {contract.task}"
-        f" ({len(contract.class_names)} classes); macro-AUC {auc:.4f} on fold {test_fold}"
+        f"{name},{digest},{contract.network} for {contract.task} ({len(contract.class_names)}"
+        f" classes) trained on {full.facts.dataset}; macro-AUC {auc:.4f} on fold {test_fold}"
     )
 
 

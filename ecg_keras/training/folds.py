@@ -97,7 +97,7 @@ def with_main_labels(store: Store, parts: Parts, *, task: str) -> Parts:
         if not len(part):
             raise StoreError(
                 f"{store.path} has no {_CALLED[name]} record with one label of {task}, or"
-                " several in a known order, as a network with one answer a record needs; build it"
+                " several in a known order, as a network with one label per record needs; build it"
                 " again with --several-labels rarest, or train a network with several answers."
             )
     return replace(parts, **kept)
