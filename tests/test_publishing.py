@@ -82,7 +82,8 @@ def test_model_and_card(
 
     line = capsys.readouterr().out.splitlines()[-1]
     digest = hashlib.sha256((tmp_path / "toy_of_three.keras").read_bytes()).hexdigest()
-    assert line.startswith(f"toy-of-three,{digest},Toy on cpsc2018 cpsc2018 (3 classes); macro-AUC")
+    described = "Toy for cpsc2018 (3 classes) trained on cpsc2018; macro-AUC"
+    assert line.startswith(f"toy-of-three,{digest},{described}")
 
 
 def test_full_precision_if_half_changes_the_scores(
