@@ -29,14 +29,16 @@ def main(
     epochs: int = 50,
     batch_size: int = 128,
     seed: int = 0,
-    checkpoint: Path = Path("leaderboard"),
+    checkpoint: Path | None = None,
 ) -> None:
     """Train a network by the recipe of the PTB-XL benchmark and score it beside its leaderboard.
 
     Strodthoff 2021 (arXiv 2004.13701) and its code: folds 1 to 8 train; AdamW with weight decay
     0.01 in one cycle up to 0.01; from each record a random crop of 2.5 s an epoch.  The last epoch
     is scored on folds 9 and 10, by the maximum over windows of 2.5 s with half overlap; nothing is
-    chosen.  What differs: Adam's momentum is constant, and weights begin as in PyTorch.
+    chosen.  What differs: Adam's momentum is constant, weights begin as in PyTorch, and the store
+    is of the release it was built from (the leaderboard's: 1.0.1).  The leaderboard's inception1d
+    ends in a pooling of maximum and mean with two linear layers, InceptionTime in mean and one.
 
     Args:
         store: of PTB-XL at 100 Hz.
@@ -45,7 +47,8 @@ def main(
         epochs: passes over the training records.
         batch_size: crops per step.
         seed: of weights, dropout and crops.
-        checkpoint: folder from which an interrupted training resumes, removed at the end.
+        checkpoint: folder from which an interrupted training resumes, removed at the end; by
+            default named after the options.
 
     Raises:
         OptionError: if the leaderboard does not have the network or the task.
@@ -56,6 +59,9 @@ def main(
             f"the leaderboard has no figure for {network} on {task}; choose --task from"
             f" {', '.join(BENCHMARK_AUC)} and --network from {', '.join(BENCHMARK_AUC['all'])}."
         )
+    if checkpoint is None:
+        options = map(str, (network, task, epochs, batch_size, seed))
+        checkpoint = Path("_".join(["leaderboard", *options]))
     keras.utils.set_random_seed(seed)
     with Store(store) as opened:
         records = opened.records_of(task)

@@ -450,7 +450,7 @@ class Reproduction(reproduction.Reproduction):
             scored=self._scored_on(answers["real records alone"]),
             notes=(
                 "Generated records train only; validation and test records are real. Both rows"
-                " may take equally many steps.",
+                " may take about equally many steps.",
                 *self._notes(answers["real records alone"]),
             ),
         )

@@ -236,7 +236,7 @@ class Reproduction(reproduction.Reproduction):
         return table.with_columns(
             {"seconds per epoch": seconds, "published, RTX 3080": paper.TABLE_VII_SECONDS},
             "Seconds per epoch: time of the whole training, with tracing and validation, divided by"
-            " its epochs.",
+            " its epochs. The paper's times are taken as those of an epoch; it does not say.",
         )
 
     def fig5(self, variant: Variant) -> tuple[ResultTable, Figure]:

@@ -471,11 +471,11 @@ class TestBootstrap:
         assert interval[0] > 0  # the second is better beyond doubt
 
     def test_every_resample_averages_over_the_same_classes(self) -> None:
-        """A class that is not drawn keeps its score over all records, whoever else answered it."""
+        """A class that is not drawn keeps its score over all records, even if answered falsely."""
         random = np.random.default_rng(5)
         truth = np.r_[random.integers(3, size=58), 3, 3]
         probabilities = random.random((60, 4))
-        probabilities[truth == 3, 3] = 0  # the rare class is never found
+        probabilities[truth == 3, 3] = 0, 1  # one of two is found
         labels, draws = np.eye(4, dtype=int)[truth], random.integers(60, size=(200, 60))
         counts = np.stack([np.bincount(drawn, minlength=60) for drawn in draws])
         scored = all_scores(
@@ -492,6 +492,8 @@ class TestBootstrap:
 
         answers = probabilities.argmax(axis=1)
         auc_of_all = metrics.roc_auc_score(truth == 3, probabilities[:, 3])
+        f1_of_all = metrics.f1_score(truth == 3, answers == 3)
+        assert any((answers[drawn] == 3).any() for drawn in lacking)
         for drawn, mean_f1, mean_auc in zip(
             draws, scored["macro_f1_first_label"], scored["macro_auc"], strict=True
         ):
@@ -502,6 +504,7 @@ class TestBootstrap:
                 labels=range(4),
                 zero_division=0,
             )
+            f1[3] = f1[3] if 3 in truth[drawn] else f1_of_all
             assert mean_f1 == pytest.approx(f1.mean())
             auc = [
                 metrics.roc_auc_score(truth[drawn] == c, probabilities[drawn, c])

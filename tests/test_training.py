@@ -340,6 +340,12 @@ def test_fitting_stops_when_patience_ends(
     assert len(read_history(folder / "history.csv")["epoch"]) == epochs
 
 
+def test_a_cycle_is_trained_to_its_end(store: Store, tmp_path: Path) -> None:
+    """Stopped by its patience, it would never lower the rate."""
+    folder = train(store, tmp_path, epochs=6, patience=1, schedule="one-cycle", learning_rate=1e-30)
+    assert len(read_history(folder / "history.csv")["epoch"]) == 6
+
+
 TRAINED = np.arange(2, 60, 10)
 
 

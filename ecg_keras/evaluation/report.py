@@ -94,7 +94,7 @@ SCORES = {
     "brier_score": (
         "Brier score",
         "Mean squared difference between the probabilities and the labels, 0 or 1, over records and"
-        " classes; lower is better.",
+        " classes; for a network with one label per record, its first label. Lower is better.",
     ),
     "calibration_error": (
         "Expected calibration error",
@@ -301,8 +301,8 @@ def compare(base: Result, other: Result, *, resamples: int, seed: int) -> Differ
         seed: seed of the resampling.
 
     Returns:
-        The differences of the scores that both have; None unless both have the same records,
-        classes and labels.
+        The differences of the scores that both have, of the Brier score only if both are held
+        against the same labels; None unless both have the same records, classes and labels.
     """
     order = np.argsort(base.predictions.ids), np.argsort(other.predictions.ids)
     first, second = _rows(base.predictions, order[0]), _rows(other.predictions, order[1])
@@ -331,6 +331,7 @@ def compare(base: Result, other: Result, *, resamples: int, seed: int) -> Differ
             key: Estimate.of(other.values[key] - base.values[key], intervals[key], signed=True)
             for key in SCORES
             if key in base.values and key in other.values and key in intervals
+            if key != "brier_score" or _by_first_label(base) == _by_first_label(other)
         },
     )
 
@@ -450,9 +451,10 @@ def _blocks(
         Paragraph(
             f"Intervals are 95 % percentile intervals of {resamples:,} bootstrap resamples of"
             f" {_resampled(results)} (seed {seed}). A mean over classes takes the same classes in"
-            " every resample: one that a resample lacks keeps its score over all records. The"
-            " intervals show how much the scores would vary with"
-            " other records of the same kind, not with another training of the network."
+            " every resample: one that a resample lacks keeps its score over all records, so a"
+            " class of a handful of records hardly widens the interval. The intervals show how much"
+            " the scores would vary with other records of the same kind, not with another training"
+            " of the network."
         ),
     ]
     return blocks

@@ -268,7 +268,12 @@ def cpsc_scores(
     rows = np.where(right, called, one_hot(first_labels, 9)).astype(np.float64)
     hits = counts @ (rows * called)
     margins = counts @ rows + counts @ called
-    f1, score = _with_mean(_class_f1, rows, called, counts)
+
+    def class_f1(labels: np.ndarray, called: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        f1 = _ratio(2 * (counts @ (rows * called)), counts @ (rows + called))
+        return _where_drawn(f1, labels, counts)
+
+    f1, score = _with_mean(class_f1, one_hot(first_labels, 9), called, counts)
     occurs = (rows + called).any(axis=0)
     f1[:, ~occurs] = np.nan
     scores = {"score": score if occurs.all() else np.full(len(f1), np.nan), "f1": f1}
@@ -489,10 +494,16 @@ def _resample(groups: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndar
 
 def _class_f1(labels: np.ndarray, predicted: np.ndarray, counts: np.ndarray) -> np.ndarray:
     labels, predicted = np.asarray(labels, np.float64), np.asarray(predicted, np.float64)
-    either = labels + predicted
-    f1 = _ratio(2 * (counts @ (labels * predicted)), counts @ either, undefined=np.nan)
-    f1[:, ~either.any(axis=0)] = 0
-    return f1
+    f1 = _ratio(2 * (counts @ (labels * predicted)), counts @ (labels + predicted))
+    return _where_drawn(f1, labels, counts)
+
+
+def _where_drawn(f1: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Set the F1 of a class to NaN in resamples that lack it, although some record has it.
+
+    The labels alone decide, so that two networks are averaged over the same classes.
+    """
+    return np.where((counts @ labels == 0) & labels.any(axis=0), np.nan, f1)
 
 
 def _class_auc(labels: np.ndarray, probabilities: np.ndarray, counts: np.ndarray) -> np.ndarray:

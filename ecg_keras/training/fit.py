@@ -316,7 +316,9 @@ def _fit(
         for name, batches in zip(validating, validations, strict=True)
     }
     best = bests[""]
-    choose = ChooseEpochs(bests, patience=settings.patience)
+    # Stopped early, a cycle would never lower the rate.
+    patience = settings.epochs if settings.schedule == "one-cycle" else settings.patience
+    choose = ChooseEpochs(bests, patience=patience)
     checkpoint = Checkpoint(folder, counters=choose.counters, epochs=settings.epochs)
     # Keras' own count of epochs would start at 0 in a resumed training.
     in_order = keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: train.start_epoch(e))
