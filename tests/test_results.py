@@ -42,6 +42,12 @@ ROWS = list(rows())
 NAMES = [f"{table.parent.name}-{table.stem}-{next(iter(row.values()))}" for table, row in ROWS]
 
 
+def interval(row: dict[str, str], column: str, *, digits: int) -> str:
+    """A score with its interval, as a table shows them."""
+    value, low, high = (float(row[column + side]) for side in ("", " low", " high"))
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
 def predictions_of(table: Path, row: dict[str, str]) -> list[Predictions]:
     """The predictions behind a row, one for each seed."""
     name = next(iter(row.values()))
@@ -96,9 +102,20 @@ def test_its_interval_follows_too(table: Path, row: dict[str, str]) -> None:
         digits = 3
     low, high = (float(row[f"{column} {side}"]) for side in ("low", "high"))
     np.testing.assert_allclose(result.intervals[score], [low, high], atol=1e-9)
-    shown = f"{float(row[column]):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    shown = interval(row, column, digits=digits)
     lines = [line for line in TEXT.splitlines() if line.startswith(f"| {name} |")]
     assert any(shown in line for line in lines)
+
+
+def test_the_first_table_repeats_those_below() -> None:
+    first = TEXT[TEXT.index("## PTB-XL in one table") :].split("\n## ", 2)[0]
+    cells = [[cell.strip() for cell in line.split("|")] for line in first.splitlines()]
+    shown = [(row[2].removesuffix(", constant rate"), row[4]) for row in cells if len(row) > 4][2:]
+    assert len(shown) > 5
+    ours = {
+        (row["network"], interval(row, "AUC [95 %]", digits=3)) for _, row in ROWS if "AUC" in row
+    }
+    assert set(shown) <= ours
 
 
 def test_there_are_rows() -> None:
