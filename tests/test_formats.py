@@ -520,6 +520,17 @@ def test_muse(tmp_path: Path, signal: np.ndarray, encoding: str) -> None:
     assert_holds(record, expected_of_eight(signal))
 
 
+@pytest.mark.parametrize(
+    ("age", "unit", "years"),
+    [("90+", "YEARS", 90.0), ("730", "DAYS", 2.0), ("unknown", "YEARS", math.nan)],
+)
+def test_muse_age(tmp_path: Path, signal: np.ndarray, age: str, unit: str, years: float) -> None:
+    path = write_muse(tmp_path / "A1.xml", signal, fs=FS, encoding="UTF-8")
+    text = path.read_text(encoding="UTF-8").replace("MONTHS", unit)
+    path.write_text(text.replace("PatientAge>18<", f"PatientAge>{age}<"), encoding="UTF-8")
+    assert read_record(path).age == pytest.approx(years, abs=0.01, nan_ok=True)
+
+
 def test_muse_scale(tmp_path: Path, signal: np.ndarray) -> None:
     path = write_muse(tmp_path / "A1.xml", signal, fs=FS, per_bit="4.88", leads=LEADS)
     assert_holds(read_record(path), signal * 4.88, atol=1e-5)

@@ -262,10 +262,18 @@ def _spread(record: Record) -> float:
     return float(max(spreads) if max(spreads) > _SPREADS[1] else np.median(spreads))
 
 
-def age_of(text: str) -> float:
-    """Parse an age in years; NaN if there is none or it is not in 0 to 120."""
+def age_of(text: str, *, unit: float = 1.0) -> float:
+    """Parse an age; NaN if there is none or it is not in 0 to 120 years.
+
+    Args:
+        text: with a number, such as ``"89+"``.
+        unit: of the number, in years; NaN if unknown.
+
+    Returns:
+        The age in years.
+    """
     number = re.search(r"-?\d+(\.\d+)?(e[-+]?\d+)?", text.casefold())
-    age = float(number[0]) if number else math.nan
+    age = float(number[0]) * unit if number else math.nan
     return age if 0 <= age <= 120 else math.nan
 
 

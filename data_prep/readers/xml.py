@@ -16,7 +16,7 @@ import numpy as np
 from data_prep.errors import RecordError
 from data_prep.files import opened
 from data_prep.readers.leads import has_leads
-from data_prep.readers.record import Tracing, library, unreadable, years_between
+from data_prep.readers.record import Tracing, age_of, library, unreadable, years_between
 
 _INVALID = -32768
 _HL7 = "{urn:hl7-org:v3}"
@@ -91,13 +91,13 @@ def _muse(root: Element) -> Tracing:
     if len(offsets) > 1:
         raise ValueError("its leads do not begin at one time (LeadTimeOffset)")
     units = tuple(_text(lead, "LeadAmplitudeUnits") for lead in leads)
-    age, unit = root.findtext(".//PatientAge", "").strip(), root.findtext(".//AgeUnits", "YEARS")
+    age, unit = root.findtext(".//PatientAge", ""), root.findtext(".//AgeUnits", "YEARS")
     return Tracing(
         names=tuple(_text(lead, "LeadID") for lead in leads),
         values=np.stack(signals, axis=1) if signals else np.empty((0, 0)),
         units=units,
         fs=_number(rhythms[0], "SampleBase") * 10.0 ** _number(rhythms[0], "SampleExponent", "0"),
-        age=float(age) * _YEARS.get(unit.strip().upper(), math.nan) if age else math.nan,
+        age=age_of(age, unit=_YEARS.get(unit.strip().upper(), math.nan)),
         sex=root.findtext(".//Gender", ""),
     )
 
