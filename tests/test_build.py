@@ -215,6 +215,9 @@ def test_leave_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Store(out) as store:
         assert len(store) == 12 and not {"A0002", "A0014"} & set(store.ids.tolist())
         assert store.provenance["options"]["leave_out"] == "test.csv"
+    test.write_text("Recording\n" + "".join(f"A{i:04d}\n" for i in range(1, 15)))
+    with pytest.raises(LabelError, match=r"test\.csv leaves none of the 14 records found"):
+        main(source=(source,), out=out, workers=1, leave_out=test)
     test.write_text("Recording\nA0002.mat\n")
     with pytest.raises(LabelError, match=r"test\.csv names none of the records found"):
         main(source=(source,), out=out, workers=1, leave_out=test)

@@ -439,7 +439,7 @@ def without(entries: list[Entry], leave_out: Path | None) -> list[Entry]:
         leave_out: a CSV file with a column ``Recording``; None to keep all.
 
     Raises:
-        LabelError: if it names none of them.
+        LabelError: if it names none of them, or leaves none.
     """
     if leave_out is None:
         return entries
@@ -452,6 +452,11 @@ def without(entries: list[Entry], leave_out: Path | None) -> list[Entry]:
         )
     patients = {entry.patient for entry in named} - {""}
     kept = [e for e in entries if e.id not in names and e.patient not in patients]
+    if not kept:
+        raise LabelError(
+            f"{leave_out} leaves none of the {len(entries)} records found; give another table, or"
+            " add a source."
+        )
     print(f"{len(named)} records stay out because {leave_out} names them.")
     if others := len(entries) - len(named) - len(kept):
         print(f"{others} more records of the same patients stay out too.")
