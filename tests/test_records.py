@@ -512,6 +512,15 @@ def test_struct_of_other_content(tmp_path: Path, signal: np.ndarray) -> None:
         read_record(path)
 
 
+def test_struct_with_a_damaged_text(tmp_path: Path, signal: np.ndarray) -> None:
+    path = write_struct(tmp_path, "A1", signal, sex="Male    ")
+    text, numbers = (bytes([kind, *bytes(3), 8, *bytes(3)]) for kind in (16, 12))  # UTF-8, int64
+    assert text + b"Male    " in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(text + b"Male    ", numbers + b"\1" * 8))
+    with pytest.raises(RecordError, match="is cut short or holds no struct ECG"):
+        read_record(path)
+
+
 def test_no_recording_at_all(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="does not exist as a recording"):
         read_record(tmp_path / "A1")

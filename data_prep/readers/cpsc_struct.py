@@ -49,7 +49,7 @@ def read_cpsc_struct(path: Path) -> Tracing:
         data = fields["data"]
         require_values(data.size, path)
         data = data.astype(np.float64)
-    except (ValueError, KeyError, IndexError, StopIteration, TypeError) as error:
+    except (ValueError, LookupError, StopIteration, TypeError, ArithmeticError) as error:
         raise RecordError(
             f"{path} is cut short or holds no struct ECG with sex, age and data ({error}); fetch"
             " it again or leave this recording out."
