@@ -70,13 +70,14 @@ def read_recordings(path: Path) -> tuple[str, ...]:
     Raises:
         LabelError: if the file is missing, is not a CSV file, lacks the column or names nothing.
     """
-    names = tuple(row["Recording"] for _, row in read_rows(path, ["Recording"]))
-    if not all(names):
-        raise LabelError(
-            f"{path}, line {names.index('') + 2}: the column Recording is empty; name a record"
-            " there or delete the line."
-        )
-    return names
+    rows = read_rows(path, ["Recording"])
+    for line, row in rows:
+        if not row["Recording"]:
+            raise LabelError(
+                f"{path}, line {line}: the column Recording is empty; name a record there or"
+                " delete the line."
+            )
+    return tuple(row["Recording"] for _, row in rows)
 
 
 def read_reference(path: Path) -> dict[str, tuple[int, ...]]:

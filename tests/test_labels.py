@@ -117,8 +117,8 @@ def test_read_recordings(tmp_path: Path) -> None:
     path = tmp_path / "test.csv"
     path.write_text("site,Recording\n1,B2\n2,A1\n")
     assert read_recordings(path) == ("B2", "A1")
-    path.write_text("site,Recording\n1,B2\n2,\n")
-    with pytest.raises(LabelError, match="line 3: the column Recording is empty"):
+    path.write_text("site,Recording\n\n1,B2\n\n2,\n")
+    with pytest.raises(LabelError, match="line 5: the column Recording is empty"):
         read_recordings(path)
     path.write_text("site,name\n1,B2\n")
     with pytest.raises(LabelError, match="no column 'Recording' but 'site, name'"):
