@@ -304,6 +304,17 @@ def test_tables(
     assert_holds(read_record(path, fs=FS), signal)
 
 
+def test_lines_of_empty_cells_keep_their_time(tmp_path: Path, signal: np.ndarray) -> None:
+    """As pandas writes lines of NaN; blank lines, and those of spreadsheets at the end, do not."""
+    path = write_table(tmp_path / "A1.csv", signal)
+    lines = path.read_text().splitlines()
+    lines[101:151] = [11 * ","] * 50
+    path.write_text("\n".join([lines[0], "", *lines[1:], "", 11 * ",", 11 * ","]) + "\n")
+    read = read_record(path, fs=FS).signal
+    assert len(read) == len(signal) and np.isnan(read[100:150]).all()
+    np.testing.assert_allclose(read[150:], signal[150:], atol=1e-6)
+
+
 def test_columns_in_any_order_among_others(tmp_path: Path, signal: np.ndarray) -> None:
     order = np.random.default_rng(1).permutation(12)
     wide = np.hstack([np.arange(len(signal))[:, None], signal[:, order], signal[:, :1] * 7])

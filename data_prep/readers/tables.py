@@ -24,7 +24,8 @@ def read_table(path: Path) -> Tracing:
     Columns named as leads are read, in any order; a unit may follow a name, as in ``V1 (uV)`` or
     ``V1_uV``.  The rate is computed from a column ``time`` (in seconds, or ``time_ms``), if there
     is one.  Columns are separated by commas, semicolons or tabs; with semicolons, numbers may have
-    decimal commas.  Empty cells are invalid samples.
+    decimal commas.  Empty cells are invalid samples, even if those of a whole line are empty; such
+    lines are skipped only at the end, or if there is a column of times.  Blank lines are skipped.
 
     Args:
         path: of the file.
@@ -45,9 +46,13 @@ def read_table(path: Path) -> Tracing:
     time = next((n for n, name in enumerate(names) if _time_unit(name)), None)
     columns = wanted if time is None else [*wanted, time]
     samples = array("d")
+    end = 0  # of the last line with a value
     try:
         for number, cells in enumerate(csv.reader(lines, delimiter=delimiter), before + 1):
             if not any(cell.strip() for cell in cells):
+                if len(cells) > 1 and time is None:
+                    samples.extend([math.nan] * len(columns))
+                    require_values(len(samples), path)
                 continue
             if len(cells) != len(names):
                 raise RecordError(
@@ -56,9 +61,11 @@ def read_table(path: Path) -> Tracing:
                 )
             where = f"{path}, line {number}"
             samples.extend(_numbers([cells[n] for n in columns], delimiter, where))
-            require_values(len(samples), path)
+            end = len(samples)
+            require_values(end, path)
     except csv.Error as error:
         raise unreadable(path, "a table", error) from error
+    del samples[end:]  # of the lines that spreadsheet programs add
     values = np.frombuffer(samples, np.float64).reshape(-1, len(columns))
     fs = math.nan
     if time is not None:
