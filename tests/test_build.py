@@ -28,6 +28,7 @@ from data_prep.signals import resample
 from data_prep.splits import random_folds, stratified_folds
 from data_prep.store import Store, _Disk
 from data_prep.storing.build import main
+from data_prep.storing.entries import select
 
 SETS = [
     {"NORM": 100.0, "SR": 0.0},
@@ -234,6 +235,19 @@ def test_leave_out_takes_whole_patients(tmp_path: Path, capsys: pytest.CaptureFi
     assert "1 more records of the same patients stay out too" in capsys.readouterr().out
     with Store(tmp_path / "s.h5") as store:
         assert store.ids.tolist() == [f"0000{i}_lr" for i in (2, 3, 4, 5)]
+
+
+def test_patients_in_two_folders_of_ptbxl(tmp_path: Path) -> None:
+    sources = tmp_path / "train", tmp_path / "test"
+    for folder in sources:
+        write_ptbxl(folder, [{"NORM": 100.0}] * 3, hr=False)
+    database = sources[0] / "ptbxl_database.csv"
+    database.write_text(database.read_text().replace(",103.0,", ",,").replace("3,103.0", "3,"))
+    entries = select(sources, rate=100).entries
+    assert sorted(entry.patient for entry in entries) == [
+        "",
+        *("ptb-xl 101", "ptb-xl 101", "ptb-xl 102", "ptb-xl 102", "ptb-xl 103"),
+    ]
 
 
 def test_reference_given_or_found_in_folders_below(tmp_path: Path) -> None:

@@ -269,7 +269,7 @@ def test_nine_classes_from_several_sources(
         assert of_ptbxl.sum() == 7
         assert store.folds[of_ptbxl].tolist() == [1, 2, 4, 5, 7, 8, 10]
         assert store.patients[of_ptbxl].tolist() == [
-            f"ptbxl {100 + i}" for i in (1, 2, 4, 5, 7, 8, 10)
+            f"ptb-xl {100 + i}" for i in (1, 2, 4, 5, 7, 8, 10)
         ]
         assert sorted(np.bincount(store.folds[~of_ptbxl])[1:])[-1] <= 3
         assert len(store.records_of(single_label=True)) == 18

@@ -264,8 +264,11 @@ def _found(
     for folder, name, is_published in zip(source, source_names(source), published, strict=True):
         if is_published:
             found, refused = _of_ptbxl(folder, rate, tasks=tasks, mapped=mapped, task=task)
-            if len(source) > 1:  # patient numbers are unique only within a source
-                found = [replace(each, patient=f"{name} {each.patient}") for each in found]
+            if len(source) > 1:  # in other sources, the same number is another patient
+                found = [
+                    replace(each, patient=each.patient and f"ptb-xl {each.patient}")
+                    for each in found
+                ]
         else:
             scan = scan_folder(folder)
             found, refused = label(folder, scan.records), scan.refused
