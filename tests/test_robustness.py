@@ -191,6 +191,14 @@ def test_a_journal_keeps_what_is_complete(tmp_path: Path) -> None:
     assert entries_of(path, "others") == [] and entries_of(path) == []
 
 
+def test_a_file_of_the_user_is_no_journal(tmp_path: Path) -> None:
+    path = tmp_path / "notes.journal"
+    path.write_text("dear diary")
+    with pytest.raises(StoreError, match=r"notes\.journal exists and is no journal of ecg-build"):
+        build.main(source=(write_cpsc(tmp_path / "cpsc", 1),), out=tmp_path / "notes.h5", workers=1)
+    assert path.read_text() == "dear diary"
+
+
 def test_a_build_goes_on_and_gives_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.errors import StoreError
 from data_prep.files import is_file
 from data_prep.labels import LEADS
 
 _SIZES = struct.Struct("<3I")
+_FIRST = b'{"ecg-keras journal": '
 
 
 class Journal:
@@ -30,6 +32,9 @@ class Journal:
         path: of the file; it is created if missing, and replaced if it belongs to another build.
         belongs_to: a text that is equal only for the same records with the same options.
 
+    Raises:
+        StoreError: if the file exists and is no journal.
+
     Attributes:
         count: number of complete entries.
     """
@@ -37,14 +42,20 @@ class Journal:
     def __init__(self, path: Path, *, belongs_to: str) -> None:
         self.path = Path(path)
         self.count = 0
-        self._head = json.dumps({"ecg-keras journal": belongs_to}).encode() + b"\n"
+        self._head = _FIRST + json.dumps(belongs_to).encode() + b"}\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(self.path) and not is_file(self.path):
             raise OSError(errno.EINVAL, "it is not a regular file", str(self.path))
         self._file = open(self.path, "a+b")
         try:
             self._file.seek(0)
-            if self._file.read(len(self._head)) != self._head:
+            start = self._file.read(len(self._head))
+            if not start.startswith(_FIRST[: len(start)]):
+                raise StoreError(
+                    f"{self.path} exists and is no journal of ecg-build; give another --out, or"
+                    " move it."
+                )
+            if start != self._head:
                 self._file.truncate(0)
                 self._file.write(self._head)
             end = len(self._head)
