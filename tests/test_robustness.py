@@ -29,6 +29,7 @@ from data_prep.labels import CPSC_CLASSES
 from data_prep.records import read_record
 from data_prep.store import Store
 from data_prep.storing import build
+from data_prep.storing.entries import Entry
 from data_prep.storing.journal import Journal
 from ecg_keras.evaluation import command as evaluate
 from ecg_keras.evaluation.predictions import load_predictions
@@ -222,10 +223,26 @@ def test_a_build_goes_on_and_gives_the_same_bytes(
     capsys.readouterr()
     build.main(source=(source,), out=out, workers=1)
     assert "64 of 90 records were read by a build that ended" in capsys.readouterr().out
-    assert len(loaded) == 26  # two chunks of 32 were complete
+    assert len(loaded) == 27  # two chunks of 32 were complete, and one of them had a refusal
     for name in ("s.h5", "s.rejected.csv"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not (tmp_path / "s.journal").exists()
+
+
+def test_a_corrected_header_is_read_again(tmp_path: Path) -> None:
+    """Also if the record is named without a suffix, as in PTB-XL."""
+    header = write_wfdb(tmp_path, "00001_lr", sine_leads(500), ending=".dat")
+    entries = [Entry("00001_lr", tmp_path / "00001_lr", "")]
+    for corrected, count in ((False, 0), (False, 1), (True, 0)):
+        if corrected:
+            header.write_text(header.read_text() + "# Age: 70\n")
+        with (
+            pytest.raises(Killed),
+            build._journal(tmp_path / "s.h5", entries, build._Form(100)) as journal,
+        ):
+            assert journal.count == count
+            journal.append({}, None)
+            raise Killed
 
 
 @pytest.mark.parametrize("change", ["nothing", "a record", "the rate", "a record more"])

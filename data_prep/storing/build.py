@@ -385,7 +385,8 @@ def _journal(out: Path, entries: list["Entry"], form: _Form) -> Iterator["Journa
 
     known = hashlib.sha256(f"{__version__} {form!r}".encode())
     for entry in entries:
-        states = [_state(entry.path.with_suffix(e)) for e in (entry.path.suffix, ".mat", ".dat")]
+        endings = (entry.path.suffix, ".hea", ".mat", ".dat")
+        states = [_state(entry.path.with_suffix(ending)) for ending in endings]
         known.update(f"{entry.path.absolute()} {states}\n".encode(errors="surrogateescape"))
     with (
         locked(out, doing="built"),
@@ -423,7 +424,10 @@ def _loaded(
 
     before, rest = entries[: journal.count], entries[journal.count :]
     for entry, (fields, samples) in zip(before, journal.entries(), strict=True):
-        yield entry, _Loaded(signal=samples, **{**fields, "codes": tuple(fields["codes"])})
+        if fields["refusal"]:  # by now, a file or library that was missing may be there
+            yield entry, _load(entry.path, form)
+        else:
+            yield entry, _Loaded(signal=samples, **{**fields, "codes": tuple(fields["codes"])})
     chunks = [rest[start : start + _CHUNK] for start in range(0, len(rest), _CHUNK)]
     if not chunks:
         return
