@@ -4,6 +4,7 @@ A warning does not stop a prediction.  The thresholds are set so that very few r
 2018, PTB-XL, Georgia or Chapman-Shaoxing trigger one.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,21 +60,25 @@ class Doubt:
     text: str
 
 
-def check(record: Record) -> tuple[Doubt, ...]:
+def check(record: Record, *, seconds: float = math.inf) -> tuple[Doubt, ...]:
     """Check whether a recording is plausible.
 
     Args:
         record: from :func:`data_prep.records.read_record`.
+        seconds: how much of it a network sees from its start; only this, and at least one second,
+            is judged.
 
     Returns:
         The warnings, most serious first; none for an ordinary recording.
     """
-    signal = record.signal.astype(np.float64)
+    length = len(record.signal) / record.fs
+    seconds = min(max(seconds, 1.0), length)
+    signal = record.signal[: math.ceil(seconds * record.fs)].astype(np.float64)
     medians = _by_lead(np.nanmedian, signal)
     centred = signal - np.nan_to_num(medians)
     ranges = _ranges(centred, round(record.fs))
     empty = np.all(ranges <= _FLAT, axis=1)
-    doubts = [_mostly_empty(empty)]
+    doubts = [_mostly_empty(empty, f"first {seconds:g} s" if seconds < length else "recording")]
     if not empty.all():
         doubts += [
             _amplitude(centred),
@@ -85,7 +90,7 @@ def check(record: Record) -> tuple[Doubt, ...]:
             _sampling_rate(centred, record.fs),
             _right_leg(_ranges(centred, round(2 * record.fs))) or _arms(centred, record.fs),
         ]
-    doubts.append(_short(len(signal) / record.fs))
+    doubts.append(_short(length))
     return tuple(doubt for doubt in doubts if doubt is not None)
 
 
@@ -105,13 +110,13 @@ def _ranges(signal: np.ndarray, width: int) -> np.ndarray:
     return np.maximum(highest - lowest, 0)
 
 
-def _mostly_empty(empty: np.ndarray) -> Doubt | None:
+def _mostly_empty(empty: np.ndarray, judged: str) -> Doubt | None:
     if empty.mean() < 0.5:
         return None
     return Doubt(
         "mostly empty",
-        f"all leads are flat or invalid for {empty.mean():.0%} of the recording; check that the"
-        " file is complete.",
+        f"all leads are flat or invalid for {empty.mean():.0%} of the {judged}; check that the file"
+        " is complete.",
     )
 
 

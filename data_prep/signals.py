@@ -11,8 +11,10 @@ from numpy.typing import ArrayLike
 from data_prep.errors import RecordError
 from data_prep.labels import LEADS
 
+_MOST_INVALID = 0.2
 
-def fill_invalid(signal: np.ndarray, *, max_fraction: float = 0.2) -> np.ndarray:
+
+def fill_invalid(signal: np.ndarray, *, max_fraction: float = _MOST_INVALID) -> np.ndarray:
     """Interpolate invalid samples linearly, lead by lead.
 
     Args:
@@ -29,17 +31,23 @@ def fill_invalid(signal: np.ndarray, *, max_fraction: float = 0.2) -> np.ndarray
     invalid = ~np.isfinite(signal)
     if not invalid.any():
         return signal
+    _require_valid(invalid, max_fraction)
     time, filled = np.arange(len(signal)), signal.copy()
     for lead in np.flatnonzero(invalid.any(axis=0)):
         gaps = invalid[:, lead]
-        if gaps.mean() > max_fraction or gaps.all():
-            name = LEADS[lead] if signal.shape[1] == len(LEADS) else str(lead)
-            raise RecordError(
-                f"{gaps.mean():.0%} of lead {name} is invalid, which is more than"
-                f" {max_fraction:.0%}; leave this recording out."
-            )
         filled[gaps, lead] = np.interp(time[gaps], time[~gaps], signal[~gaps, lead])
     return filled
+
+
+def _require_valid(invalid: np.ndarray, max_fraction: float, within: str = "") -> None:
+    """Reject a lead that is invalid for more than a fraction of the time, or for all of it."""
+    fractions = invalid.mean(axis=0)
+    for lead in np.flatnonzero((fractions > max_fraction) | (fractions == 1)):
+        name = LEADS[lead] if len(fractions) == len(LEADS) else str(lead)
+        raise RecordError(
+            f"{fractions[lead]:.0%} of lead {name} is invalid{within}, which is more than"
+            f" {max_fraction:.0%}; leave this recording out."
+        )
 
 
 def resample(signal: np.ndarray, *, fs: float, target_fs: float) -> np.ndarray:
@@ -167,8 +175,12 @@ def prepare(
         float32 ``(length, 12)``, millivolts.
 
     Raises:
-        RecordError: if too much of a lead is invalid.
+        RecordError: if too much of a lead is invalid, in all or in what becomes the input.
     """
+    seen = math.ceil(length * fs / target_fs)
+    if seen < len(signal):
+        within = f" in the first {length / target_fs:g} s"
+        _require_valid(~np.isfinite(signal[:seen]), _MOST_INVALID, within)
     resampled = resample(fill_invalid(signal), fs=fs, target_fs=target_fs)
     if fit == "stretch" and len(resampled) < length:
         return stretch(resampled, length)

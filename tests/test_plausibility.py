@@ -125,6 +125,15 @@ def test_mostly_empty(normal: np.ndarray) -> None:
     assert kinds_of(normal * np.nan) == ["mostly empty"]
 
 
+def test_only_what_the_network_sees_is_judged(normal: np.ndarray) -> None:
+    record = record_of(np.concatenate([normal * 0, normal, normal]))
+    assert check(record) == ()
+    for seconds, part in ((10, "100% of the first 10 s"), (15.5, "of the first 15.5 s")):
+        (doubt,) = check(record, seconds=seconds)
+        assert doubt.kind == "mostly empty" and part in doubt.text
+    assert check(record_of(normal), seconds=0.1) == ()  # one second is judged
+
+
 def test_invalid_samples(normal: np.ndarray) -> None:
     signal = normal.copy()
     signal[:500, 4] = np.nan
@@ -279,7 +288,10 @@ def test_answers_carry_the_doubts(
     printed = [line for line in capsys.readouterr().err.splitlines() if "doubtful" in line]
     assert printed == [f"doubtful: A2: {row[2]}" for row in rows]
 
+    late = np.concatenate([normal[: 3 * FS] * 0, normal])  # the network sees 2 s
+    write_wfdb(tmp_path, "late", late)
     model = load_model(tmp_path / "best.keras")
+    assert "100% of the first 2 s" in model.predict_record(tmp_path / "late.hea").warnings[0]
     unused = "only the first 2 s of 10 s were used."
     assert model.predict_record(tmp_path / "records" / "A1.hea").warnings == (unused,)
     answer = model.predict_record(tmp_path / "records" / "A2.hea")

@@ -639,7 +639,7 @@ def test_recordings_of_similar_length_are_answered_together_and_in_their_order(
 
     monkeypatch.setattr(prediction, "as_record", read_one)
     monkeypatch.setattr(prediction, "prepare_record", prepare_one)
-    monkeypatch.setattr(prediction, "check", lambda record: ())
+    monkeypatch.setattr(prediction, "check", lambda record, **_: ())
     monkeypatch.setattr(ECGModel, "run", answer_one)
     found = answer_records([model], list(records.items()), batch_size=8).predictions
     assert found.ids.tolist() == list(records)
@@ -692,6 +692,16 @@ def test_a_fold_of_a_store(tmp_path: Path, capsys: Printed) -> None:
     assert f"\n{out}: 5 recordings answered by 2 models of Toy.\n" in printed.out
     assert "\n1 of the 6 recordings of fold 3 are left out: they have no label of" in printed.out
     assert "warning: " not in printed.err
+
+
+def test_of_a_record_of_a_store_only_what_the_network_sees_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained_on(tmp_path, 1, Origin("cpsc2018", trained=("R003",), chose=("R005",)))
+    judged = list[float]()
+    monkeypatch.setattr(prediction, "check", lambda record, *, seconds: judged.append(seconds))
+    of_store(tmp_path)
+    assert set(judged) == {2.0}
 
 
 def test_the_labels_of_a_store_stand_beside_what_was_found(tmp_path: Path, capsys: Printed) -> None:

@@ -110,6 +110,19 @@ def test_recordings_are_answered(client: TestClient, tmp_path: Path, model: ECGM
     assert page.text == "<h1>Why A1</h1>" and "attachment" in page.headers["content-disposition"]
 
 
+def test_a_page_has_the_warnings_of_its_answer(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "page_of", lambda explained, **parts: str(parts["warnings"]))
+    signal = sine_leads(5000)
+    signal[:1500] = 0  # the network sees 2 s
+    write_wfdb(tmp_path, "A1", signal)
+    files: Files = [("files", (path.name, path.read_bytes())) for path in tmp_path.iterdir()]
+    address = send(client, files)
+    assert "100% of the first 2 s" in over(client, address)
+    assert "100% of the first 2 s" in client.get(f"{address}/pages/1").text
+
+
 def test_files_are_gone_once_they_are_answered(
     client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

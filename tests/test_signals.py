@@ -140,6 +140,10 @@ def test_prepare() -> None:
     assert padded.shape == (1000, 12) and not padded[800:].any()
     stretched = prepare(signal, fs=500, target_fs=100, length=1000, fit="stretch")
     np.testing.assert_array_equal(stretched, stretch(resampled, 1000))
+    late = tones(60, 500)
+    late[:1500, 2] = np.nan  # a twentieth of it
+    with pytest.raises(RecordError, match="30% of lead III is invalid in the first 10 s"):
+        prepare(late, fs=500, target_fs=100, length=1000, fit="pad")
     for fit in ("pad", "stretch"):
         longer = prepare(tones(12, 500), fs=500, target_fs=100, length=1000, fit=fit)
         whole = resample(tones(12, 500), fs=500, target_fs=100)

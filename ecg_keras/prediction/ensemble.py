@@ -343,7 +343,13 @@ def answer_records(
     contracts = list(dict.fromkeys(m.contract.input_form for m in models))
     read = _read_in_blocks(
         items,
-        partial(_read, contracts=[_first(models, form) for form in contracts], fs=fs, unit=unit),
+        partial(
+            _read,
+            contracts=[_first(models, form) for form in contracts],
+            seconds=_input_seconds(models),
+            fs=fs,
+            unit=unit,
+        ),
         WINDOW * batch_size,
         workers,
     )
@@ -449,6 +455,7 @@ def _read(
     name: str | None,
     recording: Any,
     contracts: Sequence[Contract],
+    seconds: float,
     fs: float | None,
     unit: str | None,
 ) -> _Usable | Rejected:
@@ -463,7 +470,7 @@ def _read(
     return _Usable(
         name or record.id,
         [_without_padding(signal) for signal in prepared],
-        check(record),
+        check(record, seconds=seconds),
         len(record.signal) / record.fs,
     )
 
@@ -754,14 +761,15 @@ def _predict_fold(
         [predict_store(model, store, rows, batch_size=batch_size)["diagnosis"] for model in models]
     )
     names = predictions.ids.tolist()
-    found = {name: check(read(name)) for name in names}
+    used = _input_seconds(models)
+    found = {name: check(read(name), seconds=used) for name in names}
     seconds = (store.lengths[rows] / store.fs).tolist()
     return Answered(
         predictions,
         [],
         {name: doubts for name, doubts in found.items() if doubts},
         dict(zip(names, seconds, strict=True)),
-        _input_seconds(models),
+        used,
     )
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from data_prep.errors import ECGError, OptionError, RecordError
-from data_prep.plausibility import check
 from data_prep.records import Record, find_records, read_record
 from ecg_keras.evaluation.answers import found_text
 from ecg_keras.explanation.pages import page_of
@@ -68,7 +67,7 @@ class Upload:
         notices: notices to show before the answers, one sentence each.
         table: the answers as CSV.
         pages: HTML pages made so far, by the recording's name.
-        to_explain: recordings whose pages are still to be made.
+        to_explain: recordings whose pages are still to be made, with their warnings.
     """
 
     key: str
@@ -82,7 +81,7 @@ class Upload:
     notices: tuple[str, ...] = ()
     table: bytes = b""
     pages: dict[str, str] = field(default_factory=dict)
-    to_explain: list[Record] = field(default_factory=list)
+    to_explain: list[tuple[Record, list[str]]] = field(default_factory=list)
 
     @property
     def over(self) -> bool:
@@ -231,16 +230,18 @@ class Worker:
             write_answers(Path(out), answered, "names")
             upload.table = (Path(out) / "answers.csv").read_bytes()
         if self._explainer(upload.model) is not None:
-            upload.to_explain = [read_record(records[name]) for name, *_ in upload.rows]
+            doubts = answered.doubts
+            upload.to_explain = [
+                (read_record(records[name]), [doubt.text for doubt in doubts.get(name, ())])
+                for name, *_ in upload.rows
+            ]
 
     def _explain_one(self, upload: Upload) -> None:
         explainer = self._explainer(upload.model)
         assert explainer is not None
-        record = upload.to_explain.pop(0)
+        record, warnings = upload.to_explain.pop(0)
         upload.pages[record.id] = page_of(
-            explainer.explain(record),
-            warnings=[doubt.text for doubt in check(record)],
-            notices=upload.notices,
+            explainer.explain(record), warnings=warnings, notices=upload.notices
         )
 
     def _explainer(self, name: str) -> Explainer | None:
