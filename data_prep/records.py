@@ -48,7 +48,9 @@ _READERS: dict[str, Callable[[Path], Tracing]] = {
 _TABLES = (".csv", ".tsv", ".txt")
 
 
-def read_record(path: str | Path, *, fs: float | None = None, unit: str | None = None) -> Record:
+def read_record(
+    path: str | Path, *, fs: float | None = None, unit: str | None = None, fallback: bool = False
+) -> Record:
     """Read a recording.
 
     Supported are WFDB records (a ``.hea`` header with its ``.mat`` or ``.dat`` file, as in PTB-XL
@@ -63,6 +65,8 @@ def read_record(path: str | Path, *, fs: float | None = None, unit: str | None =
             a time column).
         unit: ``"mV"``, ``"uV"``, ``"V"`` or ``"nV"``, for a file that states none; by default,
             values are taken to be millivolts if that is plausible.
+        fallback: whether a file that states another rate or unit keeps its own, as is wanted for
+            many files; otherwise it is refused.
 
     Returns:
         The recording, its leads ordered by name.
@@ -73,7 +77,7 @@ def read_record(path: str | Path, *, fs: float | None = None, unit: str | None =
             library that it needs is not installed.
     """
     file = _record_file(Path(path))
-    return record_of(read_tracing(file), file, fs=fs, unit=unit)
+    return record_of(read_tracing(file), file, fs=fs, unit=unit, fallback=fallback)
 
 
 def read_tracing(file: Path) -> Tracing:

@@ -104,7 +104,7 @@ def test_recordings_of_other_formats_become_a_store(tmp_path: Path) -> None:
     signals = {f"A{i}": sine_leads(1000, seed=i) for i in range(11)}
     for name, of_record in signals.items():
         write_table(source / f"{name}.csv", 1000 * of_record)
-    write_edf(source / "A11.edf", sine_leads(1000, seed=11), fs=250)
+    write_edf(source / "A11.edf", sine_leads(1000, seed=11), fs=250, unit="mV")
     np.save(source / "A12.npy", sine_leads(1000, seed=12))
     write_reference(source / "REFERENCE.csv", {f"A{i}": [i % 3 + 1] for i in range(13)})
     with pytest.raises(StoreError, match="none of the 12 records is usable"):
@@ -114,17 +114,19 @@ def test_recordings_of_other_formats_become_a_store(tmp_path: Path) -> None:
     assert "A0.csv does not state its sampling rate" in rejected(out)["A0"]
     main(source=(source,), out=out, fs=500, unit="uV", workers=1)
     reasons = rejected(out)
-    assert set(reasons) == {"A11", "A12"}  # one states another rate, one is not in microvolts
-    assert "states a rate of 250 Hz and not the 500 Hz given" in reasons["A11"]
+    assert set(reasons) == {"A12"}  # it is not in microvolts
     assert "A12.npy holds no ECG in the unit it states" in reasons["A12"]
     with Store(out) as store:
-        assert store.ids.tolist() == sorted(signals)
+        assert store.ids.tolist() == sorted([*signals, "A11"])  # which states its own
         assert (store.provenance["options"]["fs"], store.provenance["options"]["unit"]) == (
             500,
             "uV",
         )
         for i, name in enumerate(store.ids):
-            expected = resample(signals[name].astype(np.float32), fs=500, target_fs=250)
+            if name == "A11":
+                expected = read_record(source / "A11.edf").signal
+            else:
+                expected = resample(signals[name].astype(np.float32), fs=500, target_fs=250)
             np.testing.assert_allclose(store.signal(i), expected, atol=1e-5)
 
 

@@ -452,6 +452,11 @@ def test_recordings_of_any_form(tmp_path: Path) -> None:
     assert list(frame.columns) == table[0] and len(frame) == 5
     assert frame.found.tolist() == [row[1] for row in table[1:]]
     first = folder / "part1" / "A1.hea"
+    other: dict[str, Any] = {"fs": FS / 2, "unit": "V"}  # than the files state
+    assert ensemble.predict_records(folder, **other).to_frame().equals(frame)
+    assert rows_of(answer(tmp_path, **other) / "answers.csv") == table
+    with pytest.raises(RecordError, match="not the V given with unit"):
+        ensemble.predict_record(first, **other)
     record = wfdb.rdrecord(str(first.with_suffix("")))
     signal = signal_of("A1")
     leads = pandas.DataFrame(signal[:, ::-1], columns=LEADS[::-1])

@@ -95,7 +95,9 @@ class Record:
     derived: tuple[str, ...] = ()
 
 
-def record_of(tracing: Tracing, path: Path, *, fs: float | None, unit: str | None) -> Record:
+def record_of(
+    tracing: Tracing, path: Path, *, fs: float | None, unit: str | None, fallback: bool = False
+) -> Record:
     """Make a record of a tracing: all twelve leads, in order and in millivolts.
 
     Args:
@@ -103,6 +105,7 @@ def record_of(tracing: Tracing, path: Path, *, fs: float | None, unit: str | Non
         path: of the file, for the record and for errors.
         fs: as in :func:`data_prep.records.read_record`.
         unit: the same.
+        fallback: the same.
 
     Raises:
         RecordError: if a lead is missing, the rate, duration or unit is implausible or
@@ -110,8 +113,10 @@ def record_of(tracing: Tracing, path: Path, *, fs: float | None, unit: str | Non
     """
     chosen = choose_leads(tracing.names, path)
     stated = [tracing.units[i] for i in chosen.values()]
-    scale = [MILLIVOLTS[unit_of(each, unit, path).casefold()] for each in stated]
-    rate = require_rate(agreed(tracing.fs, fs, path), path)
+    units = [unit_of(each, None if fallback and each else unit, path) for each in stated]
+    scale = [MILLIVOLTS[each.casefold()] for each in units]
+    given = fs if math.isnan(tracing.fs) or not fallback else None
+    rate = require_rate(agreed(tracing.fs, given, path), path)
     require_duration(len(tracing.values), rate, path)
     with np.errstate(over="ignore", invalid="ignore"):  # infinite samples become NaN below
         values = tracing.values[:, list(chosen.values())] * scale

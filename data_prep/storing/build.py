@@ -75,8 +75,9 @@ def main(
         several_labels: treatment, for single-label networks, of records with several labels in
             unknown order: leave them out, or take the rarest as the main label.
         rate: sampling rate of the store in Hz; by default 100 for PTB-XL alone, otherwise 250.
-        fs: sampling rate in Hz of recordings that state none, such as arrays.
-        unit: of recordings that state none, such as tables; by default mV, if that is plausible.
+        fs: sampling rate in Hz of recordings that state none, such as arrays; others keep theirs.
+        unit: of recordings that state none, such as tables; others keep theirs; by default mV, if
+            that is plausible.
         reference: a CSV with the columns Recording, First_label, Second_label, Third_label, for
             cpsc2018; by default the REFERENCE.csv files in the source folders.
         leave_out: a CSV with a column Recording, such as a test set, of records to leave out,
@@ -526,7 +527,7 @@ def _load(path: Path, form: _Form) -> _Loaded:
     from data_prep.signals import fill_invalid, resample
 
     try:
-        record = read_record(path, fs=form.fs, unit=form.unit)
+        record = read_record(path, fs=form.fs, unit=form.unit, fallback=True)
     except RecordError as error:
         return _Loaded(refusal=str(error))
     try:

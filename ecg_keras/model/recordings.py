@@ -10,7 +10,9 @@ from data_prep.readers.record import Tracing, record_of
 from data_prep.records import Record, read_record, record_of_array
 
 
-def as_record(recording: Any, *, fs: float | None = None, unit: str | None = None) -> Record:
+def as_record(
+    recording: Any, *, fs: float | None = None, unit: str | None = None, fallback: bool = False
+) -> Record:
     """Convert a recording of any supported type to a record.
 
     Args:
@@ -22,6 +24,7 @@ def as_record(recording: Any, *, fs: float | None = None, unit: str | None = Non
             state it.
         unit: ``"mV"``, ``"uV"``, ``"V"`` or ``"nV"``, if the recording does not state it; by
             default values are taken as millivolts if that is plausible.
+        fallback: as in :func:`data_prep.records.read_record`.
 
     Raises:
         RecordError: if the recording cannot be used.
@@ -30,9 +33,9 @@ def as_record(recording: Any, *, fs: float | None = None, unit: str | None = Non
     if isinstance(recording, Record):
         return recording
     if isinstance(recording, str | Path):
-        return read_record(recording, fs=fs, unit=unit)
+        return read_record(recording, fs=fs, unit=unit, fallback=fallback)
     if hasattr(recording, "sig_name") and hasattr(recording, "p_signal"):
-        return _of_wfdb(recording, fs, unit)
+        return _of_wfdb(recording, fs, unit, fallback)
     if hasattr(recording, "columns") and hasattr(recording, "to_numpy"):
         return _of_frame(recording, fs, unit)
     try:
@@ -47,7 +50,7 @@ def as_record(recording: Any, *, fs: float | None = None, unit: str | None = Non
     return record_of_array(signal, fs=fs, unit=unit)
 
 
-def _of_wfdb(recording: Any, fs: float | None, unit: str | None) -> Record:
+def _of_wfdb(recording: Any, fs: float | None, unit: str | None, fallback: bool) -> Record:
     name = str(recording.record_name or "wfdb.Record")
     values = recording.p_signal
     if values is None and recording.d_signal is not None:
@@ -57,7 +60,7 @@ def _of_wfdb(recording: Any, fs: float | None, unit: str | None) -> Record:
     names = tuple(str(lead) for lead in recording.sig_name)
     units = tuple(str(each or "") for each in recording.units or ("",) * len(names))
     tracing = Tracing(names, np.asarray(values, np.float64), units, float(recording.fs))
-    return record_of(tracing, Path(name), fs=fs, unit=unit)
+    return record_of(tracing, Path(name), fs=fs, unit=unit, fallback=fallback)
 
 
 def _of_frame(recording: Any, fs: float | None, unit: str | None) -> Record:

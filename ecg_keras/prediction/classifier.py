@@ -76,7 +76,7 @@ class ECGClassifier(ClassifierMixin, BaseEstimator):
             run = Run(store=Path(folder, "store.h5"), out=Path(folder, "run"))
             with StoreWriter(run.store, dataset=OWN_DATASET, fs=rate, class_names=names) as store:
                 for i, (recording, label) in enumerate(zip(recordings, numbers, strict=True)):
-                    record = as_record(recording, fs=self.fs, unit=self.unit)
+                    record = as_record(recording, fs=self.fs, unit=self.unit, fallback=True)
                     signal = resample(fill_invalid(record.signal), fs=record.fs, target_fs=rate)
                     store.append(str(i), signal, labels={"labels": (label,)}, first_label=label)
                 of_all = store.labels("labels")

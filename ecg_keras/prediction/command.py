@@ -45,9 +45,10 @@ def main(
             shown beside the answers and included in predictions.npz, so that ecg-evaluate needs no
             other source.
         batch_size: recordings per batch.
-        fs: sampling rate in Hz of recordings that do not state it, such as arrays.
-        unit: unit of recordings that do not state it, such as tables; by default mV if the values
-            are plausible in mV.
+        fs: sampling rate in Hz of recordings that do not state it, such as arrays; in a folder,
+            others keep theirs.
+        unit: unit of recordings that do not state it, such as tables; in a folder, others keep
+            theirs; by default mV if the values are plausible in mV.
         explain: also write OUT/explained/NAME.html for each recording: the ECG, what the networks
             attended to, and which parts made each class probable. Takes some seconds per recording
             and model.

@@ -138,7 +138,9 @@ class Ensemble(tuple[ECGModel, ...]):
             OptionError: if the DataFrame has no such column.
         """
         items = _named(recordings, column)
-        return answer_records(self, items, batch_size=batch_size, fs=fs, unit=unit).answers
+        return answer_records(
+            self, items, batch_size=batch_size, fs=fs, unit=unit, fallback=True
+        ).answers
 
 
 def _named(recordings: Any, column: str | None) -> list[tuple[str, Any]]:
@@ -316,6 +318,7 @@ def answer_records(
     workers: int = 2,
     fs: float | None = None,
     unit: str | None = None,
+    fallback: bool = False,
     quiet: bool = False,
 ) -> Answered:
     """Predict from several recordings with an ensemble.
@@ -329,6 +332,7 @@ def answer_records(
         fs: sampling rate in hertz, of recordings that do not state it.
         unit: unit of recordings that do not state it; see
             :func:`data_prep.records.read_record`.
+        fallback: the same.
         quiet: show no progress.
 
     Returns:
@@ -349,6 +353,7 @@ def answer_records(
             seconds=_input_seconds(models),
             fs=fs,
             unit=unit,
+            fallback=fallback,
         ),
         WINDOW * batch_size,
         workers,
@@ -458,12 +463,13 @@ def _read(
     seconds: float,
     fs: float | None,
     unit: str | None,
+    fallback: bool,
 ) -> _Usable | Rejected:
     if isinstance(recording, Rejected):
         return recording
     file = str(recording) if _is_path(recording) else ""
     try:
-        record = as_record(recording, fs=fs, unit=unit)
+        record = as_record(recording, fs=fs, unit=unit, fallback=fallback)
         prepared = [prepare_record(record, contract) for contract in contracts]
     except RecordError as error:
         return Rejected(name or _name_of(recording), file, str(error))
@@ -692,6 +698,7 @@ def predict(
         if store is None:
             assert records is not None
             chosen = choose_records(csv_file=csv_file, records=records)
+            in_folder = records.is_dir()
         else:
             opened = stack.enter_context(Store(store))
         ensemble = open_models(models)
@@ -713,11 +720,16 @@ def predict(
             answered = _predict_fold(ensemble, opened, rows, read, batch_size)
         else:
             answered = answer_records(
-                ensemble, list(chosen.items()), batch_size=batch_size, fs=fs, unit=unit
+                ensemble,
+                list(chosen.items()),
+                batch_size=batch_size,
+                fs=fs,
+                unit=unit,
+                fallback=in_folder,
             )
 
             def read(name: str) -> Record:
-                return as_record(chosen[name], fs=fs, unit=unit)
+                return as_record(chosen[name], fs=fs, unit=unit, fallback=in_folder)
 
         predictions, doubts = answered.predictions, answered.doubts
         answers = answered.answers
