@@ -20,7 +20,7 @@ from data_prep.readers.edf import read_edf
 from data_prep.readers.record import Record, Tracing, file_bytes, record_of
 from data_prep.readers.scp_ecg import read_scp
 from data_prep.readers.tables import names_leads, read_table
-from data_prep.readers.wfdb import read_wfdb
+from data_prep.readers.wfdb import files_named_by, read_wfdb
 from data_prep.readers.xml import read_xml
 
 __all__ = [
@@ -167,8 +167,9 @@ class FolderScan:
 def scan_folder(folder: str | Path) -> FolderScan:
     """Find the recordings in a folder and the folders below it, and files that only look like one.
 
-    Files with other suffixes are ignored, and so are tables about recordings, such as
-    ``REFERENCE.csv``, the answers of an earlier prediction, and hidden files.
+    Files with other suffixes are ignored, and so are the segments of a multi-segment record, tables
+    about recordings, such as ``REFERENCE.csv``, the answers of an earlier prediction, and hidden
+    files.
 
     Args:
         folder: where to look.
@@ -193,8 +194,15 @@ def scan_folder(folder: str | Path) -> FolderScan:
         if not name.startswith(".")
     ]
     headers = {path for path in files if path.suffix == ".hea"}
+    joined = {
+        path: {path.with_name(name) for name in files_named_by(path) if name.endswith(".hea")}
+        for path in headers
+    }
+    segments = set().union(*joined.values()) - {path for path in headers if joined[path]}
     found = []
     for path in files:
+        if path in segments:
+            continue
         if path in headers or (path.suffix == ".mat" and path.with_suffix(".hea") not in headers):
             found.append(path)
         elif path.suffix.casefold() in _OTHER_ENDINGS:

@@ -13,6 +13,7 @@ from scipy.io import savemat
 from data_prep.errors import RecordError
 from data_prep.labels import LEADS
 from data_prep.records import find_records, list_records, read_record
+from data_prep.storing.folders import inspect_folder
 
 
 @pytest.fixture
@@ -88,6 +89,23 @@ class TestSegments:
         np.testing.assert_allclose(ours[800:], signal[600:], atol=1e-6)
         theirs = wfdb.rdrecord(str(tmp_path / "A1"), m2s=True)
         np.testing.assert_allclose(ours, theirs.p_signal, atol=1e-6)
+
+    def test_are_found_as_the_record_they_make_up(self, tmp_path: Path, signal: np.ndarray) -> None:
+        self.parts(tmp_path, signal)
+        path = self.joined(tmp_path, "A1/3 12 500 1700", "A1_1 600", "~ 200", "A1_2 900")
+        alone = write_wfdb(tmp_path / "b", "A1_1", signal)
+        assert find_records(tmp_path) == {"A1": path, "A1_1": alone}
+        assert len(read_record(tmp_path / "A1_1.hea").signal) == 600
+        report = inspect_folder(tmp_path)
+        assert (report.missing, report.extra) == ((), ())
+        (tmp_path / "A1_1.dat").unlink()
+        (tmp_path / "A1_2.hea").unlink()
+        of_segment, segment = sorted(inspect_folder(tmp_path).missing)
+        assert (
+            "A1_1.dat (named by A1_1.hea)" in of_segment and "A1_2.hea (named by A1.hea)" in segment
+        )
+        self.joined(tmp_path, "A1/2 12 500 1200", "A1_1 600", "A1 600")
+        assert find_records(tmp_path)["A1"] == path  # to say what is wrong with it
 
     @pytest.mark.parametrize(
         ("lines", "trouble"),

@@ -123,6 +123,14 @@ def test_a_page_has_the_warnings_of_its_answer(
     assert "100% of the first 2 s" in client.get(f"{address}/pages/1").text
 
 
+def test_segments_are_answered_as_one_recording(client: TestClient, tmp_path: Path) -> None:
+    write_wfdb(tmp_path, "A1_1", sine_leads(1500))
+    (tmp_path / "A1.hea").write_text("A1/1 12 500 1500\nA1_1 1500\n")
+    files: Files = [("files", (path.name, path.read_bytes())) for path in tmp_path.iterdir()]
+    text = over(client, send(client, files))
+    assert "1 recording answered" in text and "A1_1" not in text
+
+
 def test_files_are_gone_once_they_are_answered(
     client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

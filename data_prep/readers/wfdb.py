@@ -70,8 +70,9 @@ _GAIN = re.compile(r"([-+.\deE]+)(?:\((-?\d+)\))?(?:/(\S+))?")
 def _parse_header(path: Path) -> _Header:
     # wfdb.rdheader rejects record names with a suffix, drops the µ of "µV" (so that microvolts
     # become volts) and reads 1e3 as 1; hence our own parser.
-    lines = [line.strip() for line in _header_text(path).splitlines()]
-    fields = [line.split() for line in lines if line and not line.startswith("#")]
+    text = _header_text(path)
+    fields = _fields(text)
+    lines = [line.strip() for line in text.splitlines()]
     comments = [line.lstrip("# \t") for line in lines if line.startswith("#")]
     pairs = [comment.partition(":") for comment in comments]
     info = {key.strip().casefold(): value.strip() for key, _, value in pairs}
@@ -96,6 +97,30 @@ def _parse_header(path: Path) -> _Header:
         raise RecordError(
             f"{path} is not a WFDB header ({error!s:.200}); correct it or leave this recording out."
         ) from error
+
+
+def files_named_by(header: Path) -> tuple[str, ...]:
+    """Name the files that a WFDB header needs beside it.
+
+    Args:
+        header: of one record, or of several segments.
+
+    Returns:
+        The signal files, or the headers of the segments, once each; none if the header cannot be
+        read.
+    """
+    try:
+        fields = _fields(_header_text(header))
+    except RecordError:
+        return ()
+    ending = ".hea" if fields and "/" in fields[0][0] else ""
+    names = dict.fromkeys(line[0] for line in fields[1:])
+    return tuple(name + ending for name in names if name != "~" and Path(name).name == name)
+
+
+def _fields(text: str) -> list[list[str]]:
+    lines = [line.strip() for line in text.splitlines()]
+    return [line.split() for line in lines if line and not line.startswith("#")]
 
 
 def _header_text(path: Path) -> str:

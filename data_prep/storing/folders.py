@@ -2,10 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from data_prep.errors import RecordError
 from data_prep.files import is_file, opened
+from data_prep.readers.wfdb import files_named_by
 from data_prep.storing.download import SUMS
 
 _SHOWN = 5
@@ -72,15 +73,17 @@ def inspect_folder(folder: Path) -> FolderReport:
     scan = scan_folder(folder)
     records = scan.records
     missing = _absent_files(folder, _listed_files(folder), SUMS)
+    named = {path: files_named_by(path) for _, path in records if path.suffix == ".hea"}
+    for path, names in list(named.items()):
+        segments = [path.with_name(name) for name in names if name.endswith(".hea")]
+        named |= {segment: files_named_by(segment) for segment in segments}
     missing += [
         f"{path.parent / name} (named by {path.name})"
-        for _, path in records
-        if path.suffix == ".hea"
-        for name in _sample_files(path)
+        for path, names in named.items()
+        for name in names
         if not is_file(path.parent / name)
     ]
-    headers = {path.with_suffix("") for _, path in records}
-    orphans = [p for p in sorted(folder.rglob("*.dat")) if p.with_suffix("") not in headers]
+    orphans = [p for p in sorted(folder.rglob("*.dat")) if not is_file(p.with_suffix(".hea"))]
     extra = [f"{path} (samples without a header)" for path in orphans]
     published = is_file(folder / "ptbxl_database.csv")
     if published:
@@ -116,18 +119,6 @@ def _listed_files(folder: Path) -> list[str]:
 
 def _absent_files(folder: Path, names: list[str], by: str) -> list[str]:
     return [f"{folder / name} (named by {by})" for name in names if not is_file(folder / name)]
-
-
-def _sample_files(header: Path) -> list[str]:
-    """The files that a WFDB header names; none if the header cannot be read."""
-    try:
-        with opened(header) as file:
-            lines = file.read(1_000_000).decode("latin-1").splitlines()
-    except OSError:
-        return []
-    fields = [line.split() for line in lines if line.strip() and not line.startswith("#")]
-    names = dict.fromkeys(line[0] for line in fields[1:] if line)
-    return [name for name in names if PurePosixPath(name).name == name]
 
 
 def _against_ptbxl(

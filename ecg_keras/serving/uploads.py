@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from data_prep.errors import ECGError, OptionError, RecordError
+from data_prep.readers.wfdb import files_named_by
 from data_prep.records import Record, find_records, read_record
 from ecg_keras.evaluation.answers import found_text
 from ecg_keras.explanation.pages import page_of
@@ -214,8 +215,10 @@ class Worker:
     def _answer(self, upload: Upload) -> None:
         upload.state = "answering"
         records = find_records(upload.folder)
+        headers = [path for path in records.values() if path.suffix == ".hea"]
+        used = {*records, *(Path(name).stem for path in headers for name in files_named_by(path))}
         for stored, name in upload.names.items():
-            if Path(stored).stem not in records:
+            if Path(stored).stem not in used:
                 upload.rejected.append((name, _reason(upload.folder / stored, upload)))
         if not records:
             return
