@@ -156,8 +156,8 @@ class FolderScan:
 
     Attributes:
         records: name and file of each recording, sorted; names may repeat.
-        refused: files with the suffix of a recording that are not recordings, and folders that
-            cannot be read, each with the reason, sorted.
+        refused: files with the suffix of a recording that are not recordings, folders that cannot
+            be read, and links to folders, each with the reason, sorted.
     """
 
     records: list[tuple[str, Path]]
@@ -169,7 +169,8 @@ def scan_folder(folder: str | Path) -> FolderScan:
 
     Files with other suffixes are ignored, and so are the segments of a multi-segment record, tables
     about recordings, such as ``REFERENCE.csv``, the answers of an earlier prediction, and hidden
-    files.
+    files.  A file without a suffix is a recording if it begins as DICOM, EDF, BDF or SCP-ECG does.
+    Links to folders are not followed.
 
     Args:
         folder: where to look.
@@ -186,13 +187,16 @@ def scan_folder(folder: str | Path) -> FolderScan:
             (Path(error.filename), f"{error.filename} cannot be read ({error.strerror})")
         )
 
-    # Copying on macOS leaves files such as ._A0001.mat, which are not recordings.
-    files = [
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, onerror=unreadable)
-        for name in names
-        if not name.startswith(".")
-    ]
+    files = list[Path]()
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
+        # Copying on macOS leaves files such as ._A0001.mat, which are not recordings.
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+        links = [Path(parent, name) for name in folders if not name.startswith(".")]
+        refused += [
+            (path, f"{path} is a link to a folder, which is not followed; give that folder itself.")
+            for path in links
+            if path.is_symlink()
+        ]
     headers = {path for path in files if path.suffix == ".hea"}
     joined = {
         path: {path.with_name(name) for name in files_named_by(path) if name.endswith(".hea")}
@@ -208,7 +212,7 @@ def scan_folder(folder: str | Path) -> FolderScan:
         elif path.suffix.casefold() in _OTHER_ENDINGS:
             if is_file(path) and holds_recording(path):
                 found.append(path)
-            elif reason := _why_refused(path):
+            elif path.suffix and (reason := _why_refused(path)):
                 refused.append((path, reason))
     return FolderScan(sorted((path.stem, path) for path in found), sorted(refused))
 
@@ -231,7 +235,7 @@ def _why_refused(path: Path) -> str:
 
 # Columns of the tables of labels and predictions that are found among recordings.
 _ABOUT_RECORDS = {"recording", "record", "ecg_id", "diagnostic_class"}
-_OTHER_ENDINGS = (".csv", ".tsv", ".npy", ".npz", ".edf", ".bdf", ".dcm", ".scp", ".xml")
+_OTHER_ENDINGS = ("", ".csv", ".tsv", ".npy", ".npz", ".edf", ".bdf", ".dcm", ".scp", ".xml")
 
 
 def _record_file(path: Path) -> Path:
@@ -281,8 +285,10 @@ def format_of(path: Path) -> str | None:
     """
     if path.suffix in (".hea", ".mat"):
         return "WFDB" if path.suffix == ".hea" else "CPSC struct"
-    start = file_bytes(path, first=256)
-    ending = path.suffix.casefold()
+    return _format_of(file_bytes(path, first=256), path.suffix.casefold())
+
+
+def _format_of(start: bytes, ending: str) -> str | None:
     found = None
     if start.startswith(b"\x93NUMPY") or (start.startswith(b"PK") and ending == ".npz"):
         found = "array"
@@ -322,7 +328,10 @@ def holds_recording(path: Path) -> bool:
             return is_recording(path)
         with open(path, "rb") as file:
             start = file.read(4096)
-        if ending == ".dcm":
+        form = "DICOM" if ending == ".dcm" else _format_of(start, ending)
+        if not ending and form in ("EDF", "BDF", "SCP-ECG"):
+            return True
+        if form == "DICOM":
             return any(storage in start for storage in _ECG_STORAGE)
         return ending == ".xml" and any(
             root in start or root.decode().encode("utf-16-le") in start for root in _ROOTS

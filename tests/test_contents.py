@@ -37,7 +37,7 @@ def test_check_reads_all_formats(tmp_path: Path) -> None:
     write_table(tmp_path / "t.csv", eight, names=[f"{n} (mV)" for n in EIGHT], time=("time", 5e-3))
     write_edf(tmp_path / "e1.edf", signal, fs=200)
     write_edf(tmp_path / "e2.edf", sine_leads(400, fs=100), fs=100)
-    write_dicom(tmp_path / "d.dcm", signal, fs=200)
+    write_dicom(tmp_path / "IM0001", signal, fs=200)
     write_scp(tmp_path / "s.scp", signal, fs=200)
     write_muse(tmp_path / "m.xml", signal, fs=200)
     np.savez(tmp_path / "n.npz", signal=signal, fs=200, unit="mV")

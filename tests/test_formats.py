@@ -691,6 +691,11 @@ def test_recordings_are_found_among_other_files(tmp_path: Path, signal: np.ndarr
     np.save(tmp_path / "features.npy", np.ones((5, 7)))
     (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY")
     (tmp_path / "notes.xml").write_text("<notes/>")
+    for number, kind in enumerate(("DICOM", "EDF", "SCP-ECG")):
+        name, write = WRITERS[kind]
+        expected[f"IM{number}"] = write(tmp_path / name, signal).rename(tmp_path / f"IM{number}")
+    (tmp_path / "LICENSE").write_text("free")
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + b"1.2.840.10008.1.3.10")
     (tmp_path / "ct.dcm").write_bytes(bytes(128) + b"DICM" + b"1.2.840.10008.5.1.4.1.1.2")
     (tmp_path / "folder.csv").mkdir()
     assert find_records(tmp_path) == expected
@@ -708,6 +713,7 @@ def test_what_is_no_recording_is_listed_with_the_reason(tmp_path: Path, signal: 
     (tmp_path / "notes.pdf").write_text("%PDF")
     os.mkfifo(tmp_path / "pipe.edf")
     (tmp_path / "zero.scp").symlink_to("/dev/zero")
+    (tmp_path / "link").symlink_to(tmp_path)
     (tmp_path / "locked").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         scandir = os.scandir
@@ -725,6 +731,7 @@ def test_what_is_no_recording_is_listed_with_the_reason(tmp_path: Path, signal: 
     expected = {
         "broken.npz": "is not a NumPy recording",
         "headless.csv": "does not name leads",
+        "link": "is a link to a folder",
         "locked": "Permission denied",
         "notes.xml": "XML of another kind",
         "pipe.edf": "not a regular file",

@@ -10,7 +10,7 @@ from data_prep.errors import RecordError
 from data_prep.label_tables import CPSC_MAP
 from data_prep.labels import LEADS
 from data_prep.readers.record import Tracing, record_of
-from data_prep.records import read_tracing
+from data_prep.records import format_of, read_tracing
 
 _READ = 20  # recordings of each format
 _FORMATS = {".hea": "WFDB", ".mat": "MATLAB struct", ".dcm": "DICOM", ".scp": "SCP-ECG"}
@@ -32,13 +32,16 @@ class Contents:
 
 
 def format_name(path: Path) -> str:
-    """Name the format of a recording by its suffix.
+    """Name the format of a recording by its suffix, or by its first bytes if it has none.
 
     Args:
         path: as found in a folder.
+
+    Raises:
+        RecordError: if it has no suffix and cannot be read.
     """
     ending = path.suffix.casefold()
-    return _FORMATS.get(ending, ending[1:].upper())
+    return _FORMATS.get(ending) or ending[1:].upper() or format_of(path) or ""
 
 
 def read_contents(paths: Sequence[Path], *, labelled: bool) -> Contents:
