@@ -31,7 +31,7 @@ class Explainer:
         models: the networks, each with its attention weights and gradients.
 
     Raises:
-        OptionError: if the networks take signals of different form.
+        OptionError: if the networks differ in the form of input, in heads or in attention.
     """
 
     def __init__(self, models: Sequence[ECGModel]) -> None:

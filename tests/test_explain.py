@@ -18,8 +18,10 @@ from data_prep.records import Record
 from ecg_keras.explanation.methods import (
     CELL,
     SHARES,
+    ExplainableModel,
     Explanation,
     cell_sums,
+    explainable,
     flat_line,
     integrated_gradients,
     view,
@@ -309,6 +311,32 @@ def test_networks_of_different_form_are_not_averaged() -> None:
     for package in (mlbf_keras.explain, mrm_keras.explain):
         with pytest.raises(OptionError, match="1920.keras and 960.keras"):
             package.Explainer([short, long])
+
+
+def test_networks_of_different_heads_or_widths_are_not_averaged() -> None:
+    """Before anything is predicted."""
+    models = [ECGModel(None, contract("MRM-Net"), Path(f"{i}.keras")) for i in range(2)]
+
+    def explained(heads: list[str], weights: list[tuple[str, int]]) -> list[ExplainableModel]:
+        of_model = iter(zip(heads, weights, strict=True))
+
+        def attention_network(network: Any) -> Any:
+            head, (name, width) = next(of_model)
+            return lambda signals: (
+                {head: signals[:, 0]},
+                {name: keras.ops.ones((len(signals), width))},
+            )
+
+        return explainable(models, attention_network)
+
+    assert len(explained(["low", "low"], [("a", 2), ("a", 2)])) == 2
+    for heads, weights in [
+        (["low", "high"], [("a", 2), ("a", 2)]),
+        (["low", "low"], [("a", 2), ("b", 2)]),
+        (["low", "low"], [("a", 2), ("a", 3)]),
+    ]:
+        with pytest.raises(OptionError, match="1.keras and 0.keras differ in heads, attention"):
+            explained(heads, weights)
 
 
 # --- MRM-Net -------------------------------------------------------------------------------------

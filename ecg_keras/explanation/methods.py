@@ -258,6 +258,13 @@ class ExplainableModel:
         )
         return answers, weights
 
+    def outputs(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each head's probabilities and of each attention's weights."""
+        flat = np.zeros((1, self.contract.input_length, len(self.contract.leads)), np.float32)
+        return {
+            name: value.shape for part in self.with_attention(flat) for name, value in part.items()
+        }
+
     def probabilities(self, signals: np.ndarray) -> np.ndarray:
         """Return ``(n, C)`` for signals ``(n, time, lead)``."""
         parts = (signals[i : i + _BATCH] for i in range(0, len(signals), _BATCH))
@@ -284,7 +291,7 @@ def explainable(
         attention_network: extends a network to output its attention weights too.
 
     Raises:
-        OptionError: naming two models that differ in the form of input.
+        OptionError: naming two models that differ in the form of input, in heads or in attention.
     """
     for model in models[1:]:
         if model.contract.input_form != models[0].contract.input_form:
@@ -292,7 +299,15 @@ def explainable(
                 f"{model.path} and {models[0].path} take signals of different rate, length or"
                 " leads, so their explanations cannot be averaged; explain with one of them."
             )
-    return [ExplainableModel(model, attention_network(model.network)) for model in models]
+    opened = [ExplainableModel(model, attention_network(model.network)) for model in models]
+    outputs = [each.outputs() for each in opened] if len(opened) > 1 else []
+    for model, own in zip(models[1:], outputs[1:], strict=True):
+        if own != outputs[0]:
+            raise OptionError(
+                f"{model.path} and {models[0].path} differ in heads, attention or width, so their"
+                " explanations cannot be averaged; explain with one of them."
+            )
+    return opened
 
 
 def _filled(signals: np.ndarray) -> Any:
