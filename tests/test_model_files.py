@@ -152,7 +152,10 @@ def refusal(path: Path) -> str:
 
 def test_what_is_no_model_file(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "absent.keras")
-    assert "does not exist" in refusal(tmp_path)
+    (tmp_path / "fold_2").mkdir()
+    (tmp_path / "fold_2" / "best.keras").touch()
+    named = f"is a folder; name a .keras file in it, such as {tmp_path / 'fold_2' / 'best.keras'}."
+    assert named in refusal(tmp_path)
     for name, content in {"empty": b"", "text": b"Recording\nA0001\n", "zip": b"PK\3\4"}.items():
         (tmp_path / f"{name}.keras").write_bytes(content)
         assert "is not a Keras model file" in refusal(tmp_path / f"{name}.keras")

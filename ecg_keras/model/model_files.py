@@ -255,6 +255,10 @@ def _found(path: str | Path, networks: tuple[str, ...] | None) -> tuple[Path, Si
     path = Path(path)
     if not path.is_file() and str(path) in pretrained_models():
         path = pretrained_file(str(path))
+    if path.is_dir():
+        inside = sorted((*path.glob("best.keras"), *path.glob("*/best.keras")))
+        example = inside[0] if inside else path / "best.keras"
+        raise ModelFileError(f"{path} is a folder; name a .keras file in it, such as {example}.")
     if not path.is_file():
         raise ModelFileError(
             f"{path} does not exist; name a .keras file that training wrote, or a model that"

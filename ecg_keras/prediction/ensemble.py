@@ -68,12 +68,12 @@ FILES = (
 WINDOW = 16
 
 
-def open_models(pattern: Sequence[str]) -> "Ensemble":
+def open_models(pattern: str | Path | Sequence[str | Path]) -> "Ensemble":
     """Open the models of an ensemble.
 
     Args:
         pattern: files, patterns such as ``runs/x/fold_*/best.keras``, or names of pretrained
-            models.
+            models; one or several.
 
     Returns:
         The models; those of a pattern in the order of their names.
@@ -82,7 +82,7 @@ def open_models(pattern: Sequence[str]) -> "Ensemble":
         ModelFileError: if there is no model, one is unusable, or two were trained for different
             classes.
     """
-    paths = _files(pattern)
+    paths = _files([pattern] if isinstance(pattern, str | Path) else pattern)
     if not paths:
         raise ModelFileError("no model is named; give at least one .keras file after --models.")
     models = [load_model(path) for path in tqdm(paths, desc="models", unit="file", disable=None)]
@@ -785,8 +785,8 @@ def _predict_fold(
     )
 
 
-def _files(pattern: Sequence[str]) -> list[Path]:
-    return [Path(p) for entry in pattern for p in sorted(glob.glob(str(entry))) or [entry]]
+def _files(pattern: Sequence[str | Path]) -> list[Path]:
+    return [Path(p) for entry in pattern for p in sorted(glob.glob(str(entry))) or [str(entry)]]
 
 
 def explainer_of(models: Sequence[ECGModel]) -> Explainer:
