@@ -3,6 +3,7 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -546,6 +547,34 @@ def test_a_stop_between_files_leaves_the_earlier_answers(
         with pytest.raises(KeyboardInterrupt):
             answer(tmp_path)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_stop_between_pages_leaves_the_answers_and_the_pages_made(
+    stored: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_models(tmp_path, {})
+    made: list[Path] = []
+
+    def write(path: Path, record: Record, **_: Any) -> None:
+        if made:
+            raise KeyboardInterrupt
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(record.id)
+        made.append(path)
+
+    explainer = SimpleNamespace(explain=lambda record: record)
+    monkeypatch.setattr(prediction, "explainer_of", lambda models: explainer)
+    monkeypatch.setattr(prediction, "write_page", write)
+    (tmp_path / "out" / "explained").mkdir(parents=True)
+    (tmp_path / "out" / "explained" / "old.html").touch()
+    with pytest.raises(KeyboardInterrupt):
+        (of_store if stored else answer)(tmp_path, explain=True)
+    out = tmp_path / "out"
+    names = [row[0] for row in rows_of(out / "answers.csv")[1:]]
+    assert len(names) == 5 and {path.name for path in out.iterdir()} == set(prediction.FILES)
+    (page,) = (out / "explained").iterdir()
+    assert page.stem == page.read_text() == names[0]
 
 
 def test_answers_in_a_folder_of_the_records(tmp_path: Path) -> None:

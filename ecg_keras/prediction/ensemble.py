@@ -2,6 +2,7 @@
 
 import csv
 import glob
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from data_prep.errors import ModelFileError, OptionError, RecordError, StoreError
-from data_prep.files import write_csv, written_as_one
+from data_prep.files import locked, write_csv, written_as_one
 from data_prep.labels import CPSC_CLASSES, CPSC_TASK, known_first_labels, read_recordings
 from data_prep.names import shown
 from data_prep.plausibility import Doubt, check
@@ -682,7 +683,7 @@ def predict(
         fold: fold of the store to predict; only records with a label of the models' task are used.
         fs: sampling rate in hertz, of recordings that do not state it.
         unit: unit of recordings that do not state it.
-        explain: whether to write ``explained/NAME.html`` for each recording.
+        explain: whether to write ``explained/NAME.html`` for each recording, after the answers.
         form: format of ``answers.csv``; None for the challenge's if ``csv_file`` has its columns
             and the models its task, otherwise names.
 
@@ -734,8 +735,6 @@ def predict(
         predictions, doubts = answered.predictions, answered.doubts
         answers = answered.answers
         write_answers(folder, answered, form)
-        if explainer is not None:
-            _write_pages(folder / "explained", explainer, predictions, read, doubts)
     count = len(answers)
     for line in table_lines(answers):
         print(line)
@@ -752,6 +751,12 @@ def predict(
     for notice in notices_of(predictions):
         print(f"warning: {notice}", file=sys.stderr)
     _print_doubts(doubts, out / "warnings.csv")
+    if explainer is not None:
+        # The answers are complete already, whatever stops the pages.
+        with locked(Path(os.path.realpath(out)), doing="written"), ExitStack() as stack:
+            if store is not None:
+                opened = stack.enter_context(Store(store))
+            _write_pages(out / "explained", explainer, predictions, read, doubts)
     if answered.rejected:
         rejected = answered.rejected
         raise RecordError(
