@@ -1,5 +1,6 @@
 """The page to drop recordings on: what it answers, what it refuses, and in which order."""
 
+import html
 import io
 import re
 import socket
@@ -13,11 +14,13 @@ from typing import Any
 import pytest
 import uvicorn
 from make_records import sine_leads, write_wfdb
+from numpy.lib.format import write_array
 from starlette.testclient import TestClient
 from test_pages import explanation
 from toy import compiled_toy, toy_contract
 
 from data_prep.errors import OptionError
+from data_prep.labels import LEADS
 from data_prep.records import Record
 from ecg_keras.explanation.methods import Explanation
 from ecg_keras.model.backend import keras
@@ -37,14 +40,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ECGModel:
 
 
 class Explainer:
-    """Explains at once, or once it may."""
+    """Explains at once, or once it may, each recording but one."""
 
     def __init__(self) -> None:
         self.may = threading.Event()
         self.may.set()
+        self.but = ""
 
     def explain(self, record: Record) -> Explanation:
         assert self.may.wait(60)
+        if record.id == self.but:
+            raise ZeroDivisionError("a fault")
         return replace(explanation(), record=record)
 
 
@@ -60,7 +66,7 @@ def explainer(monkeypatch: pytest.MonkeyPatch) -> Explainer:
 
 @pytest.fixture
 def client(model: ECGModel, explainer: Explainer) -> Iterator[TestClient]:
-    worker = Worker({"toy": [model]}, Limits(files=3, megabytes=2, waiting=2, kept=2))
+    worker = Worker({"toy": [model]}, Limits(files=3, megabytes=2, waiting=3, kept=2))
     with TestClient(application(worker), base_url="http://localhost") as client:
         yield client
 
@@ -72,9 +78,18 @@ def wfdb_files(folder: Path, *names: str) -> Files:
     return [("files", (path.name, path.read_bytes())) for path in files]
 
 
-def send(client: TestClient, files: Files, model: str = "toy") -> str:
+def table(*, time: bool = True) -> bytes:
+    """A recording of 3 s as CSV, by default with its time."""
+    rows = [",".join((*(["time"] if time else []), *LEADS))]
+    for i, row in enumerate(sine_leads(1500)):
+        rows.append(",".join(map(str, (*([i / 500] if time else []), *row))))
+    return "\n".join(rows).encode()
+
+
+def send(client: TestClient, files: Files, **fields: str) -> str:
     """Upload, and return the address of the upload's page."""
-    answer = client.post("/uploads", data={"model": model}, files=files, follow_redirects=False)
+    data = {"model": "toy", **fields}
+    answer = client.post("/uploads", data=data, files=files, follow_redirects=False)
     assert answer.status_code == 303, answer.text
     return str(answer.headers["location"])
 
@@ -138,9 +153,10 @@ def test_files_are_gone_once_they_are_answered(
     (tmp_path / "temporary").mkdir()
     address = send(client, wfdb_files(tmp_path, "A1"))
     over(client, address)
-    assert list((tmp_path / "temporary").iterdir()) == []
+    left = [path.name for path in (tmp_path / "temporary").rglob("*") if path.is_file()]
+    assert left == ["1.html"]
     answer = client.post(f"{address}/forget", follow_redirects=False)
-    assert answer.headers["location"] == "/"
+    assert answer.headers["location"] == "/" and not list((tmp_path / "temporary").iterdir())
     assert "not kept any more" in problem(client.get(address))
 
 
@@ -153,19 +169,61 @@ def test_rubbish_gets_its_sentence_and_the_rest_an_answer(
     assert "1 recording answered" in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;.csv" in text and "<script" not in text
     assert "ecg-serve-" not in text  # the temporary folder's name
-    text = over(client, send(client, [("files", ("notes.txt", b"hello"))]))
-    assert "None of the files could be used" in text and "notes.txt" in text
+    files = [("files", (name, b"hello")) for name in ("notes.txt", "ä ö.npy")]
+    text = over(client, send(client, files))
+    assert "None of the files could be used" in text
+    assert "<b>notes.txt</b>: notes.txt " in text and "<b>ä ö.npy</b>: ä ö.npy " in text
+
+
+def test_recordings_are_shown_under_their_own_names(client: TestClient) -> None:
+    names = ["Müller, Anna <1>.csv", ".a.b (2).csv", "=1+1.csv"]
+    address = send(client, [("files", (name, table())) for name in names])
+    text = over(client, address)
+    for number, name in enumerate(("Müller, Anna <1>", ".a.b (2)", "=1+1"), start=1):
+        assert f'<th scope="row">{html.escape(name)}</th>' in text
+        assert client.get(f"{address}/pages/{number}").text == f"<h1>Why {name}</h1>"
+    _, *rows = client.get(f"{address}/answers.csv").text.splitlines()
+    assert rows[0].startswith('"Müller, Anna <1>",') and rows[2].startswith("'=1+1,")
+
+
+def test_a_header_of_any_name_finds_its_signals(client: TestClient, tmp_path: Path) -> None:
+    assert ">Müller.1<" in over(client, send(client, wfdb_files(tmp_path, "Müller.1")))
+
+
+def test_files_of_one_stem_and_of_no_known_suffix(client: TestClient) -> None:
+    names = ("A1.csv", "A1.tsv", "IM000001")
+    files: Files = [("files", (name, table())) for name in names[:1]]
+    files += [("files", (names[1], table().replace(b",", b"\t")))]
+    array = io.BytesIO()
+    write_array(array, sine_leads(1500))
+    files += [("files", (names[2], array.getvalue()))]
+    text = over(client, send(client, files, fs="500"))
+    for name in ("A1", "A1.tsv", "IM000001"):
+        assert f'<th scope="row">{name}</th>' in text
+    assert "could not be used" not in text.casefold()
+
+
+def test_rate_and_unit_from_the_form(client: TestClient) -> None:
+    files: Files = [("files", ("a.csv", table(time=False)))]
+    text = over(client, send(client, files))
+    assert "a.csv does not state its sampling rate; give it in Hz on the form" in text
+    assert "1 recording answered" in over(client, send(client, files, fs="500", unit="mV"))
+    assert "holds no ECG in the unit" in over(client, send(client, files, fs="500", unit="nV"))
+    answer = client.post("/uploads", data={"model": "toy", "fs": "fast"}, files=files)
+    assert "the sampling rate is &#39;fast&#39;; give a number" in problem(answer).casefold()
 
 
 @pytest.mark.parametrize(
     "name",
-    ["../../evil.npy", "/evil.npy", "a/b.npy", "..\\evil.npy", "~.npy", "é\n.npy", "x" * 300],
+    ["../../evil.npy", "/evil.npy", "a/b.npy", "..\\evil.npy", "~.npy", "C:é.npy", "é\n.npy"]
+    + [".npy.", "x" * 300, "é" * 150],
 )
 def test_names_are_no_paths(name: str, model: ECGModel, tmp_path: Path) -> None:
     worker = Worker({"toy": [model]}, Limits())
     upload = worker.add("toy", [(name, io.BytesIO(b"123"))])
-    (stored,) = upload.folder.iterdir()
-    assert stored.name == ("recording_1.npy" if name.endswith(".npy") else "recording_1")
+    (stored,) = upload.files.iterdir()
+    ending = r"\.npy" if name.endswith(".npy") else ""
+    assert re.fullmatch(f"recording_[0-9a-f]{{16}}{ending}", stored.name)
     assert upload.names == {stored.name: name}
     worker.stop()
     assert not upload.folder.exists()
@@ -194,7 +252,9 @@ class TestRefusals:
         worker = Worker({"toy": [model]}, Limits(waiting=2))  # not started
         keys = [worker.add("toy", [("a.csv", io.BytesIO(b"1"))]) for _ in range(2)]
         assert [worker.before(each) for each in keys] == [0, 1]
-        with pytest.raises(OptionError, match="2 uploads are waiting"):
+        keys[0].state = "explaining"  # it counts here, but it does not keep others waiting
+        assert [worker.before(each) for each in keys] == [0, 0]
+        with pytest.raises(OptionError, match="2 uploads are not finished"):
             worker.add("toy", [("a.csv", io.BytesIO(b"1"))])
         worker.stop()
 
@@ -239,7 +299,8 @@ def test_answers_come_before_explanations(
             break
         time.sleep(0.05)
     second, third = (send(client, wfdb_files(tmp_path, name)) for name in ("A2", "A3"))
-    assert "1 upload will be answered before this one" in client.get(second).text
+    assert "This upload is next" in client.get(second).text
+    assert "1 upload will be answered before this one" in client.get(third).text
     order: list[str] = []
     explain = explainer.explain
 
@@ -284,7 +345,7 @@ def test_a_fault_of_ours_ends_one_upload_only(
 ) -> None:
     answer_records = uploads.answer_records
 
-    def fail(models: Sequence[ECGModel], records: Any) -> Any:
+    def fail(models: Sequence[ECGModel], records: Any, **_: Any) -> Any:
         raise ZeroDivisionError("a fault")
 
     monkeypatch.setattr(uploads, "answer_records", fail)
@@ -293,6 +354,37 @@ def test_a_fault_of_ours_ends_one_upload_only(
     assert "ZeroDivisionError: a fault" in capfd.readouterr().err
     monkeypatch.setattr(uploads, "answer_records", answer_records)
     assert "1 recording answered" in over(client, send(client, wfdb_files(tmp_path, "A2")))
+
+
+def test_a_fault_in_an_explanation_costs_its_page_only(
+    client: TestClient, explainer: Explainer, capfd: Any
+) -> None:
+    explainer.but = "A1"
+    files: Files = [("files", (f"A{i}.csv", table())) for i in (1, 2)]
+    address = send(client, files)
+    text = over(client, address)
+    assert "2 recordings answered" in text and text.count("this page could not be made") == 1
+    assert "ZeroDivisionError: a fault" in capfd.readouterr().err
+    assert client.get(f"{address}/pages/1").status_code == 404
+    assert client.get(f"{address}/pages/2").text == "<h1>Why A2</h1>"
+
+
+def test_an_upload_that_is_forgotten_meanwhile(
+    client: TestClient, tmp_path: Path, explainer: Explainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads.tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    explainer.may.clear()
+    address = send(client, wfdb_files(tmp_path, "A1"))
+    for _ in range(600):
+        if "explanation 1 of 1" in client.get(address).text:
+            break
+        time.sleep(0.05)
+    client.post(f"{address}/forget")
+    explainer.may.set()
+    over(client, send(client, wfdb_files(tmp_path, "A2")))
+    (left,) = (tmp_path / "temporary").iterdir()
+    assert [path.name for path in left.iterdir()] == ["1.html"]
 
 
 def test_only_the_newest_answers_are_kept(client: TestClient, tmp_path: Path) -> None:

@@ -306,6 +306,18 @@ class Answered:
         return Answers(tuple(answers), tuple(self.rejected))
 
 
+class NoneUsableError(RecordError):
+    """No recording could be used; the message is the reason of the first.
+
+    Attributes:
+        rejected: all of them, each with its reason.
+    """
+
+    def __init__(self, rejected: Sequence[Rejected]) -> None:
+        super().__init__(rejected[0].reason)
+        self.rejected = rejected
+
+
 def _input_seconds(models: Sequence[ECGModel]) -> float:
     """Return the shortest input of the models, in seconds."""
     return min(model.contract.input_length / model.contract.sampling_rate for model in models)
@@ -340,7 +352,7 @@ def answer_records(
         The mean probabilities and thresholds of the models, and all else that was found.
 
     Raises:
-        RecordError: if no recording could be used.
+        NoneUsableError: if no recording could be used.
     """
     usable: list[_Usable] = []
     answers: list[np.ndarray] = []
@@ -378,7 +390,7 @@ def answer_records(
                 if known
             ]
     if not usable:
-        raise RecordError(rejected[0].reason)
+        raise NoneUsableError(rejected)
     names = [entry.name for entry in usable]
     members = [
         Predictions(

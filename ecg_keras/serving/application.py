@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from data_prep.errors import OptionError
@@ -68,7 +68,7 @@ def application(worker: Worker, *, token: str | None = None) -> Starlette:
             )
         try:
             async with asyncio.timeout(limits.seconds):
-                fields = await request.form(max_files=limits.files, max_fields=2)
+                fields = await request.form(max_files=limits.files, max_fields=3)
         except TimeoutError:
             raise HTTPException(
                 408, f"the upload took longer than {limits.seconds} s to arrive; try again."
@@ -85,7 +85,13 @@ def application(worker: Worker, *, token: str | None = None) -> Starlette:
             ]
             if not files:
                 raise OptionError("no file was chosen; drop one on the field or choose it.")
-            upload = await asyncio.to_thread(worker.add, str(fields.get("model", "")), files)
+            upload = await asyncio.to_thread(
+                worker.add,
+                str(fields.get("model", "")),
+                files,
+                fs=_rate(str(fields.get("fs", ""))),
+                unit=str(fields.get("unit", "")) or None,
+            )
         finally:
             await fields.close()
         return RedirectResponse(f"/uploads/{upload.key}", 303)
@@ -102,15 +108,13 @@ def application(worker: Worker, *, token: str | None = None) -> Starlette:
         return Response(upload.table, media_type="text/csv; charset=utf-8", headers=attached)
 
     def explanation(request: Request) -> Response:
-        pages = list(_upload(request).pages.items())
         number = request.path_params["number"]
-        if not 1 <= number <= len(pages):
+        page = _upload(request).pages.get(number)
+        if page is None:
             raise HTTPException(404, "there is no such page yet; open the page of the upload.")
-        name, text = pages[number - 1]
-        headers = {}
-        if "download" in request.query_params:  # a recording's name may hold any character
-            headers["Content-Disposition"] = f'attachment; filename="explanation_{number}.html"'
-        return HTMLResponse(text, headers=headers)
+        # A recording's name may hold any character.
+        saved = f"explanation_{number}.html" if "download" in request.query_params else None
+        return FileResponse(page, media_type="text/html", filename=saved)
 
     def forget(request: Request) -> Response:
         worker.forget(request.path_params["key"])
@@ -166,6 +170,16 @@ def _refusal(request: Request, token: str | None) -> Response | None:
         if not secrets.compare_digest(given.encode(), token.encode()):
             return _error(403, "the token is missing; open the address that ecg-serve printed.")
     return None
+
+
+def _rate(text: str) -> float | None:
+    """Return the sampling rate in hertz that was given on the form, None if none was."""
+    try:
+        return float(text) if text.strip() else None
+    except ValueError:
+        raise OptionError(
+            f"the sampling rate is {text[:40]!r}; give a number of hertz, such as 500."
+        ) from None
 
 
 def _split(address: str) -> SplitResult:

@@ -15,7 +15,7 @@ def main(
     """Serve a local web page that predicts from uploaded recordings.
 
     Uploads are processed one at a time, in order of arrival.  Files are kept in a temporary folder
-    until they are processed; the results of the latest 50 stay in memory until the server stops.
+    until they are processed; the results of the latest 50 are kept until the server stops.
     The page loads nothing from other sites and runs no scripts.
 
     Args:

@@ -8,18 +8,20 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from data_prep.errors import ECGError, OptionError, RecordError
+from data_prep.errors import ECGError, OptionError
+from data_prep.names import shown
 from data_prep.readers.wfdb import files_named_by
-from data_prep.records import Record, find_records, read_record
-from ecg_keras.evaluation.answers import found_text
+from data_prep.records import list_records, read_record
+from ecg_keras.evaluation.answers import Rejected, found_text
 from ecg_keras.explanation.pages import page_of
 from ecg_keras.model.model_files import ECGModel
 from ecg_keras.prediction.ensemble import (
     Explainer,
+    NoneUsableError,
     answer_records,
     explainer_of,
     notices_of,
@@ -28,9 +30,10 @@ from ecg_keras.prediction.ensemble import (
 
 State = Literal["waiting", "answering", "explaining", "done", "failed"]
 
-# Uploaded file names are kept if they match this, since WFDB headers refer to their signal files by
-# name; all others are replaced.
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}(?:\.[A-Za-z0-9]{1,8}){1,2}")
+# Uploaded files are stored under their own names if these match this and are not too long, since
+# WFDB headers refer to their signal files by name; all others are stored under another.
+_PLAIN = re.compile(r"""[^\s.~/\\:*?"<>|][^/\\:*?"<>|]*(?<![\s.])""")
+_MOST_BYTES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,7 @@ class Limits:
         files: maximum number of files per upload.
         megabytes: maximum total size of an upload, in MB.
         seconds: maximum time for an upload to arrive.
-        waiting: maximum number of waiting uploads.
+        waiting: maximum number of unfinished uploads.
         kept: maximum number of finished uploads to keep; the oldest are deleted.
     """
 
@@ -59,35 +62,46 @@ class Upload:
     Attributes:
         key: a random identifier that only the uploader knows.
         model: name of the model to predict with.
-        folder: temporary folder with the files; removed once they are processed.
-        names: the original name of each file in the folder.
+        folder: temporary folder, in it ``files``, removed once they are processed, and the pages.
+        names: the original name of each file in ``files``.
+        fs: sampling rate in hertz, of files that do not state it.
+        unit: unit of files that do not state it.
         state: state of processing.
         problem: the reason if it failed, one sentence.
         rows: for each recording its name, the classes found and the warnings.
         rejected: name and reason of each recording that could not be used.
         notices: notices to show before the answers, one sentence each.
         table: the answers as CSV.
-        pages: HTML pages made so far, by the recording's name.
-        to_explain: recordings whose pages are still to be made, with their warnings.
+        pages: HTML files of the pages made so far, by the number of the row, from 1.
+        unexplained: the reason, one sentence, of each page that could not be made, likewise.
+        to_explain: name, file and warnings of each recording whose page is still to be made.
     """
 
     key: str
     model: str
     folder: Path
     names: dict[str, str]
+    fs: float | None = None
+    unit: str | None = None
     state: State = "waiting"
     problem: str = ""
     rows: list[tuple[str, str, str]] = field(default_factory=list)
     rejected: list[tuple[str, str]] = field(default_factory=list)
     notices: tuple[str, ...] = ()
     table: bytes = b""
-    pages: dict[str, str] = field(default_factory=dict)
-    to_explain: list[tuple[Record, list[str]]] = field(default_factory=list)
+    pages: dict[int, Path] = field(default_factory=dict)
+    unexplained: dict[int, str] = field(default_factory=dict)
+    to_explain: list[tuple[str, Path, list[str]]] = field(default_factory=list)
 
     @property
     def over(self) -> bool:
         """Whether processing has ended."""
         return self.state in ("done", "failed")
+
+    @property
+    def files(self) -> Path:
+        """The folder of the files."""
+        return self.folder / "files"
 
 
 class Worker:
@@ -105,6 +119,7 @@ class Worker:
         self.limits = limits
         self._explainers: dict[str, Explainer | None] = {}
         self._uploads: dict[str, Upload] = {}
+        self._current: Upload | None = None
         self._changed = threading.Condition()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="answers", daemon=True)
@@ -119,45 +134,57 @@ class Worker:
             self._stopped = True
             self._changed.notify_all()
             for upload in self._uploads.values():
-                shutil.rmtree(upload.folder, ignore_errors=True)
+                _remove(upload.folder)
 
-    def add(self, model: str, files: Iterable[tuple[str, BinaryIO]]) -> Upload:
+    def add(
+        self,
+        model: str,
+        files: Iterable[tuple[str, BinaryIO]],
+        *,
+        fs: float | None = None,
+        unit: str | None = None,
+    ) -> Upload:
         """Add an upload to the queue.
 
         Args:
             model: one of the names that can be chosen.
-            files: names and contents.  A name is kept only if it consists of ASCII letters,
-                digits, ``-`` and ``_`` and an extension; any other is replaced.
+            files: names and contents.  A file is stored under its own name only if that is one on
+                every system and not hidden.
+            fs: sampling rate in hertz, of files that do not state it.
+            unit: unit of files that do not state it.
 
         Raises:
             OptionError: if the model is unknown, two files have the same name, or too many uploads
-                are already waiting.
+                are unfinished.
         """
         if model not in self.models:
             raise OptionError(f"there is no model {model[:80]!r}; choose one of the list.")
-        if sum(upload.state == "waiting" for upload in self._listed()) >= self.limits.waiting:
+        if sum(not upload.over for upload in self._listed()) >= self.limits.waiting:
             raise OptionError(
-                f"{self.limits.waiting} uploads are waiting already; try again in some minutes."
+                f"{self.limits.waiting} uploads are not finished yet; try again in some minutes."
             )
         folder = Path(tempfile.mkdtemp(prefix="ecg-serve-"))
+        upload = Upload(secrets.token_urlsafe(16), model, folder, {}, fs, unit)
         try:
-            names: dict[str, str] = {}
-            for number, (name, content) in enumerate(files, start=1):
-                stored = name if _PLAIN.fullmatch(name) else f"recording_{number}{_ending(name)}"
-                if stored in names:
-                    raise OptionError(f"two files are named {name!r}; upload one of them.")
-                names[stored] = name
-                with open(folder / stored, "xb") as file:
-                    shutil.copyfileobj(content, file)
+            upload.files.mkdir()
+            for name, content in files:
+                stored = _stored(name)
+                try:
+                    with open(upload.files / stored, "xb") as file:
+                        shutil.copyfileobj(content, file)
+                except FileExistsError:
+                    raise OptionError(
+                        f"two files are named {name!r}; upload one of them."
+                    ) from None
+                upload.names[stored] = name
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
             raise
-        upload = Upload(secrets.token_urlsafe(16), model, folder, names)
         with self._changed:
             self._uploads[upload.key] = upload
             over = [key for key, each in self._uploads.items() if each.over]
             for key in over[: max(0, len(over) - self.limits.kept)]:
-                del self._uploads[key]
+                _remove(self._uploads.pop(key).folder)
             self._changed.notify_all()
         return upload
 
@@ -167,20 +194,20 @@ class Worker:
             return self._uploads.get(key)
 
     def before(self, upload: Upload) -> int:
-        """Count the unfinished uploads before this one."""
+        """Count the uploads that are answered before this one."""
         number = 0
         for each in self._listed():
             if each is upload:
                 return number
-            number += not each.over
+            number += each.state in ("waiting", "answering")
         return 0
 
     def forget(self, key: str) -> None:
         """Delete an upload and its results."""
         with self._changed:
             upload = self._uploads.pop(key, None)
-        if upload is not None and upload.state == "waiting":
-            shutil.rmtree(upload.folder, ignore_errors=True)
+            if upload is not None and upload is not self._current:
+                _remove(upload.folder)
 
     def _listed(self) -> list[Upload]:
         with self._changed:
@@ -192,60 +219,87 @@ class Worker:
                 for state in ("waiting", "explaining"):
                     for upload in self._uploads.values():
                         if upload.state == state:
+                            self._current = upload
                             return upload
                 self._changed.wait()
         return None
 
     def _run(self) -> None:
         while (upload := self._next()) is not None:
+            state: State = "failed"
             try:
                 if upload.state == "waiting":
                     self._answer(upload)
                 else:
                     self._explain_one(upload)
-                upload.state = "explaining" if upload.to_explain else "done"
+                state = "explaining" if upload.to_explain else "done"
             except ECGError as error:
-                upload.problem, upload.state = _in_their_words(str(error), upload), "failed"
+                upload.problem = _in_their_words(str(error), upload)
             except Exception:  # A bug of ours: log it and keep serving.
                 traceback.print_exc(file=sys.stderr)
-                upload.problem, upload.state = "this upload could not be answered.", "failed"
-            finally:
-                shutil.rmtree(upload.folder, ignore_errors=True)
+                upload.problem = "this upload could not be answered."
+            if state != "explaining":
+                _remove(upload.files)
+            with self._changed:
+                upload.state, self._current = state, None
+                if upload.key not in self._uploads:  # forgotten meanwhile
+                    _remove(upload.folder)
 
     def _answer(self, upload: Upload) -> None:
         upload.state = "answering"
-        records = find_records(upload.folder)
-        headers = [path for path in records.values() if path.suffix == ".hea"]
-        used = {*records, *(Path(name).stem for path in headers for name in files_named_by(path))}
-        for stored, name in upload.names.items():
-            if Path(stored).stem not in used:
-                upload.rejected.append((name, _reason(upload.folder / stored, upload)))
-        if not records:
+        records = _records_of(upload)
+        try:
+            answered = answer_records(
+                self.models[upload.model],
+                list(records.items()),
+                fs=upload.fs,
+                unit=upload.unit,
+                fallback=True,
+            )
+        except NoneUsableError as error:
+            upload.rejected = _of_files(error.rejected, records, upload)
             return
-        answered = answer_records(self.models[upload.model], list(records.items()))
+        upload.rejected = _of_files(answered.rejected, records, upload)
         upload.notices = notices_of(answered.predictions)
-        for each in answered.rejected:
-            upload.rejected.append((each.name, _in_their_words(each.reason, upload)))
         upload.rows = [
-            (each.record, found_text(each), " ".join(each.warnings)) for each in answered.answers
+            (
+                each.record,
+                found_text(each),
+                " ".join(_in_their_words(warning, upload) for warning in each.warnings),
+            )
+            for each in answered.answers
         ]
         with tempfile.TemporaryDirectory(prefix="ecg-serve-") as out:
             write_answers(Path(out), answered, "names")
             upload.table = (Path(out) / "answers.csv").read_bytes()
-        if self._explainer(upload.model) is not None:
-            doubts = answered.doubts
-            upload.to_explain = [
-                (read_record(records[name]), [doubt.text for doubt in doubts.get(name, ())])
-                for name, *_ in upload.rows
-            ]
+        upload.to_explain = [
+            (
+                name,
+                records[name],
+                [_in_their_words(doubt.text, upload) for doubt in answered.doubts.get(name, ())],
+            )
+            for name, *_ in upload.rows
+        ]
 
     def _explain_one(self, upload: Upload) -> None:
         explainer = self._explainer(upload.model)
-        assert explainer is not None
-        record, warnings = upload.to_explain.pop(0)
-        upload.pages[record.id] = page_of(
-            explainer.explain(record), warnings=warnings, notices=upload.notices
-        )
+        if explainer is None:
+            upload.to_explain.clear()
+            return
+        number = len(upload.rows) - len(upload.to_explain) + 1
+        name, path, warnings = upload.to_explain.pop(0)
+        page = upload.folder / f"{number}.html"
+        try:
+            record = read_record(path, fs=upload.fs, unit=upload.unit, fallback=True)
+            record = replace(record, id=name, path=Path(upload.names[path.name]))
+            text = page_of(explainer.explain(record), warnings=warnings, notices=upload.notices)
+            page.write_text(text, encoding="utf-8")
+            upload.pages[number] = page
+        except ECGError as error:
+            upload.unexplained[number] = _in_their_words(str(error), upload)
+        except Exception:  # A bug of ours: the answers, and the other pages, stay.
+            traceback.print_exc(file=sys.stderr)
+            upload.unexplained[number] = "this page could not be made."
 
     def _explainer(self, name: str) -> Explainer | None:
         if name not in self._explainers:
@@ -256,22 +310,50 @@ class Worker:
         return self._explainers[name]
 
 
-def _reason(path: Path, upload: Upload) -> str:
-    """Return why a file is not a recording."""
-    try:
-        read_record(path)
-    except RecordError as error:
-        return _in_their_words(str(error), upload)
-    return "it belongs to no recording of this upload."
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _ending(name: str) -> str:
-    found = re.search(r"\.[A-Za-z0-9]{1,8}$", name)
-    return found[0].lower() if found else ""
+def _stored(name: str) -> str:
+    """Return the name under which a file is stored."""
+    if _PLAIN.fullmatch(name) and shown(name) == name and len(name.encode()) <= _MOST_BYTES:
+        return name
+    ending = re.search(r"\.[A-Za-z0-9]{1,8}$", name)
+    return f"recording_{secrets.token_hex(8)}{ending[0].lower() if ending else ''}"
+
+
+def _records_of(upload: Upload) -> dict[str, Path]:
+    """Name each file by its original name, without those that belong to another, as .dat do."""
+    found = {path for _, path in list_records(upload.files)}
+    headers = [path for path in found if path.suffix == ".hea"]
+    named = [Path(name) for header in headers for name in files_named_by(header)]
+    stems = {path.stem for path in [*found, *named]}
+    records: dict[str, Path] = {}
+    for stored, original in upload.names.items():
+        path = upload.files / stored
+        if path not in found and path.stem in stems:
+            continue
+        name = shown(Path(original).stem)[:_MOST_BYTES] or path.stem
+        while name in records:
+            name += path.suffix or "_"
+        records[name] = path
+    return records
+
+
+def _of_files(
+    rejected: Iterable[Rejected], records: Mapping[str, Path], upload: Upload
+) -> list[tuple[str, str]]:
+    """Return the original file name of each, and the reason."""
+    return [
+        (upload.names[records[each.name].name], _in_their_words(each.reason, upload))
+        for each in rejected
+    ]
 
 
 def _in_their_words(sentence: str, upload: Upload) -> str:
-    """Replace paths on this machine by the original file names."""
-    for stored, name in upload.names.items():
-        sentence = sentence.replace(str(upload.folder / stored), name)
-    return sentence.replace(f"{upload.folder}", "the upload")
+    """Replace paths on this machine by the original file names, and options by the form."""
+    # The longer one first of two names that begin alike.
+    for stored, name in sorted(upload.names.items(), reverse=True):
+        sentence = sentence.replace(str(upload.files / stored), name)
+    sentence = re.sub(r"with (fs|unit) \(--\1\)", "on the form", sentence)
+    return sentence.replace(f"{upload.files}", "the upload")
