@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -240,6 +241,9 @@ class TestRefusals:
         assert problem(large).startswith("413 ") and "at most 2 MB" in problem(large)
         unsized = client.post("/uploads", content=iter([b"a", b"b"]))
         assert problem(unsized).startswith("411 ")
+        false = {"content-length": "10", "transfer-encoding": "chunked"}
+        answer = client.post("/uploads", content=iter([b"a", b"b"]), headers=false)
+        assert problem(answer).startswith("411 ")
         empty = client.post("/uploads", data={"model": "toy"}, files={"other": ("a", b"")})
         assert "no file was chosen" in problem(empty).casefold()
         other = client.post("/uploads", data={"model": "x"}, files={"files": ("a.csv", b"1")})
@@ -270,7 +274,7 @@ class TestRefusals:
         assert problem(client.get("/", headers={"host": "["})).startswith("400 ")
         for origin in ("http://evil.example", "http://["):
             answer = client.post("/uploads", headers={"origin": origin})
-            assert problem(answer).startswith("403 ")
+            assert problem(answer).startswith("403 ") and "proxy" in problem(answer)
         answer = client.get("/")
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert not re.search(r"https?://|url\(|@import|<script", answer.text)
@@ -280,6 +284,7 @@ class TestRefusals:
         with TestClient(application(worker, token="secret"), base_url="http://10.0.0.1") as client:
             for address in ("/", "/?token=wrong", "/uploads/x"):
                 assert problem(client.get(address)).startswith("403 ")
+                assert client.get(address).headers["connection"] == "close"
             assert client.get("/?token=secret").status_code == 200
             assert client.get("/").status_code == 200  # from the cookie
 
@@ -338,6 +343,20 @@ def test_a_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatc
     finally:
         made[0].should_exit = True
         thread.join()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+def test_the_printed_address(
+    host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under 0.0.0.0 no other machine could open the page."""
+    idle = SimpleNamespace(run=lambda sockets: None)
+    without = SimpleNamespace(Config=lambda *_, **__: None, Server=lambda config: idle)
+    monkeypatch.setattr(server, "uvicorn", without)
+    monkeypatch.setattr(socket, "gethostname", lambda: "ward7")
+    server.serve({}, Limits(), host=host, port=0)
+    shown = r"ward7:\d+/\?token=\S+ " if host == "0.0.0.0" else r"127\.0\.0\.1:\d+/ "
+    assert re.match(f"http://{shown}", capsys.readouterr().out)
 
 
 def test_a_fault_of_ours_ends_one_upload_only(

@@ -58,7 +58,8 @@ def application(worker: Worker, *, token: str | None = None) -> Starlette:
     async def take(request: Request) -> Response:
         limits = worker.limits
         length = request.headers.get("content-length", "")
-        if not length.isdecimal():
+        # With a transfer encoding, the length that is stated does not hold.
+        if not length.isdecimal() or "transfer-encoding" in request.headers:
             raise HTTPException(411, "the browser does not say how large the upload is.")
         if int(length) > limits.megabytes * 1_000_000:
             raise HTTPException(
@@ -162,13 +163,20 @@ def _refusal(request: Request, token: str | None) -> Response | None:
     host = request.headers.get("host", "")
     if token is None and _split(f"//{host}").hostname not in _LOOPBACK:
         return _error(400, "this server answers only as localhost; open its address by that name.")
-    origin = request.headers.get("origin")
-    if request.method == "POST" and origin is not None and _split(origin).netloc != host:
-        return _error(403, "another site sent this upload; send it from this server's own page.")
     if token is not None:
         given = request.query_params.get("token") or request.cookies.get(_COOKIE, "")
         if not secrets.compare_digest(given.encode(), token.encode()):
-            return _error(403, "the token is missing; open the address that ecg-serve printed.")
+            refusal = _error(403, "the token is missing; open the address that ecg-serve printed.")
+            # Fifty connections that stay open would keep out all others.
+            refusal.headers["Connection"] = "close"
+            return refusal
+    origin = request.headers.get("origin")
+    if request.method == "POST" and origin is not None and _split(origin).netloc != host:
+        return _error(
+            403,
+            "another site sent this upload, or a proxy changed its Host header; send it from this"
+            " server's own page, through a proxy that passes the Host on.",
+        )
     return None
 
 

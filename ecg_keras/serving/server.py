@@ -51,6 +51,8 @@ def serve(
     token = None if _is_loopback(host) else secrets.token_urlsafe(16)
     listening = _listen(host, port)
     port = listening.getsockname()[1]
+    if _is_any(host):  # no other machine could open this address
+        host = socket.gethostname()
     shown = f"[{host}]" if ":" in host else host
     print(
         f"http://{shown}:{port}/{f'?token={token}' if token else ''} (Ctrl-C ends it)", flush=True
@@ -72,6 +74,13 @@ def serve(
 def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_any(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
     except ValueError:
         return False
 
