@@ -206,8 +206,9 @@ def test_files_of_one_stem_and_of_no_known_suffix(client: TestClient) -> None:
 
 def test_rate_and_unit_from_the_form(client: TestClient) -> None:
     files: Files = [("files", ("a.csv", table(time=False)))]
-    text = over(client, send(client, files))
-    assert "a.csv does not state its sampling rate; give it in Hz on the form" in text
+    text = over(client, send(client, [*files, ("files", ("b.csv", table(time=False)))]))
+    for name in ("a.csv", "b.csv"):
+        assert f"{name} does not state its sampling rate; give it in Hz on the form" in text
     assert "1 recording answered" in over(client, send(client, files, fs="500", unit="mV"))
     assert "holds no ECG in the unit" in over(client, send(client, files, fs="500", unit="nV"))
     answer = client.post("/uploads", data={"model": "toy", "fs": "fast"}, files=files)
