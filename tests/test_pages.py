@@ -1,6 +1,7 @@
 """The page of a recording: what it says, and how a browser shows it."""
 
 import html
+import io
 import json
 import re
 import shutil
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from make_records import sine_leads, write_wfdb
+from PIL import Image
 from toy import compiled_toy, toy_contract
 
-from data_prep.ecg_paper import Shading
+from data_prep.ecg_paper import Shading, ecg_figure
 from data_prep.errors import RecordError
 from data_prep.labels import CPSC_CLASSES, LEADS
 from data_prep.records import Record
@@ -232,6 +234,22 @@ def test_the_page_needs_nothing_beside_it(tmp_path: Path) -> None:
     outside = [a for a in page.addresses if not a.startswith(("data:image/png;base64,", "#"))]
     assert outside == []
     assert "<1>" in page.words  # and not an element of that name
+
+
+def test_a_figure_of_256_colours_looks_like_one_of_all() -> None:
+    """Smaller by far, and no colour is off by more than can be seen, however few pixels have it."""
+    signal = sine_leads(1000, fs=FS).astype(np.float32)
+    edges = np.linspace(0, 10, 101)
+    shading = Shading("relevance", edges, np.random.default_rng(0).normal(size=(100, 12)))
+    figure = ecg_figure(signal, fs=FS, shading=shading, layout="12x1")
+    full = io.BytesIO()
+    figure.savefig(full, format="png", dpi=160)
+    small = Picture("a.png", figure, "", "").png
+    assert len(small) < 0.4 * len(full.getvalue())
+    ours, theirs = (
+        np.asarray(Image.open(file).convert("RGB"), np.int16) for file in (io.BytesIO(small), full)
+    )
+    assert np.abs(ours - theirs).max() <= 16
 
 
 @pytest.mark.usefixtures("unpainted")
