@@ -21,7 +21,7 @@ help:
 
 # The environment, with the versions of the published numbers; made anew when they change.
 .venv/done: setup.cfg pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
@@ -74,7 +74,7 @@ test-all: lint
 
 # With the oldest versions that setup.cfg admits, which warn of what newer ones have mended.
 test-lowest:
-	$(PYTHON) -m venv .venv-lowest
+	$(PYTHON) -m venv --clear .venv-lowest
 	.venv-lowest/bin/pip install --quiet uv
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \
 	    --resolution lowest-direct --editable '.[dev]'

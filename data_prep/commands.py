@@ -92,9 +92,7 @@ def run_command(main: Callable[..., None]) -> None:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        poll = select.poll()
-        poll.register(sys.stdout, 0)
-        if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        if not _output_is_closed():
             raise
         # What reads the output, such as head, has read enough; Python still flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -113,6 +111,14 @@ def run_command(main: Callable[..., None]) -> None:
         if error.filename:
             _stop(f"{error.filename} cannot be used ({error.strerror}); choose another place.")
         raise
+
+
+def _output_is_closed() -> bool:
+    if not hasattr(select, "poll"):  # Windows
+        return True
+    poll = select.poll()
+    poll.register(sys.stdout, select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _resumes(main: Callable[..., None]) -> bool:

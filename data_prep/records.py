@@ -163,6 +163,21 @@ class FolderScan:
     records: list[tuple[str, Path]]
     refused: list[tuple[Path, str]]
 
+    def require_some(self, folder: Path) -> None:
+        """Make sure that there is a recording.
+
+        Args:
+            folder: that was searched.
+
+        Raises:
+            RecordError: if there is none, with the reason of the first file refused.
+        """
+        if self.records:
+            return
+        if self.refused:
+            raise RecordError(f"no usable recording in {folder}: {self.refused[0][1]}")
+        raise RecordError(f"{folder} holds no recording; give a folder with some.")
+
 
 def scan_folder(folder: str | Path) -> FolderScan:
     """Find the recordings in a folder and the folders below it, and files that only look like one.

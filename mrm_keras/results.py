@@ -242,15 +242,24 @@ class Reproduction(reproduction.Reproduction):
     def fig5(self, variant: Variant) -> tuple[ResultTable, Figure]:
         """Count a network's answers by true class, for the first task (Fig. 5)."""
         task, selection = self.tasks[0], self.selections[0]
+        fold = self.protocol.test_fold or self.protocol.validation_fold
+        with Store(self.store) as opened:
+            rows = opened.records_of(task)
+            rows = rows[opened.folds[rows] == fold]
+            if (
+                known_first_labels(opened.labels(task)[rows], opened.first_labels(task)[rows])
+                is None
+            ):
+                raise StoreError(
+                    f"{self.store} holds records in fold {fold} of which the first label is"
+                    " unknown, so there is no confusion matrix; build it with a REFERENCE.csv, or"
+                    " with --several-labels rarest."
+                )
         trained = self._trained({"MRM-Net": variant})[selection, task, "MRM-Net"]
         first = trained.answers[0]
         assert first.labels is not None
         truth = known_first_labels(first.labels, first.first_labels)
-        if truth is None:
-            raise StoreError(
-                f"{self.store} holds records of which the first label is unknown, so there is no"
-                " confusion matrix; build it with a REFERENCE.csv."
-            )
+        assert truth is not None
         matrix = sum(
             confusion_matrix(truth, answers.answers, num_classes=len(answers.class_names))
             for answers in trained.answers

@@ -57,6 +57,9 @@ def test_predictions_are_those_of_the_trained_model() -> None:
     assert model.classes_.tolist() == labels
     probabilities = model.predict_proba(signals)
     assert probabilities.shape == (8, 2) and np.allclose(probabilities.sum(axis=1), 1)
+    as_objects = np.empty(8, object)
+    as_objects[:] = signals
+    np.testing.assert_array_equal(model.predict_proba(as_objects), probabilities)
     answers = model.models_.predict_records(signals, fs=FS)
     for row, found, answer in zip(probabilities, model.predict(signals), answers, strict=True):
         of_answer = answer.probabilities

@@ -21,6 +21,7 @@ from make_records import sine_leads, write_ptbxl, write_wfdb
 from test_commands import exit_of
 
 from data_prep.errors import DownloadError, OptionError, RecordError
+from data_prep.files import locked
 from data_prep.store import Store
 from data_prep.storing import build, download
 from data_prep.storing.download import SUMS, main
@@ -223,7 +224,8 @@ def test_a_changed_file_is_one_sentence(server: Server, tmp_path: Path) -> None:
     server.changed = {"challenge/training/cpsc_2018/g1/A0003.mat"}
     with pytest.raises(DownloadError, match=r"/g1/A0003.mat is not the file that SHA256SUMS.txt"):
         main("cpsc2018", out=tmp_path, url=server.url + "challenge", workers=1)
-    assert not (tmp_path / "g1" / "A0003.mat").exists() and not (tmp_path / SUMS).exists()
+    assert not (tmp_path / "g1" / "A0003.mat").exists()
+    assert any("A0003.mat (named by" in each for each in inspect_folder(tmp_path).missing)
     assert (tmp_path / "g1" / "A0001.mat").exists()  # what was complete stays
     server.changed = set()
     main("cpsc2018", out=tmp_path, url=server.url + "challenge")
@@ -616,6 +618,26 @@ def test_check_of_a_download(
 
     assert exit_of(build.main, "--source", str(tmp_path / "cpsc")) == 2
     assert "no store is named; give --out" in capsys.readouterr().err
+
+
+def test_check_of_a_download_that_was_stopped(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_fetch_all", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main("cpsc2018", out=tmp_path / "cpsc", url=server.url + "challenge")
+    missing = inspect_folder(tmp_path / "cpsc").missing
+    assert len(missing) > 6 and all("named by SHA256SUMS.txt" in each for each in missing)
+
+
+def interrupted(*_: object) -> int:
+    raise KeyboardInterrupt
+
+
+def test_two_downloads_into_one_folder(server: Server, tmp_path: Path) -> None:
+    with locked(tmp_path / "cpsc", doing="filled"):
+        with pytest.raises(OptionError, match="cpsc is being filled by"):
+            main("cpsc2018", out=tmp_path / "cpsc", url=server.url + "challenge")
 
 
 def test_check_of_other_folders(tmp_path: Path) -> None:

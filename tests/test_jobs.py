@@ -392,6 +392,11 @@ def test_a_killed_worker_costs_nothing_but_time(
     assert "Traceback" in (tmp_path / "out" / "units" / "n=9.log").read_text()
     assert (tmp_path / "went_on_9").exists()
     assert (tmp_path / "out" / "units" / "n=10").is_dir()
+    # What the last attempt left is kept, and the next command goes on from there.
+    assert (tmp_path / "out" / "units" / "n=9.part" / "half.txt").exists()
+    (tmp_path / "went_on_9").unlink()
+    run_jobs([counted(9, tmp_path)], store=store, out=tmp_path / "out", scheduler=scheduler)
+    assert (tmp_path / "went_on_9").exists()
 
 
 _KILLER = """

@@ -13,6 +13,7 @@ import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 from test_commands import exit_of
 
+from data_prep.errors import StoreError
 from data_prep.labels import CPSC_CLASSES
 from data_prep.store import Store, StoreWriter
 from ecg_keras.evaluation.command import main as evaluate
@@ -312,6 +313,17 @@ def test_fig5_counts_answers_by_true_class(tmp_path: Path, jobs: list[Job]) -> N
         assert (float(row[answers.class_names[answer]]), row["records"]) == (1.0, "1")
     assert (tmp_path / "fig5.png").stat().st_size > 10_000
     assert "STE and a class" in (tmp_path / "fig5.md").read_text()
+
+
+def test_fig5_is_refused_before_it_trains(tmp_path: Path, jobs: list[Job]) -> None:
+    store, classes = tmp_path / "s.h5", {"cpsc2018": CPSC_CLASSES}
+    with StoreWriter(store, dataset="cpsc2018", fs=100, class_names=classes) as writer:
+        for fold in range(1, 11):
+            signal = np.ones((1000, 12), np.float32)
+            writer.append(f"A{fold}", signal, labels={"cpsc2018": (0, 1)}, fold=fold)
+    with pytest.raises(StoreError, match="records in fold 10 of which the first label is unknown"):
+        main("fig5", store=store, out=tmp_path / "out", epochs=1)
+    assert jobs == []
 
 
 def test_fig6_tries_every_combination(tmp_path: Path, jobs: list[Job]) -> None:

@@ -12,7 +12,7 @@ from test_model_files import with_config
 from toy import toy_contract, toy_model
 
 from data_prep.errors import ModelFileError
-from ecg_keras.model.model_files import load_model, set_origin
+from ecg_keras.model.model_files import load_model, save_model, set_origin
 from ecg_keras.model.origin import (
     CHOSE,
     TRAINED,
@@ -77,7 +77,7 @@ def test_a_model_file_carries_it(tmp_path: Path) -> None:
     model = toy_model(toy_contract())
     model.save(tmp_path / "earlier.keras")
     set_origin(model, ORIGIN)
-    model.save(tmp_path / "best.keras")
+    save_model(model, tmp_path / "best.keras")
     opened = load_model(tmp_path / "best.keras", networks=("Toy",))
     assert opened.origin == replace(ORIGIN, trained=("00001_lr", "00002_lr"))
     assert opened.network.get_layer("contract").origin == opened.origin
@@ -96,6 +96,15 @@ def test_a_model_file_carries_it(tmp_path: Path) -> None:
         "val_macro_auc",
         0.9344,
     )
+
+
+def test_a_file_saved_by_keras_names_only_what_trained_it_before(tmp_path: Path) -> None:
+    """It may have been trained further since."""
+    model = toy_model(toy_contract())
+    set_origin(model, replace(ORIGIN, before=ORIGIN))
+    model.save(tmp_path / "tuned.keras")
+    opened = load_model(tmp_path / "tuned.keras", networks=("Toy",))
+    assert opened.seen(["00002_lr", "of-my-own"], "ptb-xl").tolist() == [TRAINED, UNKNOWN]
 
 
 def test_files_of_earlier_releases_open(tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ import pytest
 from format_files import write_table
 from make_records import sine_leads, write_cpsc, write_ptbxl, write_reference, write_wfdb
 
-from data_prep.errors import ECGError, LabelError, OptionError, StoreError
+from data_prep.errors import ECGError, LabelError, OptionError, RecordError, StoreError
 from data_prep.labels import CPSC_CLASSES, OWN_DATASET
 from data_prep.store import Store
 from data_prep.storing.build import main
 from data_prep.storing.entries import source_names
+from data_prep.storing.folders import inspect_folder
+from ecg_keras.prediction.ensemble import choose_records
 
 CLASSES = ("calm", "fast", "odd", "slow")
 
@@ -162,6 +164,32 @@ def test_a_source_for_testing_beside_unusable_records(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"none is usable; see the reasons in .*s\.rejected\.csv"):
         main(source=(source, georgia), out=tmp_path / "s.h5", **options)
     assert (tmp_path / "s.rejected.csv").read_text().count("A000") >= 9
+
+
+def test_recordings_that_cannot_be_used(tmp_path: Path) -> None:
+    """All of them: the reason of the first. One that the table names: listed, the others taken."""
+    folder = tmp_path / "r"
+    folder.mkdir()
+    for i in range(21):
+        write_table(folder / f"r{i:02d}.csv", sine_leads(200, fs=200, seed=i))
+    (folder / "r20.csv").write_text("1,2,3\n4,5,6\n")
+    rows = [(f"r{i:02d}", "xy"[i % 2]) for i in range(21)]
+    labels = table(tmp_path / "l.csv", "Recording,labels", rows)
+    options: dict[str, Any] = {"fs": 200, "unit": "mV", "workers": 1, "labels": (labels,)}
+    main(source=(folder,), out=tmp_path / "s.h5", **options)
+    assert "r20" in (tmp_path / "s.rejected.csv").read_text()
+    with Store(tmp_path / "s.h5") as store:
+        assert len(store) == 20
+
+    (tmp_path / "none").mkdir()
+    (folder / "r20.csv").rename(tmp_path / "none" / "r20.csv")
+    sentence = "no usable recording in .*none: .*r20.csv does not name leads"
+    with pytest.raises(RecordError, match=sentence):
+        main(source=(tmp_path / "none",), out=tmp_path / "n.h5", **options)
+    with pytest.raises(RecordError, match=sentence):
+        inspect_folder(tmp_path / "none")
+    with pytest.raises(RecordError, match=sentence):
+        choose_records(csv_file=None, records=tmp_path / "none")
 
 
 def test_a_fold_of_ones_own_replaces_that_of_ptbxl(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from data_prep.signals import prepare
 from data_prep.store import Store
 from ecg_keras.evaluation.answers import Answer, Answers, table_lines
 from ecg_keras.evaluation.predictions import load_predictions
-from ecg_keras.model.model_files import ECGModel, load_model, set_origin
+from ecg_keras.model.model_files import ECGModel, load_model, save_model, set_origin
 from ecg_keras.model.origin import Origin
 from ecg_keras.prediction import ensemble as prediction
 from ecg_keras.prediction.ensemble import (
@@ -691,7 +691,7 @@ def trained_on(folder: Path, number: int, origin: Origin, **changes: Any) -> Any
     model = toy_model(toy_contract(**changes), seed=number)
     set_origin(model, origin)
     (folder / f"fold_{number}").mkdir()
-    model.save(folder / f"fold_{number}" / "best.keras")
+    save_model(model, folder / f"fold_{number}" / "best.keras")
     return model
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import h5py
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
@@ -329,6 +330,19 @@ def test_training_sees_the_training_part_only(
 
 
 # --- Epochs ------------------------------------------------------------------------------------
+
+
+def test_a_source_for_testing_that_is_not_left_out_is_named(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(store.path, tmp_path / "aside.h5")
+    with h5py.File(tmp_path / "aside.h5", "r+") as file:
+        file.attrs["provenance"] = json.dumps({"options": {"test_source": ["georgia"]}})
+    with Store(tmp_path / "aside.h5") as aside:
+        train(aside, tmp_path / "left-out", epochs=1)
+        assert "georgia" not in capsys.readouterr().err
+        train(aside, tmp_path / "in", epochs=1, test_fold=None)
+        assert "fold 10 of" in (said := capsys.readouterr().err) and "records of georgia" in said
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 2), (3, 4), (50, 6)])

@@ -16,7 +16,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from data_prep.commands import run_command
 from data_prep.errors import DownloadError, OptionError
-from data_prep.files import sha256_of, written_whole
+from data_prep.files import locked, sha256_of, written_whole
 
 if TYPE_CHECKING:
     import requests
@@ -95,27 +95,36 @@ def main(
         raise OptionError(
             f"{url} is not the address of a server; give one that begins with https://."
         )
-    source = _Source(root)
-    files = _chosen(source.text(SUMS), *_PARTS["cpsc2018" if dataset == "cpsc2018" else rate])
-    if not files:
-        raise DownloadError(
-            f"{root}{SUMS} lists no files of {dataset}; give with --url the folder that holds it."
+    with locked(out.resolve(), doing="filled"):
+        source = _Source(root)
+        files = _chosen(source.text(SUMS), *_PARTS["cpsc2018" if dataset == "cpsc2018" else rate])
+        if not files:
+            raise DownloadError(
+                f"{root}{SUMS} lists no files of {dataset}; give with --url the folder that holds"
+                " it."
+            )
+        of_table: set[str] = set()  # ecg_id of each row that the table of PTB-XL is to keep
+        if records:
+            files = _of_records(files, records, out, f"{root}{SUMS}")
+            if dataset == "ptb-xl":
+                of_table = {name.lstrip("0") for name in map(_record, files) if name}
+                files = _with_table(files, _sha256_of_cut(out, of_table))
+        _list(files, out)  # what is still to come is missing, says ecg-build --check
+        fetched = _fetch_all(source, files, out, workers)
+        if of_table:
+            _cut(out / _TABLE, of_table)
+            files = _with_table(files, sha256_of(out / _TABLE))
+            _list(files, out)
+        print(
+            f"{out}: {len(files)} files of {dataset} are complete and checked, {fetched} of them"
+            " new."
         )
-    of_table: set[str] = set()  # ecg_id of each row that the table of PTB-XL is to keep
-    if records:
-        files = _of_records(files, records, out, f"{root}{SUMS}")
-        if dataset == "ptb-xl":
-            of_table = {name.lstrip("0") for name in map(_record, files) if name}
-            files = _with_table(files, _sha256_of_cut(out, of_table))
-    fetched = _fetch_all(source, files, out, workers)
-    if of_table:
-        _cut(out / _TABLE, of_table)
-        files = _with_table(files, sha256_of(out / _TABLE))
-    with written_whole(out / SUMS) as part:  # in the format of sha256sum, for ecg-build --check
+
+
+def _list(files: Sequence["_File"], out: Path) -> None:
+    """Write what the folder is to hold, in the format of sha256sum, for ``ecg-build --check``."""
+    with written_whole(out / SUMS) as part:
         part.write_text("".join(f"{file.sha256}  {file.place}\n" for file in files))
-    print(
-        f"{out}: {len(files)} files of {dataset} are complete and checked, {fetched} of them new."
-    )
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def select(
                 print(f"{table.path}: columns that are not used: {unused}.", file=sys.stderr)
         class_names = {table.task: table.class_names for table in tables}
         entries, rest = _found(source, published, rate, _unlabelled)
-        return Selection(OWN_DATASET, class_names, _labelled(entries, tables), rest, own=True)
+        return Selection(OWN_DATASET, class_names, _labelled(entries, tables, rest), rest, own=True)
     if code_map is None and all(published):
         tasks = _tasks_of_ptbxl(source)
         of_tasks: dict[str, tuple[str, ...]] = tasks.class_names
@@ -275,7 +275,10 @@ def _found(
         others += refused
         entries += [replace(each, source=name) for each in found]
     if not entries:
-        raise RecordError(f"no recordings in {', '.join(map(str, source))}; give their folders.")
+        where = ", ".join(map(str, source))
+        if others:
+            raise RecordError(f"no usable recording in {where}: {others[0][1]}")
+        raise RecordError(f"no recordings in {where}; give their folders.")
     return sorted(entries, key=lambda entry: entry.id), others
 
 
@@ -283,11 +286,13 @@ def _unlabelled(folder: Path, records: Records) -> list[Entry]:
     return [Entry(name, path, "", {}) for name, path in records]
 
 
-def _labelled(entries: list[Entry], tables: list[LabelTable]) -> list[Entry]:
-    """Give recordings the labels and patient data of tables."""
+def _labelled(
+    entries: list[Entry], tables: list[LabelTable], refused: list[tuple[Path, str]]
+) -> list[Entry]:
+    """Give recordings the labels and patient data of tables, which may name refused files too."""
     names = [entry.id for entry in entries]
     for table in tables:
-        table.require_recordings(names)
+        table.require_recordings([*names, *(path.stem for path, _ in refused)])
     _require_one_each(entries, tables)
     made = []
     fold_of: dict[str, tuple[int, str]] = {}

@@ -4,7 +4,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.errors import RecordError
 from data_prep.files import is_file, opened
 from data_prep.readers.wfdb import files_named_by
 from data_prep.storing.download import SUMS
@@ -92,7 +91,7 @@ def inspect_folder(folder: Path) -> FolderReport:
         layout, more, strange = _against_references(folder, records)
     missing = list(dict.fromkeys(missing + more))
     if not records and not missing:
-        raise RecordError(f"{folder} holds no recording; give a folder with some.")
+        scan.require_some(folder)
     labelled = published or any(folder.rglob("REFERENCE.csv"))
     contents = read_contents([path for _, path in records], labelled=labelled)
     return FolderReport(

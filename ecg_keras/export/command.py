@@ -18,6 +18,8 @@ def main(
         "saved_model",
     ),
     records: Path | None = None,
+    fs: float | None = None,
+    unit: Literal["mV", "uV", "V", "nV"] | None = None,
 ) -> None:
     """Export one network, or the mean of several, to run without Keras.
 
@@ -31,10 +33,12 @@ def main(
         formats: which formats to write.
         records: folder of recordings, or one recording, to compare on; by default, generated
             recordings are used.
+        fs: sampling rate in Hz of those --records that do not state it.
+        unit: unit of those --records that do not state it.
     """
     from ecg_keras.export.export import export
 
-    export(models=models, out=out, formats=formats, records=records)
+    export(models=models, out=out, formats=formats, records=records, fs=fs, unit=unit)
 
 
 def command() -> None:

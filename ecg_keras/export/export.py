@@ -229,6 +229,8 @@ def export(
     out: Path,
     formats: Sequence[str],
     records: Path | None,
+    fs: float | None = None,
+    unit: str | None = None,
 ) -> None:
     """Do the work of ``ecg-export``.
 
@@ -237,6 +239,9 @@ def export(
         out: folder for the files; an earlier export in it is overwritten.
         formats: any of ``onnx``, ``litert`` and ``saved_model``.
         records: recordings to compare on; None for generated ones.
+        fs: sampling rate in hertz, of recordings that do not state it.
+        unit: unit of recordings that do not state it; see
+            :func:`data_prep.records.read_record`.
 
     Raises:
         ECGError: if the models cannot be exported, or a recording cannot be used.
@@ -245,7 +250,7 @@ def export(
     _require_packages(formats)
     ensemble = open_models(models)
     network, facts = inference_model(ensemble, _plain_forms(ensemble)), facts_of(ensemble)
-    signals = _signals_to_compare(ensemble[0].contract, records)
+    signals = _signals_to_compare(ensemble[0].contract, records, fs=fs, unit=unit)
     keras_answers = run_keras(ensemble)
     expected = keras_answers(signals)
     rows = [("Keras", "", _milliseconds(keras_answers, signals), "")]
@@ -325,12 +330,14 @@ def run_keras(models: Sequence[ECGModel]) -> Run:
     )
 
 
-def _signals_to_compare(contract: Contract, records: Path | None) -> np.ndarray:
+def _signals_to_compare(
+    contract: Contract, records: Path | None, *, fs: float | None, unit: str | None
+) -> np.ndarray:
     """Prepare the recordings, or generate some that fill the input: ``(records, time, lead)``."""
     if records is not None:
         paths = choose_records(csv_file=None, records=records).values()
         chosen = [path for path in paths if isinstance(path, Path)][:COMPARED]
-        found = [as_record(path) for path in chosen]
+        found = [as_record(path, fs=fs, unit=unit, fallback=records.is_dir()) for path in chosen]
     else:
         seconds = max(MIN_SECONDS, contract.input_length / contract.sampling_rate)
         made = [

@@ -413,6 +413,7 @@ def _read_contract(path: Path) -> SignalContract:
                 raise ValueError("no network has so many weights")
             config = json.loads(archive.read("config.json"))
             _require_digest(path, archive)
+            sealed = _DIGEST in archive.namelist()
         layers = {layer["class_name"]: layer["config"] for layer in config["config"]["layers"]}
     except _DAMAGE:
         raise ModelFileError(
@@ -431,10 +432,19 @@ def _read_contract(path: Path) -> SignalContract:
         )
     try:
         config = layers["SignalContract"]
-        return SignalContract(config["contract"], config.get("origin"), config.get("digest"))
+        layer = SignalContract(config["contract"], config.get("origin"), config.get("digest"))
     except (TypeError, KeyError, ValueError, AttributeError, RecursionError, OptionError) as error:
         why = str(error).rstrip(".") if isinstance(error, OptionError) else "a field is damaged"
         raise ModelFileError(
             f"{path} carries a contract that this release cannot read ({why}); copy the file again,"
             " open it with the release that trained it, or train again."
         ) from None
+    if layer.origin is not None and not sealed:  # by Keras, perhaps after more training
+        layer.origin = _with_unknown_others(layer.origin)
+    return layer
+
+
+def _with_unknown_others(origin: Origin) -> Origin:
+    """Add that the model may have seen other records than those that it names."""
+    before = Origin.unknown() if origin.before is None else _with_unknown_others(origin.before)
+    return replace(origin, before=before)

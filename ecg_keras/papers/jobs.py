@@ -127,6 +127,13 @@ def run_jobs(
 
 
 def _run_missing(todo: list[Job], run: "_Run", scheduler: str | None) -> None:
+    for job in list(todo):
+        part = _part(run.folder / job.name)
+        if "finished" in _made(part):  # killed before the folder got its name
+            run.finished(job, part)
+            todo.remove(job)
+    if not todo:
+        return
     gpus = local_gpus()
     if scheduler is None and len(gpus) < 2:
         _run_on_this_machine(todo, run)
@@ -142,6 +149,7 @@ def _run_missing(todo: list[Job], run: "_Run", scheduler: str | None) -> None:
     with ExitStack() as stack:
         if scheduler is None:
             scheduler = stack.enter_context(_local_cluster(gpus)).scheduler_address
+            run.shares_disk = True
         client = stack.enter_context(connect(scheduler))
         _run_on_cluster(todo, run, client)
 
@@ -186,6 +194,7 @@ class _Run:
         self.attempts: Counter[str] = Counter()
         self.failures: dict[str, str] = {}
         self.begun: dict[str, bytes] = {}  # tar files of jobs that failed on a worker
+        self.shares_disk = False  # with its workers, which then work in the jobs' own folders
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
@@ -297,11 +306,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _run_on_this_machine(todo: list[Job], run: _Run) -> None:
     for job in todo:
         part = _part(run.folder / job.name)
-        begun = _made(part)
-        if "finished" in begun:  # killed before the folder got its name
-            run.finished(job, part)
-            continue
-        if not begun:
+        if not _made(part):
             _empty(part)
         again = True
         while again:
@@ -391,12 +396,18 @@ def _run_on_cluster(todo: list[Job], run: _Run, client: Any) -> None:
                 print(f"{worker} cannot be used: {refusal}", file=sys.stderr)
                 continue
             job = waiting.popleft()
+            part = _part(run.folder / job.name)
             begun = run.begun.pop(job.name, None)
+            if begun is None and _made(part):  # by an earlier command
+                begun = None if run.shares_disk else _packed(part)
+            elif run.shares_disk:
+                _empty(part)
             future = client.submit(
                 _compute_packed,
                 job,
                 run.checksum,
                 begun and client.scatter(begun, workers=[worker], hash=False),
+                str(part.absolute()) if run.shares_disk else None,
                 workers=[worker],
                 resources=resources,
                 pure=False,
@@ -441,15 +452,15 @@ def _outcome(future: Any) -> tuple[str, bytes] | None:
 def _unpack_or_retry(job: Job, outcome: tuple[str, bytes], run: _Run) -> bool:
     """Unpack the folder of a job that succeeded; return whether to retry one that failed."""
     account, packed = outcome
-    if account:
-        again = run.failed(job, account)
-        if again and packed:
-            run.begun[job.name] = packed
-        return again
-    part = _empty(_part(run.folder / job.name))
-    _unpack(packed, part)
-    run.finished(job, part)
-    return False
+    part = _part(run.folder / job.name)
+    again = bool(account) and run.failed(job, account)
+    if again and packed:
+        run.begun[job.name] = packed
+    elif packed:  # also of a job that is given up: the next command goes on from there
+        _unpack(packed, _empty(part))
+    if not account:
+        run.finished(job, part)
+    return again
 
 
 def _send_store(client: Any, worker: str, run: _Run) -> str:
@@ -493,25 +504,36 @@ def _complete(checksum: str, dask_worker: Any) -> None:
     os.replace(part, path)
 
 
-def _compute_packed(job: Job, checksum: str, begun: bytes | None) -> tuple[str, bytes]:
+def _compute_packed(
+    job: Job, checksum: str, begun: bytes | None, place: str | None
+) -> tuple[str, bytes]:
     """Run a job on a worker; return its traceback (empty if it succeeded) and its folder as tar.
 
     Args:
         job: the job.
         checksum: checksum of the store.
-        begun: tar file with the folder of a failed attempt, or None.
+        begun: tar file with the folder of an earlier attempt, or None.
+        place: the job's own folder, if the worker shares a disk with the command; the tar file is
+            then empty.
     """
     from distributed import get_worker
 
     worker = get_worker()
+    store = _store_of(worker, checksum)
+    if place is not None:
+        with _one_job_at_a_time:
+            return _compute(job, store, checksum, Path(place)), b""
     with TemporaryDirectory(dir=worker.local_directory) as folder, _one_job_at_a_time:
         if begun:
             _unpack(begun, Path(folder))
-        account = _compute(job, _store_of(worker, checksum), checksum, Path(folder))
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as archive:
-            archive.add(folder, arcname=".")
-    return account, packed.getvalue()
+        return _compute(job, store, checksum, Path(folder)), _packed(Path(folder))
+
+
+def _packed(folder: Path) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.add(folder, arcname=".")
+    return packed.getvalue()
 
 
 def _unpack(packed: bytes, folder: Path) -> None:

@@ -88,7 +88,7 @@ class ECGClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, recordings: Sequence[Any]) -> np.ndarray:
         """Return ``(recordings, classes)``; each row is scaled to sum to 1."""
         check_is_fitted(self)
-        answers = self.models_.predict_records(recordings, fs=self.fs, unit=self.unit)
+        answers = self.models_.predict_records(list(recordings), fs=self.fs, unit=self.unit)
         if answers.rejected:
             raise RecordError(f"{answers.rejected[0].name}: {answers.rejected[0].reason}")
         rows = np.array([list(answer.probabilities.values()) for answer in answers])

@@ -219,12 +219,11 @@ def choose_records(*, csv_file: Path | None, records: Path) -> dict[str, Path | 
                 f" recordings of {csv_file}."
             )
         return {records.stem: records}
-    found = find_records(records)
-    if not found:
-        raise RecordError(f"{records} holds no recording; give a folder with some.")
-    refused = scan_folder(records).refused
+    found, scan = find_records(records), scan_folder(records)
+    scan.require_some(records)
+    refused = scan.refused
     if csv_file is None:
-        others = {path.name: Rejected(path.name, str(path), why) for path, why in refused}
+        others = {str(path): Rejected(path.name, str(path), why) for path, why in refused}
         return {**others, **found}
     wanted = read_recordings(csv_file)
     absent = [name for name in wanted if name not in found]

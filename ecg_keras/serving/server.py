@@ -2,7 +2,9 @@
 
 import ipaddress
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,6 +69,10 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=1,
     )
+    # A closed terminal must not leave recordings in the temporary folder; nohup ignores it.
+    hangs_up = hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    if hangs_up and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     with listening:
         uvicorn.Server(config).run(sockets=[listening])
 

@@ -1,5 +1,6 @@
 """Makes the batches that a network is trained on from a store."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -174,7 +175,8 @@ class StoreBatches(keras.utils.PyDataset):
 def _available_memory(root: Path = Path("/")) -> int:
     """Return the bytes of main memory available without swapping; 0 if unknown.
 
-    The page cache counts as available.  In a container, its memory limit is respected.
+    The page cache counts as available.  In a container, its memory limit is respected.  macOS says
+    only how much memory there is, and half of it is taken for available.
 
     Args:
         root: root of the file system with ``proc`` and ``sys``.
@@ -182,7 +184,10 @@ def _available_memory(root: Path = Path("/")) -> int:
     try:
         available = _entry(root / "proc/meminfo", "MemAvailable:") * 1024
     except (OSError, KeyError):
-        return 0
+        try:
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        except (AttributeError, OSError, ValueError):  # Windows
+            return 0
     for limit, use, uses in _CGROUPS:
         folder = root / "sys/fs/cgroup"
         try:
@@ -201,5 +206,5 @@ def _entry(file: Path, name: str) -> int:
 
 def describe(batches: StoreBatches) -> str:
     """Describe the number of records and where they are held."""
-    place = "held in memory" if batches.in_memory else "read from disk, too large for memory"
+    place = "held in memory" if batches.in_memory else "read from disk, as it may not fit in memory"
     return f"{len(batches.records):,} records, {batches.num_bytes / 1e6:,.0f} MB, {place}"

@@ -210,7 +210,12 @@ class Checkpoint(keras.callbacks.Callback):
             self._history = str(state["history"])
             self._counts = dict(state["counters"])
             self._random = {name: state["random"][name] for name in ("python", "numpy")}
-        except (OSError, ValueError, KeyError, TypeError):
+        except OSError as error:
+            raise ModelFileError(
+                f"{path} cannot be read ({error.strerror or error}); make it readable, and run the"
+                " same command again."
+            ) from error
+        except (ValueError, KeyError, TypeError):
             raise ModelFileError(
                 f"{path} is corrupt, so the training cannot be resumed; remove {self.folder} and"
                 " train that fold again."

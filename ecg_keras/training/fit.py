@@ -100,6 +100,13 @@ def train_folds(run: Run, validation: Validation, network: Network, settings: Se
         task = store.resolve_task(run.task)
         folds = choose_folds(store, validation.folds, validation.test_fold)
         require_sensible(options)
+        aside = store.provenance.get("options", {}).get("test_source")
+        if aside and validation.test_fold != 10:
+            print(
+                f"warning: fold 10 of {store.path} holds the records of {', '.join(aside)}, which"
+                " --test-source set aside; without --test-fold 10 they train or validate.",
+                file=sys.stderr,
+            )
         folders = [run.out / f"fold_{fold}" for fold in folds]
         of_folds = [
             (
