@@ -18,7 +18,7 @@ from data_prep.store import Store, StoreWriter
 from ecg_keras.evaluation import command as evaluate
 from ecg_keras.evaluation.predictions import Predictions, load_predictions, save_predictions
 from ecg_keras.evaluation.scores import cpsc_scores
-from ecg_keras.model.model_files import set_origin
+from ecg_keras.model.model_files import save_model, set_origin
 from ecg_keras.model.origin import Origin
 from ecg_keras.training.folds import SECOND, Parts
 from mlbf_keras import load_model, results, variants
@@ -434,7 +434,7 @@ def write_source(folder: Path, network: str, origin: Origin) -> Path:
     """A model file to start from."""
     model = toy_model(toy_contract(network=network))
     set_origin(model, origin)
-    model.save(folder / "source.keras")
+    save_model(model, folder / "source.keras")
     return folder / "source.keras"
 
 
