@@ -124,15 +124,7 @@ def find_records(folder: str | Path) -> dict[str, Path]:
     Raises:
         RecordError: if the folder is missing, or two recordings have the same name.
     """
-    records: dict[str, Path] = {}
-    for name, path in list_records(folder):
-        if name in records:
-            raise RecordError(
-                f"{folder} holds two recordings named {name}, {records[name]} and {path}; remove"
-                " one or give the folder of the other."
-            )
-        records[name] = path
-    return records
+    return scan_folder(folder).by_name(folder)
 
 
 def list_records(folder: str | Path) -> list[tuple[str, Path]]:
@@ -162,6 +154,25 @@ class FolderScan:
 
     records: list[tuple[str, Path]]
     refused: list[tuple[Path, str]]
+
+    def by_name(self, folder: str | Path) -> dict[str, Path]:
+        """Return the file of each recording, sorted by name.
+
+        Args:
+            folder: that was searched.
+
+        Raises:
+            RecordError: if two recordings have the same name.
+        """
+        records: dict[str, Path] = {}
+        for name, path in self.records:
+            if name in records:
+                raise RecordError(
+                    f"{folder} holds two recordings named {name}, {records[name]} and {path};"
+                    " remove one or give the folder of the other."
+                )
+            records[name] = path
+        return records
 
     def require_some(self, folder: Path) -> None:
         """Make sure that there is a recording.

@@ -341,6 +341,24 @@ class TestAllScores:
         assert known_first_labels(labels, None) is None
 
 
+def resampled(
+    labels: np.ndarray,
+    first_labels: np.ndarray | None,
+    probabilities: np.ndarray,
+    counts: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """All scores at thresholds of 0.5; of a single-label network if first labels are given."""
+    return all_scores(
+        labels,
+        first_labels,
+        probabilities,
+        thresholds=np.full(labels.shape[1], 0.5),
+        single_label=first_labels is not None,
+        cpsc=False,
+        counts=counts,
+    )
+
+
 class TestBootstrap:
     @staticmethod
     def accuracy(right: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -369,15 +387,7 @@ class TestBootstrap:
         labels, probabilities = made_up()
 
         def score(counts: np.ndarray) -> dict[str, np.ndarray]:
-            return all_scores(
-                labels,
-                None,
-                probabilities,
-                thresholds=np.full(9, 0.5),
-                single_label=False,
-                cpsc=False,
-                counts=counts,
-            )
+            return resampled(labels, None, probabilities, counts)
 
         first, again, other = (
             bootstrap_intervals(score, groups=np.arange(300), resamples=50, seed=seed)
@@ -444,15 +454,7 @@ class TestBootstrap:
 
         def scores(called: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
             probabilities = np.eye(3)[called]
-            values = all_scores(
-                np.eye(3, dtype=int)[truth],
-                truth,
-                probabilities,
-                thresholds=np.full(3, 0.5),
-                single_label=True,
-                cpsc=False,
-                counts=counts,
-            )
+            values = resampled(np.eye(3, dtype=int)[truth], truth, probabilities, counts)
             return {"f1": values["macro_f1_first_label"]}
 
         interval = paired_bootstrap(
@@ -478,15 +480,7 @@ class TestBootstrap:
         probabilities[truth == 3, 3] = 0, 1  # one of two is found
         labels, draws = np.eye(4, dtype=int)[truth], random.integers(60, size=(200, 60))
         counts = np.stack([np.bincount(drawn, minlength=60) for drawn in draws])
-        scored = all_scores(
-            labels,
-            truth,
-            probabilities,
-            thresholds=np.full(4, 0.5),
-            single_label=True,
-            cpsc=False,
-            counts=counts,
-        )
+        scored = resampled(labels, truth, probabilities, counts)
         lacking = [drawn for drawn in draws if 3 not in truth[drawn]]
         assert 10 < len(lacking) < 190
 

@@ -95,6 +95,14 @@ def send(client: TestClient, files: Files, **fields: str) -> str:
     return str(answer.headers["location"])
 
 
+def explaining(client: TestClient, address: str) -> None:
+    """Wait until the first page of an upload is being made."""
+    for _ in range(600):
+        if "explanation 1 of 1" in client.get(address).text:
+            break
+        time.sleep(0.05)
+
+
 def over(client: TestClient, address: str) -> str:
     """The words of an upload's page once nothing more will come."""
     for _ in range(600):
@@ -300,10 +308,7 @@ def test_answers_come_before_explanations(
 ) -> None:
     explainer.may.clear()
     first = send(client, wfdb_files(tmp_path, "A1"))
-    for _ in range(600):
-        if "explanation 1 of 1" in client.get(first).text:
-            break
-        time.sleep(0.05)
+    explaining(client, first)
     second, third = (send(client, wfdb_files(tmp_path, name)) for name in ("A2", "A3"))
     assert "This upload is next" in client.get(second).text
     assert "1 upload will be answered before this one" in client.get(third).text
@@ -396,10 +401,7 @@ def test_an_upload_that_is_forgotten_meanwhile(
     (tmp_path / "temporary").mkdir()
     explainer.may.clear()
     address = send(client, wfdb_files(tmp_path, "A1"))
-    for _ in range(600):
-        if "explanation 1 of 1" in client.get(address).text:
-            break
-        time.sleep(0.05)
+    explaining(client, address)
     client.post(f"{address}/forget")
     explainer.may.set()
     over(client, send(client, wfdb_files(tmp_path, "A2")))

@@ -265,18 +265,17 @@ def cpsc_scores(
     called = one_hot(answers, 9)
     _require_fit(labels, called)
     right = np.take_along_axis(labels, answers[:, None], axis=1) > 0
-    rows = np.where(right, called, one_hot(first_labels, 9)).astype(np.float64)
-    hits = counts @ (rows * called)
-    margins = counts @ rows + counts @ called
-
-    def class_f1(labels: np.ndarray, called: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        f1 = _ratio(2 * (counts @ (rows * called)), counts @ (rows + called))
-        return _where_drawn(f1, labels, counts)
-
-    f1, score = _with_mean(class_f1, one_hot(first_labels, 9), called, counts)
-    occurs = (rows + called).any(axis=0)
-    f1[:, ~occurs] = np.nan
-    scores = {"score": score if occurs.all() else np.full(len(f1), np.nan), "f1": f1}
+    first = one_hot(first_labels, 9)
+    rows = np.where(right, called, first).astype(np.float64)
+    hit, margin = rows * called, rows + called
+    hits, margins = counts @ hit, counts @ margin
+    of_all = _ratio(2 * hit.sum(axis=0), margin.sum(axis=0), undefined=np.nan)
+    f1 = np.where(
+        margin.any(axis=0), _where_drawn(_ratio(2 * hits, margins), first, counts), np.nan
+    )
+    everywhere = bool(margin.any(axis=0).all())
+    score = _same_classes_mean(f1, of_all) if everywhere else np.full(len(f1), np.nan)
+    scores = {"score": score, "f1": f1}
     for name, group in CPSC_GROUPS.items():
         members = list(group)
         scores[name] = _ratio(
@@ -534,14 +533,19 @@ def _with_mean(
     answers: np.ndarray,
     counts: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score each class ``(R, C)``, and their mean ``(R,)`` over the same classes in every resample.
-
-    A class that a resample lacks enters the mean with its score over all records.  Left out, a
-    rare class that is never found would raise the mean of just those resamples that lack it.
-    """
-    all_records, *_ = class_score(labels, answers, _once(labels))
+    """Score each class ``(R, C)``, and average over the same classes in every resample ``(R,)``."""
+    (of_all,) = class_score(labels, answers, _once(labels))
     by_class = class_score(labels, answers, counts)
-    return by_class, _mean_over_defined(np.where(np.isnan(by_class), all_records, by_class))
+    return by_class, _same_classes_mean(by_class, of_all)
+
+
+def _same_classes_mean(by_class: np.ndarray, of_all: np.ndarray) -> np.ndarray:
+    """Mean over classes: one that a resample lacks (NaN) has its score over all records.
+
+    Left out, a rare class that is never found would raise the mean of just those resamples that
+    lack it.
+    """
+    return _mean_over_defined(np.where(np.isnan(by_class), of_all, by_class))
 
 
 def _record_f1(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

@@ -306,8 +306,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _run_on_this_machine(todo: list[Job], run: _Run) -> None:
     for job in todo:
         part = _part(run.folder / job.name)
-        if not _made(part):
-            _empty(part)
+        _begin(part)
         again = True
         while again:
             with _one_job_at_a_time:
@@ -316,6 +315,12 @@ def _run_on_this_machine(todo: list[Job], run: _Run) -> None:
                 run.finished(job, part)
                 break
             again = run.failed(job, account)
+
+
+def _begin(part: Path) -> None:
+    """Make the folder of a job, or keep what an earlier attempt left there."""
+    if not _made(part):
+        _empty(part)
 
 
 def _empty(folder: Path) -> Path:
@@ -398,10 +403,10 @@ def _run_on_cluster(todo: list[Job], run: _Run, client: Any) -> None:
             job = waiting.popleft()
             part = _part(run.folder / job.name)
             begun = run.begun.pop(job.name, None)
-            if begun is None and _made(part):  # by an earlier command
-                begun = None if run.shares_disk else _packed(part)
-            elif run.shares_disk:
-                _empty(part)
+            if run.shares_disk:
+                _begin(part)
+            elif begun is None and _made(part):  # by an earlier command
+                begun = _packed(part)
             future = client.submit(
                 _compute_packed,
                 job,

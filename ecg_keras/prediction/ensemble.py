@@ -21,7 +21,7 @@ from data_prep.files import locked, write_csv, written_as_one
 from data_prep.labels import CPSC_CLASSES, CPSC_TASK, known_first_labels, read_recordings
 from data_prep.names import shown
 from data_prep.plausibility import Doubt, check
-from data_prep.records import Record, find_records, scan_folder
+from data_prep.records import Record, scan_folder
 from data_prep.signals import crop_or_pad
 from data_prep.store import Store
 from ecg_keras.evaluation.answers import Answer, Answers, Rejected, seconds_cut, table_lines
@@ -219,9 +219,9 @@ def choose_records(*, csv_file: Path | None, records: Path) -> dict[str, Path | 
                 f" recordings of {csv_file}."
             )
         return {records.stem: records}
-    found, scan = find_records(records), scan_folder(records)
+    scan = scan_folder(records)
+    found, refused = scan.by_name(records), scan.refused
     scan.require_some(records)
-    refused = scan.refused
     if csv_file is None:
         others = {str(path): Rejected(path.name, str(path), why) for path, why in refused}
         return {**others, **found}
