@@ -1,4 +1,4 @@
-# The page to drop recordings on, on a CPU:
+# Predictions in the browser (ecg-serve), on a CPU:
 #   docker build -t ecg-keras .
 #   docker run --rm -p 8000:8000 ecg-keras
 # Models of your own, the folds of a run as one ensemble:

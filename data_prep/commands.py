@@ -101,7 +101,7 @@ def run_command(main: Callable[..., None]) -> None:
         _stop(str(error))
     except KeyboardInterrupt:
         further = ", and --resume continues from there" if _resumes(main) else ""
-        _stop(f"interrupted; what was complete stays as it was{further}.", status=STATUS)
+        _stop(f"interrupted; completed results are kept{further}.", status=STATUS)
     except OSError as error:
         # To the user, an exhausted quota is a full disk.
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

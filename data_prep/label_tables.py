@@ -68,9 +68,8 @@ class LabelTable:
             if name not in found:
                 raise LabelError(
                     f"{self.path}, line {line.number}: there is no recording named {name!r}"
-                    f" among the {len(found)} found, such as {known[0]}; write its name as its"
-                    " file has it, without the ending, add its folder to --source, or delete the"
-                    " line."
+                    f" among the {len(found)} found, such as {known[0]}; write the file name"
+                    " without its suffix, add its folder to --source, or delete the line."
                 )
 
     def require_enough(self, num_folds: int) -> None:
@@ -90,7 +89,7 @@ class LabelTable:
                 first = min(line.number for line in having.values())
                 raise LabelError(
                     f"{self.path}, line {first}: the class {class_name!r} has {number} {what},"
-                    f" fewer than the {num_folds} folds that each need one; add some, join it with"
+                    f" fewer than the {num_folds} folds that each need one; add some, merge it with"
                     " another class, or give a column fold of your own."
                 )
 

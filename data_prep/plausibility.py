@@ -179,8 +179,8 @@ def _clipped(centred: np.ndarray, fs: float) -> Doubt | None:
         return None
     return Doubt(
         "clipped",
-        f"{_named(clipped)} cut off at the highest or lowest value again and again; the recorder"
-        " was overdriven.",
+        f"{_named(clipped)} repeatedly cut off at the highest or lowest value; the amplifier was"
+        " saturated.",
     )
 
 
@@ -315,7 +315,8 @@ def _short(seconds: float) -> Doubt | None:
         return None
     return Doubt(
         "short",
-        f"the recording lasts {seconds:.1f} s, and an ECG 10 s; it was padded or stretched.",
+        f"the recording lasts {seconds:.1f} s instead of the usual 10 s; it was padded or"
+        " stretched.",
     )
 
 

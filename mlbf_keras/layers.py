@@ -573,7 +573,7 @@ def _recurrence() -> tuple[Callable[..., Any], Callable[..., Any]]:
     except tf.errors.OpError as error:
         reason = next(iter(error.message.splitlines()), "")
         print(
-            "MLBF-Net's recurrence runs without XLA, and slower, for XLA fails on this device:"
+            "MLBF-Net's recurrence runs without XLA, more slowly, because XLA fails on this device:"
             f" {reason}",
             file=sys.stderr,
         )

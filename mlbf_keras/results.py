@@ -402,9 +402,9 @@ class Reproduction(reproduction.Reproduction):
             ),
             scored=self._scored_on(answers[single]),
             notes=(
-                "The single loss has no attention in the branches; λ = 0 has, but nothing trains"
-                " it. With one seed both train the same network from the same random numbers and"
-                " differ by rounding at most.",
+                "The single loss has no attention in the branches; λ = 0 has it, but it is not"
+                " trained. With one seed both train the same network from the same random numbers"
+                " and differ by rounding at most.",
                 "The paper sets λ from 0 to 10 and prints seven figures, of which it names only"
                 " that of λ = 1; the six others stand here in its table's order.",
                 *self._notes(answers[single]),
@@ -450,7 +450,7 @@ class Reproduction(reproduction.Reproduction):
             scored=self._scored_on(answers["real records alone"]),
             notes=(
                 "Generated records train only; validation and test records are real. Both rows"
-                " may take about equally many steps.",
+                " are allowed about the same number of steps.",
                 *self._notes(answers["real records alone"]),
             ),
         )
@@ -488,8 +488,8 @@ class Reproduction(reproduction.Reproduction):
             rows=tuple(self._compared(variants, answers, "pretrained")),
             scored=self._scored_on(answers["pretrained"]),
             notes=(
-                f"Pretrained: from the weights of {init}, a model {which}. Both rows may take"
-                " equally many steps.",
+                f"Pretrained: from the weights of {init}, a model {which}. Both rows are allowed"
+                " the same number of steps.",
                 *self._notes(answers["pretrained"]),
             ),
         )

@@ -213,7 +213,7 @@ def test_leave_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     test.write_text("Recording\nA0002\nA0014\nB0001\n")
     main(source=(source,), out=out, workers=1, leave_out=test)
     printed = capsys.readouterr().out
-    assert "2 records stay out because" in printed
+    assert "2 records named in" in printed
     assert "1 of the 3 names in" in printed and "more records" not in printed
     with Store(out) as store:
         assert len(store) == 12 and not {"A0002", "A0014"} & set(store.ids.tolist())
@@ -234,7 +234,7 @@ def test_leave_out_takes_whole_patients(tmp_path: Path, capsys: pytest.CaptureFi
     test = tmp_path / "test.csv"
     test.write_text("Recording\n00001_lr\n")
     main(source=(source,), out=tmp_path / "s.h5", workers=1, leave_out=test)
-    assert "1 more records of the same patients stay out too" in capsys.readouterr().out
+    assert "1 more records of the same patients are left out too" in capsys.readouterr().out
     with Store(tmp_path / "s.h5") as store:
         assert store.ids.tolist() == [f"0000{i}_lr" for i in (2, 3, 4, 5)]
 
@@ -511,7 +511,7 @@ def test_interrupt(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
-    assert "interrupted; what was complete stays as it was" in errors.splitlines()[-1]
+    assert "interrupted; completed results are kept" in errors.splitlines()[-1]
     assert "Traceback" not in errors
     assert output == ""
     assert sorted(os.listdir(out.parent)) == ["s.h5", "s.journal"]  # to go on with

@@ -91,7 +91,7 @@ def test_an_interrupt_is_one_sentence_and_status_130(capsys: pytest.CaptureFixtu
         raise KeyboardInterrupt
 
     assert exit_of(main) == 130
-    sentence = "ecg-toy: interrupted; what was complete stays as it was, and --resume continues"
+    sentence = "ecg-toy: interrupted; completed results are kept, and --resume continues"
     assert capsys.readouterr().err.startswith(sentence)
 
 

@@ -443,10 +443,13 @@ class TestWhatTheModelHasSeen:
         sections, text, page, warned = self.evaluated(
             tmp_path, capsys, seen=seen, dataset="cpsc2018", models=(FACTS,)
         )
-        sentence = "25 of 60 records scored here trained this model"
+        sentence = "25 of 60 records scored here were used to train this model"
         assert text.startswith(f"**{sentence}: ")
         assert sentence in page[page.index("<body>") :].splitlines()[1]
-        assert sentence in warned and "5 of 60 records scored here chose its epoch" in warned
+        assert (
+            sentence in warned
+            and "5 of 60 records scored here were used to choose its epoch" in warned
+        )
         whole, rest = sections
         assert (whole["records"], rest["records"]) == (60, 30)
         assert (whole["only_unseen"], rest["only_unseen"]) == (False, True)
@@ -474,7 +477,7 @@ class TestWhatTheModelHasSeen:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (section,), text, _, warned = self.evaluated(tmp_path, capsys, seen=np.ones(RECORDS))
-        assert "60 of 60 records scored here chose its epoch and thresholds" in warned
+        assert "60 of 60 records scored here were used to choose its epoch and thresholds" in warned
         assert "No record is left that is known to be unseen" in text
 
     def test_it_is_not_known(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -314,7 +314,7 @@ def test_bigru_runs_where_xla_does_not(
     finally:
         layers._recurrence.cache_clear()
     assert capsys.readouterr().err.splitlines() == [
-        "MLBF-Net's recurrence runs without XLA, and slower, for XLA fails on this device:"
+        "MLBF-Net's recurrence runs without XLA, more slowly, because XLA fails on this device:"
         " libdevice not found at ./libdevice.10.bc"
     ]
     for actual, wanted in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):

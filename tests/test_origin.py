@@ -63,14 +63,16 @@ def test_the_most_that_a_member_has_seen() -> None:
 def test_what_is_said_of_an_overlap() -> None:
     seen = np.array([TRAINED] * 3 + [CHOSE] * 2 + [UNSEEN, UNKNOWN])
     trained, chose = overlap(seen, dataset="ptb-xl")
-    assert trained.startswith("3 of 7 records scored here trained this model: ")
-    assert chose.startswith("2 of 7 records scored here chose its epoch and thresholds: ")
+    assert trained.startswith("3 of 7 records scored here were used to train this model: ")
+    assert chose.startswith(
+        "2 of 7 records scored here were used to choose its epoch and thresholds: "
+    )
     trained, chose = overlap(seen, dataset="", members=2, verb="answered")
-    assert "3 of 7 records answered here trained a member of this ensemble" in trained
+    assert "3 of 7 records answered here were used to train a member of this ensemble" in trained
     assert "compared by name" in trained and "compared by name" in chose
     assert overlap(np.zeros(4, int), dataset="") == () and overlap(None, dataset="") == ()
     (one,) = overlap(np.array([TRAINED]), dataset="ptb-xl")
-    assert one.startswith("This recording trained this model: ")
+    assert one.startswith("This recording was used to train this model: ")
 
 
 def test_a_model_file_carries_it(tmp_path: Path) -> None:

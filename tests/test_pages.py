@@ -130,10 +130,12 @@ def test_the_page_names_the_models_and_what_trained_them(tmp_path: Path) -> None
     )
     models = tuple(replace(facts, file=f"fold_{i}/best.keras", generated="all") for i in (1, 2, 3))
     explained = replace(explanation(), models=models)
-    path, page = written(tmp_path, explained, notices=("This recording trained this model.",))
+    path, page = written(
+        tmp_path, explained, notices=("This recording was used to train this model.",)
+    )
     first, second = path.read_text()[path.read_text().index("<body>") :].splitlines()[1:3]
     assert "These models were trained on generated records, not patients" in first
-    assert "This recording trained this model." in second
+    assert "This recording was used to train this model." in second
     for said in ("3: fold_1/best.keras to fold_3/best.keras", "commit abc1234", "of ptb-xl"):
         assert said in page.words
     _, page = written(tmp_path, replace(explained, models=(facts,) * 3))
@@ -366,4 +368,6 @@ def test_each_answered_recording_gets_a_page(
     assert [page.name for page in pages] == ["A1.html", "A2.html"]
     assert "<title>A2: AF</title>" in pages[1].read_text()
     trained = [re.findall('class="notice">(.*)<', page.read_text()) for page in pages]
-    assert trained[0] == [] and trained[1][0].startswith("This recording trained this model ")
+    assert trained[0] == [] and trained[1][0].startswith(
+        "This recording was used to train this model "
+    )

@@ -428,7 +428,7 @@ def test_an_answer_that_is_no_probability_is_refused_by_record(
     names = ["A1", "A2", "A3", "A4"]
     assert [row[0] for row in rows_of(out / "answers.csv")[1:]] == names
     assert load_predictions(out / "predictions.npz").ids.tolist() == names
-    with pytest.raises(ModelFileError, match="answers signal 0 with NaN"):
+    with pytest.raises(ModelFileError, match="gives NaN, or numbers outside 0 to 1, for signal 0"):
         load_model(tmp_path / "fold_2" / "best.keras").predict(np.zeros((1, 100, 12), np.float32))
     with pytest.raises(ModelFileError, match="answers R0.. with NaN"):
         of_store(tmp_path)
@@ -436,7 +436,7 @@ def test_an_answer_that_is_no_probability_is_refused_by_record(
 
 def test_a_file_that_only_claims_to_be_of_a_network_explains_nothing(tmp_path: Path) -> None:
     save_models(tmp_path, {"network": "MLBF-Net"})
-    with pytest.raises(ModelFileError, match=r"says that it holds MLBF-Net, but has not"):
+    with pytest.raises(ModelFileError, match=r"claims to be MLBF-Net, but lacks its layers"):
         answer(tmp_path, explain=True)
 
 
@@ -777,8 +777,14 @@ def test_records_that_the_models_have_seen(tmp_path: Path, capsys: Printed) -> N
     assert found.seen is not None and found.seen.tolist() == [2, 2, 1, 0, 0]
     assert [model.trained for model in found.models] == [2, 1]
     warned = capsys.readouterr().err
-    assert "warning: 2 of 5 records answered here trained a member of this ensemble: " in warned
-    assert "warning: 1 of 5 records answered here chose the epoch and thresholds of a" in warned
+    assert (
+        "warning: 2 of 5 records answered here were used to train a member of this ensemble: "
+        in warned
+    )
+    assert (
+        "warning: 1 of 5 records answered here was used to choose the epoch and thresholds of a"
+        in warned
+    )
 
 
 def test_files_in_a_folder_are_compared_by_name(tmp_path: Path, capsys: Printed) -> None:
@@ -787,7 +793,10 @@ def test_files_in_a_folder_are_compared_by_name(tmp_path: Path, capsys: Printed)
     assert found.seen is not None and found.seen.tolist() == [0, 2, 2, 0, 0]
     assert found.dataset == ""
     warned = capsys.readouterr().err
-    assert "warning: 2 of 5 records answered here trained this model (compared by name" in warned
+    assert (
+        "warning: 2 of 5 records answered here were used to train this model (compared by name"
+        in warned
+    )
 
 
 def test_nothing_is_known_of_models_without_an_origin(tmp_path: Path, capsys: Printed) -> None:

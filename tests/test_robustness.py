@@ -222,7 +222,7 @@ def test_a_build_goes_on_and_gives_the_same_bytes(
     loaded.clear()
     capsys.readouterr()
     build.main(source=(source,), out=out, workers=1)
-    assert "64 of 90 records were read by a build that ended" in capsys.readouterr().out
+    assert "64 of 90 records were already read by an interrupted build" in capsys.readouterr().out
     assert len(loaded) == 27  # two chunks of 32 were complete, and one of them had a refusal
     for name in ("s.h5", "s.rejected.csv"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -569,7 +569,7 @@ def forked(code: str, places: Sequence[Path]) -> Iterator[tuple[int, str]]:
 PIPES = {
     "cpsc/A0002.mat": (0, "1 of 12 records could not be used"),
     "cpsc/A0002.hea": (0, "1 of 12 records could not be used"),
-    "cpsc/notes.edf": (0, "1 other files, folders or lines are no records"),
+    "cpsc/notes.edf": (0, "1 other files, folders or lines are not records"),
     "cpsc/REFERENCE.csv": (2, "REFERENCE.csv cannot be read (it is not a regular file)"),
     "s.journal": (2, "s.journal cannot be used (it is not a regular file)"),
     "s.part.h5": (2, "s.part.h5 cannot be used (it is not a regular file)"),

@@ -1,4 +1,4 @@
-"""The page to drop recordings on: what it answers, what it refuses, and in which order."""
+"""The page for uploading recordings: what it answers, what it refuses, and in which order."""
 
 import html
 import io

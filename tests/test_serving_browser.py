@@ -1,4 +1,4 @@
-"""The page to drop recordings on, as a browser shows it: the command in a process of its own."""
+"""The page for uploading recordings, as a browser shows it: the command in a process of its own."""
 
 import re
 import signal

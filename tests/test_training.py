@@ -682,7 +682,7 @@ def test_ctrl_c_keeps_what_was_complete(store: Store, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
-    assert errors.splitlines()[-1] == ("-c: interrupted; what was complete stays as it was.")
+    assert errors.splitlines()[-1] == "-c: interrupted; completed results are kept."
     assert "Traceback" not in errors
     kept = load_model(out / "fold_1" / "best.keras", networks=("Toy",))
     validation = load_predictions(out / "fold_1" / "validation.npz")

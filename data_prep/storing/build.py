@@ -72,7 +72,7 @@ def main(
             statements of PTB-XL to classes; the built-in cpsc2018 gives the nine classes of CPSC
             2018.
         task: name of the set of classes of each table, or of the map; by default the file name.
-        several_labels: treatment, for single-label networks, of records with several labels in
+        several_labels: what single-label networks do with records that have several labels in
             unknown order: leave them out, or take the rarest as the main label.
         rate: sampling rate of the store in Hz; by default 100 for PTB-XL alone, otherwise 250.
         fs: sampling rate in Hz of recordings that state none, such as arrays; others keep theirs.
@@ -218,7 +218,7 @@ def main(
         )
     if selection.others:
         others = f"{len(selection.others)} other files, folders or lines"
-        print(f"{others} are no records; {listed} says why.")
+        print(f"{others} are not records; {listed} gives the reasons.")
 
 
 def _named(codes: Sequence[str]) -> str:
@@ -394,7 +394,10 @@ def _journal(out: Path, entries: list["Entry"], form: _Form) -> Iterator["Journa
         Journal(out.with_suffix(".journal"), belongs_to=known.hexdigest()) as journal,
     ):
         if journal.count:
-            print(f"{journal.count} of {len(entries)} records were read by a build that ended.")
+            print(
+                f"{journal.count} of {len(entries)} records were already read by an interrupted"
+                " build."
+            )
         try:
             yield journal
         except ECGError:

@@ -465,11 +465,11 @@ def without(entries: list[Entry], leave_out: Path | None) -> list[Entry]:
             f"{leave_out} leaves none of the {len(entries)} records found; give another table, or"
             " add a source."
         )
-    print(f"{len(named)} records stay out because {leave_out} names them.")
+    print(f"{len(named)} records named in {leave_out} are left out.")
     if others := len(entries) - len(named) - len(kept):
-        print(f"{others} more records of the same patients stay out too.")
+        print(f"{others} more records of the same patients are left out too.")
     if unknown := len(names - {entry.id for entry in named}):
-        print(f"{unknown} of the {len(names)} names in {leave_out} are of no record found.")
+        print(f"{unknown} of the {len(names)} names in {leave_out} match no record.")
     return kept
 
 

@@ -487,7 +487,7 @@ def _section(result: Result, *, alone: bool) -> list[Block]:
                     "Answer",
                     "one class a record, the most probable"
                     if predictions.single_label
-                    else "every class from its threshold on",
+                    else "every class that reaches its threshold",
                 ),
                 *facts_rows(predictions.models),
                 ("Labels from", result.labels_from),

@@ -114,9 +114,9 @@ def _blocks(explanation: Explanation, warnings: Sequence[str]) -> Iterator[Block
         return
     yield Heading("Attention")
     yield Paragraph(
-        "Attention shows what the network lets pass, not whether it speaks for or against a class."
-        " In trained networks, removing what it weights most lowered the probability no faster than"
-        " removing anything else, so trust the deletion test more."
+        "Attention shows how much the network uses of each part, not whether it is evidence for or"
+        " against a class. In trained networks, removing the parts with the largest weights lowered"
+        " the probability no faster than removing random parts, so trust the deletion test more."
     )
     for attention in explanation.attention:
         yield _on_paper(record, attention.shading, attention.title, attention.caption)
@@ -261,7 +261,10 @@ def _verdict(relevance: Relevance) -> str:
     """Say how much the probability depends on the marked cells, by the gap of the deletion test."""
     name = relevance.class_name
     if relevance.total < 0.05:
-        return f"{name} is almost as probable for a flat line: this recording says little for it."
+        return (
+            f"{name} is almost as probable for a flat line: this recording adds little evidence for"
+            " it."
+        )
     marked, random = (float(c[1:-1].mean()) for c in (relevance.marked, relevance.random))
     part = (random - marked) / relevance.total
     if part <= 0:

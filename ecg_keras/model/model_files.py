@@ -108,7 +108,7 @@ class ECGModel:
         invalid = np.flatnonzero(~are_probabilities(answers))
         if len(invalid):
             raise ModelFileError(
-                f"{self.path} answers signal {invalid[0]} with NaN, or numbers not between 0 and 1;"
+                f"{self.path} gives NaN, or numbers outside 0 to 1, for signal {invalid[0]};"
                 " look for NaN in that signal, or train the model again."
             )
         return answers
@@ -380,8 +380,8 @@ def _require_digest(path: Path, archive: zipfile.ZipFile) -> None:
         stated = member.read(100).decode()
     if stated != _digest_of(archive):
         raise ModelFileError(
-            f"{path} was changed after it was saved, or is damaged: its digest is another; copy it"
-            " again or train again."
+            f"{path} was changed after it was saved, or is damaged: its digest does not match; copy"
+            " it again or train again."
         )
 
 
@@ -422,8 +422,8 @@ def _read_contract(path: Path) -> SignalContract:
         ) from None
     if "Lambda" in layers:
         raise ModelFileError(
-            f"{path} holds a Lambda layer, that is, code which opening it would run; open only"
-            " what mlbf-train or mrm-train wrote."
+            f"{path} holds a Lambda layer, whose code would run on opening; open only files written"
+            " by mlbf-train or mrm-train."
         )
     if "SignalContract" not in layers:
         raise ModelFileError(

@@ -239,24 +239,30 @@ def overlap(
     by = "" if dataset else " (compared by name: files do not say which data set they are from)"
     sentences = []
     if len(seen) == 1:
-        did = {TRAINED: f"trained {model}", CHOSE: f"chose epoch and thresholds of {model}"}
+        did = {TRAINED: f"train {model}", CHOSE: f"choose epoch and thresholds of {model}"}
         if int(seen[0]) not in did:
             return ()
         return (
-            f"This recording {did[int(seen[0])]}{by}: the answer here says nothing about others.",
+            f"This recording was used to {did[int(seen[0])]}{by}: the answer here says nothing"
+            " about others.",
         )
     if count := int((seen == TRAINED).sum()):
         sentences.append(
-            f"{count:,} of {total} records {verb} here trained {model}{by}: its scores on them say"
-            " nothing about other recordings."
+            f"{count:,} of {total} records {verb} here {_were(count)} used to train {model}{by}:"
+            " its scores on them say nothing about other recordings."
         )
     if count := int((seen == CHOSE).sum()):
         whose = "its" if members == 1 else "the"
         sentences.append(
-            f"{count:,} of {total} records {verb} here chose {whose} epoch and thresholds"
-            f"{'' if members == 1 else ' of ' + model}{by}: scores on them flatter."
+            f"{count:,} of {total} records {verb} here {_were(count)} used to choose {whose} epoch"
+            f" and thresholds{'' if members == 1 else ' of ' + model}{by}: scores on them are"
+            " optimistic."
         )
     return tuple(sentences)
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 def generated_notice(models: Sequence[ModelFacts]) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ def pretrained_file(name: str, *, address: str | None = None) -> Path:
         return _downloaded(model, address or os.environ.get(ADDRESS, ""))
     if sha256_of(path) != model.sha256:
         raise ModelFileError(
-            f"{path} is not the published model {name} (its SHA-256 is another); restore it, or"
+            f"{path} is not the published model {name} (its SHA-256 does not match); restore it, or"
             " remove it so that it is downloaded again."
         )
     return path
@@ -130,7 +130,7 @@ def _downloaded(model: Pretrained, address: str) -> Path:
         ) from error
     except ValueError as error:
         what = (
-            f"holds another file than the published model {model.name} (its SHA-256 is another)"
+            f"holds another file than the published model {model.name} (its SHA-256 does not match)"
             if "hash" in str(error)
             else "is not an address of http or https"
         )

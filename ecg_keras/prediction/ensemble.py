@@ -817,18 +817,20 @@ def explainer_of(models: Sequence[ECGModel]) -> Explainer:
     networks = list(dict.fromkeys(model.contract.network for model in models))
     if len(networks) > 1:
         raise OptionError(
-            f"--explain shows what networks of one kind looked at, not {' and '.join(networks)};"
-            " name models of one of them, or leave it out."
+            f"--explain works for one kind of network at a time, not for {' and '.join(networks)};"
+            " name models of one kind, or leave it out."
         )
     explaining = part(networks[0], "explain")
     if explaining is None:
-        raise OptionError(f"the package of {networks[0]} explains no answers; leave --explain out.")
+        raise OptionError(
+            f"the package of {networks[0]} cannot explain answers; leave --explain out."
+        )
     try:
         explainer: Explainer = explaining.Explainer(models)
     except (ValueError, LookupError, AttributeError, TypeError):
         raise ModelFileError(
-            f"{models[0].path} says that it holds {networks[0]}, but has not its layers; leave"
-            " --explain out, or name a file that its package wrote."
+            f"{models[0].path} claims to be {networks[0]}, but lacks its layers; leave --explain"
+            " out, or name a file written by its package."
         ) from None
     return explainer
 

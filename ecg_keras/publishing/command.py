@@ -32,11 +32,11 @@ def main(
 ) -> None:
     """Prepare a trained model for publication.
 
-    Writes OUT/NAME.keras, without the optimiser, with thresholds chosen anew on the validation
+    Writes OUT/NAME.keras, without the optimiser, with thresholds refitted on the validation
     fold, and with weights in half precision if that leaves the validation macro-AUC as it is, and
     its model card OUT/NAME.md: data, licence, training, scores with intervals for each class,
-    calibration, thresholds, use and misuse.  Prints the line of the list of published models.
-    Hyphens in NAME become underscores in the file names.
+    calibration, thresholds, use and misuse.  Also prints the line to add to the list of
+    published models.  Hyphens in NAME become underscores in the file names.
 
     Args:
         model: best.keras in the folder of its training.

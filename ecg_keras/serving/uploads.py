@@ -158,10 +158,10 @@ class Worker:
                 are unfinished.
         """
         if model not in self.models:
-            raise OptionError(f"there is no model {model[:80]!r}; choose one of the list.")
+            raise OptionError(f"there is no model {model[:80]!r}; choose one from the list.")
         if sum(not upload.over for upload in self._listed()) >= self.limits.waiting:
             raise OptionError(
-                f"{self.limits.waiting} uploads are not finished yet; try again in some minutes."
+                f"{self.limits.waiting} uploads are not finished yet; try again in a few minutes."
             )
         folder = Path(tempfile.mkdtemp(prefix="ecg-serve-"))
         upload = Upload(secrets.token_urlsafe(16), model, folder, {}, fs, unit)

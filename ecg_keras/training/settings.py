@@ -64,8 +64,8 @@ class Settings:
         batch_size: records per training step.
         learning_rate: of Adam; the highest if the schedule is one-cycle.
         schedule: constant as in the papers, or one-cycle, which rises to the learning rate over the
-            first 30 % of all steps and then falls to nothing; it reaches good scores in few epochs,
-            but all of them are trained, whatever the patience, and none can be added later.
+            first 30 % of all steps and then falls to zero; it reaches good scores in few epochs,
+            but ignores the patience, and epochs cannot be added later.
         patience: stop training after this many epochs without a better validation score.
         monitor: validation score that selects the best epoch; macro-auc is less noisy with many
             rare classes.

@@ -83,8 +83,8 @@ def start_from(network: Any, source: ECGModel) -> Start:
             taken.append(layer.name)
     if not taken:
         raise OptionError(
-            f"no layer of {source.path} has the shape of one here; train with the widths that it"
-            " has, or without --init."
+            f"no layer of {source.path} has the shape of a layer of this network; train with the"
+            " same widths, or without --init."
         )
     return Start(tuple(taken), tuple(new))
 
