@@ -1,13 +1,15 @@
 """MLBF-Net as a functional Keras model (Zhang et al., "MLBF-Net", Fig. 1)."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import OptionError
-from data_prep.labels import CPSC_CLASSES, LEADS
 from ecg_keras.model.backend import keras
-from ecg_keras.model.contract import Contract, SignalContract
+from ecg_keras.model.contract import Contract, SignalContract, plain_contract
 from mlbf_keras.layers import BranchAttention, BranchBiGRU, BranchConvolutions, BranchSoftmax
+
+if TYPE_CHECKING:
+    from ecg_keras.model.model_files import ECGModel
 
 NETWORKS = ("MLBF-Net", "BranchNet")
 SAMPLING_RATE = 250.0  # Hz; section IV-C1
@@ -22,25 +24,18 @@ def default_contract(
     num_leads: int = 12,
     single_label: bool = True,
 ) -> Contract:
-    """Return the contract of a network built without one: CPSC 2018 at 250 Hz.
+    """Return the contract of a network built without one, at 250 Hz.
 
-    Args:
-        network: name of the network.
-        num_classes: number of classes; nine get the names of CPSC 2018.
-        input_length: in samples.
-        num_leads: number of leads, the first ones in the standard order.
-        single_label: whether the network gives one label per record.
+    See :func:`ecg_keras.model.contract.plain_contract`.
     """
-    names = tuple(f"class {i}" for i in range(1, num_classes + 1))
-    return Contract(
+    return plain_contract(
         network=network,
-        task="cpsc2018",
-        class_names=CPSC_CLASSES if num_classes == len(CPSC_CLASSES) else names,
         sampling_rate=SAMPLING_RATE,
-        input_length=input_length,
         fit="pad",
         single_label=single_label,
-        leads=LEADS[:num_leads],
+        num_classes=num_classes,
+        input_length=input_length,
+        num_leads=num_leads,
     )
 
 
@@ -212,19 +207,18 @@ def compile_model(
     return model
 
 
-def load_model(path: str | Path) -> Any:
+def load_model(path: str | Path) -> "ECGModel":
     """Open a model file of this package.
 
     Args:
         path: a ``.keras`` file written by ``mlbf-train``.
 
     Returns:
-        A :class:`ecg_keras.model.model_files.ECGModel`: the network with its contract.
+        The network with its contract.
 
     Raises:
         ModelFileError: if the file is missing, corrupt, or of another network.
     """
-    import mlbf_keras.layers  # noqa: F401  (registers the layers of the file)
     from ecg_keras.model import model_files
 
     return model_files.load_model(path, networks=NETWORKS)

@@ -149,8 +149,7 @@ def main(
         precision=precision,
         seed=seed,
     )
-    for weight in loss_weights:
-        require_sensible({**asdict(protocol), "loss_weight": weight})
+    require_sensible({**asdict(protocol), "loss_weights": loss_weights})
     reproduction = Reproduction(
         store=store,
         out=out,

@@ -14,8 +14,9 @@ from sklearn.manifold import TSNE
 from data_prep.ecg_paper import ecg_figure
 from data_prep.errors import OptionError, RecordError
 from data_prep.files import written_whole
-from data_prep.labels import CPSC_CLASSES, encode, one_hot, read_reference
+from data_prep.labels import CPSC_CLASSES, encode, main_labels, one_hot, read_reference
 from data_prep.store import Store
+from ecg_keras.evaluation.answers import Rejected
 from ecg_keras.evaluation.command import label_predictions
 from ecg_keras.evaluation.document import Estimate
 from ecg_keras.evaluation.plots import plot_embeddings
@@ -59,7 +60,8 @@ def table2(*, store: Path | None = None, reference: Path | None = None) -> Resul
     else:
         assert store is not None
         with Store(store) as opened:
-            first, labels = opened.first_labels("cpsc2018"), opened.labels("cpsc2018")
+            labels = opened.labels("cpsc2018")
+            first = main_labels(labels, opened.first_labels("cpsc2018"))
         source = store.name
     firsts = np.bincount(first[first >= 0], minlength=9)
     rows: list[tuple[Cell, ...]] = []
@@ -309,7 +311,13 @@ class Reproduction(reproduction.Reproduction):
         """Return the predictions of one model and of the ensemble for recordings in no store."""
         from ecg_keras.prediction.ensemble import answer_records, choose_records, open_models
 
+        read_reference(held_out)  # refused before hours of training
         chosen = choose_records(csv_file=held_out, records=records)
+        if absent := [found for found in chosen.values() if isinstance(found, Rejected)]:
+            raise RecordError(
+                f"{len(absent)} of the recordings of {held_out} cannot be used, the first because:"
+                f" {absent[0].reason}"
+            )
         with Store(self.store) as opened:
             in_store = set(opened.ids)
         seen = [name for name in chosen if name in in_store]
@@ -332,6 +340,8 @@ class Reproduction(reproduction.Reproduction):
             probabilities=ensemble.members[0],
             members=ensemble.members[:1],
             thresholds=np.array(models[0].contract.thresholds),
+            models=ensemble.models[:1],
+            seen=models[0].seen(ensemble.ids.tolist(), ensemble.dataset),
         )
         return [single], [ensemble]
 
@@ -620,10 +630,10 @@ class Reproduction(reproduction.Reproduction):
 
     def _scored(self, name: str, parts: Sequence[Predictions], table: str) -> Result:
         """Save the out-of-fold predictions of a row and score them as ecg-evaluate does."""
-        path = self.out / table / f"{name}.npz"
-        save_predictions(path, pooled(parts))
+        path, together = self.out / table / f"{name}.npz", pooled(parts)
+        save_predictions(path, together)
         return score_predictions(
-            pooled(parts),
+            together,
             path=path,
             name=name,
             labels_from=str(self.store),

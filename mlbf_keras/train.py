@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep.commands import run_command, takes_options
+from data_prep.errors import OptionError
 from ecg_keras.training.settings import Run, Settings, Validation
 
 if TYPE_CHECKING:
@@ -38,6 +39,13 @@ class MLBFNet:
     auxiliary_heads: bool = True
     loss_weight: float = 1.0
     single_label: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the network's name: any other would train MLBF-Net."""
+        if self.network not in ("mlbf-net", "branchnet"):
+            raise OptionError(
+                f"there is no network {self.network!r}; choose mlbf-net or branchnet."
+            )
 
     def contract(self, store: "Store", task: str, train: "np.ndarray") -> "Contract":
         """Return the contract: 250 Hz, padded, not standardised."""

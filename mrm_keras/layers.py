@@ -366,6 +366,9 @@ class MutualLearning(keras.layers.Layer):
 
     Returns:
         The pair a, b.
+
+    Raises:
+        OptionError: if the flattening is unknown.
     """
 
     def __init__(
@@ -378,6 +381,8 @@ class MutualLearning(keras.layers.Layer):
         super().__init__(**kwargs)
         self.weight = weight
         self.temperature = temperature
+        if flatten not in ("channel", "time"):
+            raise OptionError(f"there is no flattening {flatten!r}; choose channel or time.")
         self.flatten = flatten
 
     def call(self, features: Sequence[Any], training: bool = False) -> Any:

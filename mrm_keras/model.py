@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep.errors import OptionError
-from data_prep.labels import CPSC_CLASSES, LEADS
 from data_prep.signals import fit_standardisation, prepare
 from ecg_keras.model.backend import keras
-from ecg_keras.model.contract import Contract, SignalContract
+from ecg_keras.model.contract import Contract, SignalContract, plain_contract
 from mrm_keras.layers import EPSILON, AttentionFusion, BaseBlock, ConvBlock, MutualLearning
 from mrm_keras.layers import torch_uniform as uniform
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from data_prep.store import Store
+    from ecg_keras.model.model_files import ECGModel
 
 NETWORK = "MRM-Net"
 SAMPLING_RATE = 100.0
@@ -64,26 +64,18 @@ def fitted_contract(
 def default_contract(
     *, network: str = NETWORK, num_classes: int, input_length: int, num_leads: int
 ) -> Contract:
-    """Return the contract of a network built without one: 100 Hz, unstandardised.
+    """Return the contract of a network built without one, at 100 Hz.
 
-    Args:
-        network: name of the network.
-        num_classes: nine for those of CPSC 2018, otherwise ``"class 1"`` and so on.
-        input_length: of the signal, in samples.
-        num_leads: number of leads, the first ones in the standard order.
+    See :func:`ecg_keras.model.contract.plain_contract`.
     """
-    of_cpsc = num_classes == len(CPSC_CLASSES)
-    return Contract(
+    return plain_contract(
         network=network,
-        task="cpsc2018",
-        class_names=CPSC_CLASSES
-        if of_cpsc
-        else tuple(f"class {i + 1}" for i in range(num_classes)),
         sampling_rate=SAMPLING_RATE,
-        input_length=input_length,
         fit="stretch",
         single_label=False,
-        leads=LEADS[:num_leads],
+        num_classes=num_classes,
+        input_length=input_length,
+        num_leads=num_leads,
     )
 
 
@@ -124,8 +116,8 @@ def build_model(
             ``"low"`` and ``"high"`` (Table VI) are one branch alone.
         dropout: rate of the dropout in the multi-scale fusion blocks.
         contract: description of input and output in the model file; its classes, length and
-            leads must agree with the other arguments. None gives a contract for task
-            ``cpsc2018`` at 100 Hz, without standardisation.
+            leads must agree with the other arguments. By default
+            :func:`default_contract`.
 
     Returns:
         A model from ``signal`` ``(batch, input_length, num_leads)`` in millivolts to a dict of
@@ -133,8 +125,9 @@ def build_model(
         (the mean of the two others), ``low`` and ``high``, otherwise only ``diagnosis``.
 
     Raises:
-        OptionError: if the contract contradicts the other arguments, or the features of the two
-            branches differ in size although the fusion needs equal sizes.
+        OptionError: if the contract contradicts the other arguments, the fusion or flattening is
+            unknown, or the features of the two branches differ in size although the fusion needs
+            equal sizes.
     """
     contract = contract or default_contract(
         num_classes=num_classes, input_length=input_length, num_leads=num_leads
@@ -182,9 +175,13 @@ def build_model(
     up = ConvBlock(high_channels, (3,), strides=2, name="low_to_high")(z3)  # (251, 256)
     if fusion == "add":
         z = keras.layers.Add(name="fused")([up, z4])  # (251, 256)
-    else:
+    elif fusion == "concat":
         z = keras.layers.Concatenate(name="concatenated")([up, z4])  # (251, 512)
         z = BaseBlock(high_channels, name="fused")(z)  # (251, 256)
+    else:
+        raise OptionError(
+            f"there is no fusion {fusion!r}; choose mutual, add, concat, low or high."
+        )
     answers = {"diagnosis": probabilities(logits(z, num_classes, "head"), "diagnosis")}
     return keras.Model(signal, answers, name="mrm_net")
 
@@ -258,12 +255,19 @@ def compile_model(
     return model
 
 
-def load_model(path: Path | str) -> keras.Model:
+def load_model(path: str | Path) -> "ECGModel":
     """Open a model file of this package: of MRM-Net or of a baseline.
 
-    See ``ecg_keras.model.model_files.load_model``.
+    Args:
+        path: a ``.keras`` file written by ``mrm-train``.
+
+    Returns:
+        The network with its contract.
+
+    Raises:
+        ModelFileError: if the file is missing, corrupt, or of another network.
     """
-    from ecg_keras.model.model_files import load_model as load
+    from ecg_keras.model import model_files
     from mrm_keras.baselines import BUILDERS
 
-    return load(path, networks=(NETWORK, *BUILDERS))
+    return model_files.load_model(path, networks=(NETWORK, *BUILDERS))

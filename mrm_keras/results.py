@@ -156,18 +156,6 @@ def scores_of(answers: Predictions, counts: np.ndarray | None = None) -> Scores:
     return {name: scores[name] for name in (*METRICS, *AT_THRESHOLDS)}
 
 
-def _with_benchmark(table: ResultTable, task: str) -> ResultTable:
-    """Add the macro-AUC of the PTB-XL benchmark's leaderboard, if it has the task."""
-    theirs = paper.BENCHMARK_AUC.get(task, {})
-    if not any(row[0] in theirs for row in table.rows):
-        return table
-    return table.with_columns(
-        {"AUC, PTB-XL benchmark": theirs},
-        "AUC, PTB-XL benchmark: leaderboard of Strodthoff 2021, fold 10, trained for 50 epochs with"
-        " a one-cycle schedule on crops of 2.5 s.",
-    )
-
-
 def printed_figures(text: str) -> list[Spread | None]:
     """Read figures of the paper, such as ``"93.59±0.19 – 73.74±0.59"``, as fractions."""
     cells: list[Spread | None] = []
@@ -219,10 +207,21 @@ class Reproduction(reproduction.Reproduction):
         trained = self._trained(variants)
         tables = {task: self._comparison(name, task, variants, trained) for task in self.tasks}
         if name == "table2_3":
-            return {task: _with_benchmark(table, task) for task, table in tables.items()}
+            return {task: self._with_benchmark(table, task) for task, table in tables.items()}
         if name == "table7":
             return {task: self._with_times(table, task, trained) for task, table in tables.items()}
         return tables
+
+    def _with_benchmark(self, table: ResultTable, task: str) -> ResultTable:
+        """Add the macro-AUC of the PTB-XL benchmark's leaderboard, if it has the task."""
+        theirs = self._by_row(paper.BENCHMARK_AUC.get(task, {}))
+        if not any(row[0] in theirs for row in table.rows):
+            return table
+        return table.with_columns(
+            {"AUC, PTB-XL benchmark": theirs},
+            "AUC, PTB-XL benchmark: leaderboard of Strodthoff 2021, fold 10, trained for 50 epochs"
+            " with a one-cycle schedule on crops of 2.5 s.",
+        )
 
     def _with_times(
         self, table: ResultTable, task: str, trained: Mapping[tuple[Selection, str, str], Trained]
@@ -234,7 +233,10 @@ class Reproduction(reproduction.Reproduction):
             if of_task == task
         }
         return table.with_columns(
-            {"seconds per epoch": seconds, "published, RTX 3080": paper.TABLE_VII_SECONDS},
+            {
+                "seconds per epoch": seconds,
+                "published, RTX 3080": self._by_row(paper.TABLE_VII_SECONDS),
+            },
             "Seconds per epoch: time of the whole training, with tracing and validation, divided by"
             " its epochs. The paper's times are taken as those of an epoch; it does not say.",
         )
@@ -437,6 +439,14 @@ class Reproduction(reproduction.Reproduction):
         of_head = "" if head == "diagnosis" else f", {head} head alone"
         selected = "" if len(self.selections) == 1 else f", selected on {selection}"
         return name + of_head + selected
+
+    def _by_row(self, figures: Mapping[str, Cell]) -> dict[str, Cell]:
+        """Give each row of a network the network's figure."""
+        return {
+            self._label(name, selection): figure
+            for name, figure in figures.items()
+            for selection in self.selections
+        }
 
     def _estimate(self, of: Trained, metric: str) -> Estimate:
         interval = bootstrap_intervals(

@@ -73,12 +73,12 @@ class Variant:
     """A network; the fields after its name are for MRM-Net only, with the paper's defaults."""
 
     network: str = "MRM-Net"
-    fusion: Fusion = "mutual"
-    low_channels: int = 128
-    high_channels: int = 256
-    alpha: float = 0.01
-    beta: float = 0.01
-    gamma: float = 0.1
+    fusion: Fusion = MRMNet.fusion
+    low_channels: int = MRMNet.low_channels
+    high_channels: int = MRMNet.high_channels
+    alpha: float = MRMNet.alpha
+    beta: float = MRMNet.beta
+    gamma: float = MRMNet.gamma
 
     @property
     def name(self) -> str:

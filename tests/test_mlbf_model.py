@@ -24,7 +24,14 @@ from data_prep.errors import OptionError
 from data_prep.labels import CPSC_CLASSES, LEADS
 from ecg_keras.model.contract import Contract
 from mlbf_keras.layers import BranchConvolutions
-from mlbf_keras.model import build_branchnet, build_model, compile_model, load_model
+from mlbf_keras.model import (
+    build_branchnet,
+    build_model,
+    compile_model,
+    default_contract,
+    load_model,
+)
+from mlbf_keras.train import MLBFNet
 
 # Halved five times, 600 samples are odd where the paper's 15,000 are.
 LENGTH, BATCH, CLASSES = 600, 8, 5
@@ -348,6 +355,20 @@ def test_seeds_decide_where_training_starts() -> None:
     for first, same, other in zip(*starts, strict=True):
         np.testing.assert_array_equal(first, same)
         assert not first.any() or np.all(first == 1) or not np.array_equal(first, other)
+
+
+def test_unknown_network_is_refused() -> None:
+    """It would train MLBF-Net."""
+    unknown: Any = "BranchNet"
+    with pytest.raises(OptionError, match="no network 'BranchNet'; choose mlbf-net or branchnet"):
+        MLBFNet(network=unknown)
+
+
+def test_other_classes_are_not_those_of_cpsc_2018() -> None:
+    """In CPSC 2018 some class is found in each recording."""
+    contract = default_contract(num_classes=2, single_label=False)
+    assert (contract.task, contract.class_names) == ("classes", ("class 1", "class 2"))
+    assert not contract.found(np.array([0.1, 0.2])).any()
 
 
 def test_default_contract_says_what_the_model_is(full: keras.Model) -> None:

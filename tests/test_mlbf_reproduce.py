@@ -12,7 +12,13 @@ from make_records import sine_leads, write_reference, write_wfdb
 from sklearn.metrics import f1_score
 from toy import toy_contract, toy_model
 
-from data_prep.errors import ModelFileError, OptionError, StoreError
+from data_prep.errors import (
+    LabelError,
+    ModelFileError,
+    OptionError,
+    RecordError,
+    StoreError,
+)
 from data_prep.labels import CPSC_CLASSES
 from data_prep.store import Store, StoreWriter
 from ecg_keras.evaluation import command as evaluate
@@ -399,6 +405,22 @@ class TestTable3:
             main("table3", store=store, out=tmp_path, **held)
         assert calls == []
 
+    def test_held_out_recordings_are_checked_before_any_training(
+        self, tmp_path: Path, store: Path, calls: list[dict[str, Any]]
+    ) -> None:
+        write_wfdb(tmp_path / "held", "B0005", sine_leads(1000))
+        held: dict[str, Any] = {
+            "held_out": tmp_path / "held.csv",
+            "held_out_records": tmp_path / "held",
+        }
+        write_reference(tmp_path / "held.csv", {"B0005": [1], "B0006": [1]})
+        with pytest.raises(RecordError, match="1 of the recordings of .*held.csv cannot be used"):
+            main("table3", store=store, out=tmp_path, **held)
+        (tmp_path / "held.csv").write_text("Recording,First_label\nB0005,10\n")
+        with pytest.raises(LabelError, match="held.csv, line 2"):
+            main("table3", store=store, out=tmp_path, **held)
+        assert calls == []
+
 
 def test_generated_records_only_train(
     tmp_path: Path, store: Path, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
@@ -555,6 +577,19 @@ def test_table2(tmp_path: Path, store: Path) -> None:
     }
 
 
+def test_table2_counts_the_only_label_as_the_first(tmp_path: Path) -> None:
+    """A table of 0 and 1 does not say which label is the first."""
+    classes = {"cpsc2018": CPSC_CLASSES}
+    with StoreWriter(tmp_path / "s.h5", dataset="own", fs=250, class_names=classes) as store:
+        for i, labels in enumerate([(4,), (4,), (1, 6)]):
+            signal = np.zeros((5, 12), np.float32)
+            store.append(str(i), signal, labels={"cpsc2018": labels}, first_label=-1, fold=1)
+    main("table2", store=tmp_path / "s.h5", out=tmp_path)
+    rows = {row["class"]: row["first label, s.h5"] for row in rows_of(tmp_path / "table2.csv")}
+    assert (rows["RBBB"], rows["Total"]) == ("2", "2")
+    assert "1 records whose first label is unknown" in (tmp_path / "table2.md").read_text()
+
+
 def test_table2_of_the_public_file(tmp_path: Path, shared_data: Path) -> None:
     main("table2", reference=shared_data / "labels" / "cpsc2018_REFERENCE.csv", out=tmp_path)
     rows = rows_of(tmp_path / "table2.csv")
@@ -697,7 +732,7 @@ class TestCommand:
         ("options", "sentence"),
         [
             ({"epochs": 0}, "--epochs must be above 0"),
-            ({"loss_weights": (1.0, -1.0)}, "--loss-weight must be 0 or more"),
+            ({"loss_weights": (1.0, -1.0)}, "--loss-weights must be 0 or more"),
             ({"folds": ("eleven",)}, "--folds takes numbers"),
         ],
     )

@@ -111,6 +111,15 @@ def test_other_widths_scale_the_trunk_too(low: int, parameters: int) -> None:
     assert sum(math.prod(weight.shape) for weight in model.trainable_weights) == parameters
 
 
+def test_unknown_choices_are_refused() -> None:
+    """The row of Table V is called addition, the fusion add."""
+    unknown: Any = "addition"
+    with pytest.raises(OptionError, match="no fusion 'addition'; choose mutual, add"):
+        build_model(**SMALL, fusion=unknown)
+    with pytest.raises(OptionError, match="no flattening 'addition'; choose channel or time"):
+        build_model(**SMALL, flatten=unknown)
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_answers_are_those_of_plain_numpy(fusion: Any) -> None:
     model = small(fusion)

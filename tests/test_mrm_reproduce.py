@@ -249,6 +249,17 @@ def test_what_is_selected_on_test_says_so(tmp_path: Path, jobs: list[Job]) -> No
     assert flattering["macro-F1 at validation thresholds"] == ""
 
 
+def test_both_selections_stand_beside_the_published_figures(
+    tmp_path: Path, jobs: list[Job]
+) -> None:
+    common: dict[str, Any] = {"out": tmp_path, "smoke": True, "tasks": ("all",), "bootstrap": 5}
+    main("table2_3", networks=("fcn_wang_benchmark",), paper_protocol="both", **common)
+    rows = rows_of(tmp_path / "table2_3_all.csv")
+    benchmark = BENCHMARK_AUC["all"]["fcn_wang_benchmark"]
+    assert len(rows) == 2
+    assert {float(row["AUC, PTB-XL benchmark"]) for row in rows.values()} == {benchmark}
+
+
 def test_a_store_without_the_test_fold_says_where_it_is_scored(
     tmp_path: Path, jobs: list[Job]
 ) -> None:
@@ -497,6 +508,12 @@ def test_list_names_every_table(capsys: pytest.CaptureFixture[str]) -> None:
         (("table6",), "table6 needs --store"),
         (("table6", "--smoke", "--epochs", "0"), "--epochs must be above 0"),
         (("table6", "--smoke", "--bootstrap", "0"), "--bootstrap must be at least 1"),
+        (("fig6", "--smoke", "--weights", "-1"), "--weights must be 0 or more, not -1"),
+        (("table6", "--smoke", "--seeds", "-1"), "--seeds must be 0 or more, not -1"),
+        (
+            ("fig5", "--smoke", "--paper-protocol", "both"),
+            "fig5 shows one selection of the epoch; choose --paper-protocol yes or no",
+        ),
         (
             ("table6", "--smoke", "--test-fold", "9"),
             "fold 9 cannot be both the validation and the test fold",

@@ -57,8 +57,8 @@ def explanation(*, seconds: float = 10.0, single_label: bool = True) -> Explanat
             2000,
             "pad" if single_label else "stretch",
             single_label,
+            thresholds=(0.25,) * 9,
         ),
-        thresholds=np.full(9, 0.25),
         members=members,
         seconds=min(seconds, 20.0),
         attention=(
@@ -160,15 +160,13 @@ def test_every_class_found_is_in_the_table(tmp_path: Path) -> None:
     explained = explanation(single_label=False)
     names = tuple(f"S{c:02d}" for c in range(20))
     members = np.linspace(0.5, 0.12, 20, dtype=np.float32)[None]
-    thresholds = np.full(20, 0.6)
-    thresholds[15] = 0.1
-    contract = replace(explained.contract, task="mine", class_names=names, thresholds=(0.5,) * 20)
+    thresholds = (*(0.6,) * 15, 0.1, *(0.6,) * 4)
+    contract = replace(explained.contract, task="mine", class_names=names, thresholds=thresholds)
     relevances = (replace(explained.relevances[0], class_name="S15"),)
     explained = replace(
         explained,
         contract=contract,
         members=members,
-        thresholds=thresholds,
         relevances=relevances,
         without_lead=np.zeros((12, 20)),
         heads={},

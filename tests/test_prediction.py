@@ -14,7 +14,7 @@ from toy import CLASSES, toy_answers, toy_contract, toy_model, write_toy_store
 from data_prep.errors import LabelError, ModelFileError, OptionError, RecordError, StoreError
 from data_prep.files import locked
 from data_prep.labels import CPSC_CLASSES, LEADS
-from data_prep.records import Record
+from data_prep.records import Record, read_record
 from data_prep.signals import prepare
 from data_prep.store import Store
 from ecg_keras.evaluation.answers import Answer, Answers, table_lines
@@ -226,6 +226,13 @@ def test_a_recording_longer_than_the_input_says_so(tmp_path: Path, capsys: Print
     assert table["A2"][-1] == "1.4" and "were used" not in table["A2"][-2]
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("A3")]
     assert "first 2 s of 5.2 s" in line
+
+
+def test_an_ensemble_uses_as_much_as_its_longest_network(tmp_path: Path) -> None:
+    save_models(tmp_path, {}, {"input_length": 200})
+    table = {row[0]: row for row in rows_of(answer(tmp_path) / "answers.csv")}
+    assert table["A3"][-1] == "4" and "only the first 4 s of 5.2 s were used." in table["A3"][-2]
+    assert table["A4"][-1] == "2.6" and "were used" not in table["A4"][-2]
 
 
 def test_an_empty_answer_says_so(tmp_path: Path, capsys: Printed) -> None:
@@ -490,8 +497,14 @@ def test_recordings_of_any_form(tmp_path: Path) -> None:
         assert [entry.name for entry in answers.rejected] == ["absent"]
     twice = model.predict_records([first, first, signal, signal], fs=FS)
     assert len({answer.record for answer in twice}) == 4
+    assert len(model.predict_records(pandas.DataFrame(paths))) == 2
     with pytest.raises(OptionError, match="name one with column"):
         model.predict_records(pandas.DataFrame({"age": [1]}))
+    with pytest.raises(OptionError, match=r"no column 'age' of paths; those of paths are: file"):
+        model.predict_records(pandas.DataFrame({"age": [1], "file": paths[:1]}), column="age")
+    for alone_by_itself in (record, read_record(first), signal):
+        with pytest.raises(OptionError, match="give a single one to predict_record"):
+            model.predict_records(alone_by_itself)
     with pytest.raises(RecordError, match="there is no recording"):
         model.predict_records([])
 

@@ -15,7 +15,7 @@ from toy import CLASSES, toy_network, write_toy_store
 
 from data_prep.errors import OptionError
 from data_prep.store import Store
-from ecg_keras.model.model_files import load_model, set_origin
+from ecg_keras.model.model_files import load_model, save_model, set_origin
 from ecg_keras.model.origin import Origin
 from ecg_keras.prediction.ensemble import fold_of_store, predict_store
 from ecg_keras.publishing import command
@@ -98,6 +98,23 @@ def test_full_precision_if_half_changes_the_scores(
     ):
         np.testing.assert_array_equal(ours, before)
     assert "The weights are stored in full" in (tmp_path / "toy.md").read_text(encoding="utf-8")
+
+
+def test_full_precision_if_half_cannot_hold_the_weights(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    store, path = trained
+    model = load_model(path)
+    kernel, bias = model.network.get_layer("diagnosis").get_weights()
+    bias[:] = 1e5  # of all classes, so the answers stay
+    model.network.get_layer("diagnosis").set_weights([kernel, bias])
+    shutil.copytree(path.parent, tmp_path / "run")
+    save_model(model.network, tmp_path / "run" / path.name)
+    publish(
+        model=tmp_path / "run" / path.name, name="toy", store=store, trained_by=BY,
+        out=tmp_path / "out", bootstrap=20,
+    )  # fmt: skip
+    assert "half precision cannot hold them" in (tmp_path / "out" / "toy.md").read_text()
 
 
 @pytest.mark.parametrize(

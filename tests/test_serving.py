@@ -26,6 +26,7 @@ from data_prep.records import Record
 from ecg_keras.explanation.methods import Explanation
 from ecg_keras.model.backend import keras
 from ecg_keras.model.model_files import ECGModel, load_model
+from ecg_keras.model.origin import Origin
 from ecg_keras.serving import server, uploads
 from ecg_keras.serving.application import application
 from ecg_keras.serving.uploads import Limits, Worker
@@ -145,6 +146,22 @@ def test_a_page_has_the_warnings_of_its_answer(
     address = send(client, files)
     assert "100% of the first 2 s" in over(client, address)
     assert "100% of the first 2 s" in client.get(f"{address}/pages/1").text
+
+
+def test_a_page_says_only_of_its_own_recording_that_it_was_seen(
+    model: ECGModel, explainer: Explainer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        uploads, "page_of", lambda explained, notices, **_: f"{explained.record.id} {notices}"
+    )
+    origin = Origin("toy", trained=("A1",), chose=(), store={}, score=0.5)
+    worker = Worker({"toy": [replace(model, origin=origin)]}, Limits(6, 2, 3, 2))
+    with TestClient(application(worker), base_url="http://localhost") as client:
+        address = send(client, wfdb_files(tmp_path, "A1", "A2"))
+        assert "1 of 2 records answered here was used to train" in over(client, address)
+        pages = [client.get(f"{address}/{number}.html").text for number in (1, 2)]
+    assert pages[0].startswith("A1 ('This recording was used to train this model")
+    assert pages[1] == "A2 ()"
 
 
 def test_segments_are_answered_as_one_recording(client: TestClient, tmp_path: Path) -> None:

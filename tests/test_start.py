@@ -18,6 +18,7 @@ from ecg_keras.evaluation.predictions import load_predictions
 from ecg_keras.model.contract import Contract
 from ecg_keras.model.model_files import ECGModel, load_model
 from ecg_keras.model.origin import CHOSE, TRAINED, UNKNOWN, Origin
+from ecg_keras.training.checkpoint import require_same_run
 from ecg_keras.training.start import freeze_features, head_layers, start_from
 
 CLASSES = ("calm", "fast", "slow")
@@ -182,6 +183,18 @@ def test_a_training_that_starts_from_another(
         main(store=first, out=tmp_path / "third", init="absent.keras", **small)
     with pytest.raises(OptionError, match="--freeze features would leave random weights"):
         main(store=first, out=tmp_path / "third", freeze="features", **small)
+
+
+def test_a_training_is_continued_from_the_model_that_it_began_with() -> None:
+    """Its mean, its standard deviation and its origin are not in the checkpoint."""
+    settings = {"schedule": "constant", "init": "pre.keras"}
+    run = {"options": {}, "settings": settings, "records": "1", "init": "a"}
+    require_same_run(run, run, Path("run"))
+    require_same_run({**run, "init": None}, {**run, "init": None}, Path("run"))
+    with pytest.raises(OptionError, match=r"run was started from pre\.keras, which has changed"):
+        require_same_run(run, {**run, "init": "b"}, Path("run"))
+    # Earlier releases did not write it.
+    require_same_run({**run, "init": "b"}, {k: v for k, v in run.items() if k != "init"}, Path("r"))
 
 
 def test_origins_of_origins() -> None:

@@ -79,41 +79,39 @@ def main(
             f"labels can be taken from {reference} or from {store}, not from both; give one of"
             " --reference and --store."
         )
-    if out.exists() and not out.is_dir():
-        raise OptionError(f"{out} is a file, not a folder; give another place with --out.")
     if bootstrap < 1:
         raise OptionError(f"--bootstrap must be at least 1, not {bootstrap}; 1000 is usual.")
     if seed < 0:
         raise OptionError(f"--seed must be 0 or more, not {seed}.")
 
-    learning = learning_curves(history)
-    labelled = [
-        label_predictions(load_predictions(path), path, reference=reference, store=store)
-        for path in predictions
-    ]
-    results = [
-        score_predictions(
-            answers,
-            path=path,
-            name=name,
-            labels_from=str(reference or store or "the file of predictions itself"),
-            resamples=bootstrap,
-            seed=seed,
-        )
-        for answers, path, name in zip(
-            labelled, predictions, _names(labelled, predictions), strict=True
-        )
-    ]
-    results = [
-        each
-        for result in results
-        for each in (result, score_unseen(result, resamples=bootstrap, seed=seed))
-        if each is not None
-    ]
-    for notice in notices(results):
-        print(f"warning: {notice}", file=sys.stderr)
     inputs = [path for path in (*predictions, *history, reference, store) if path is not None]
     with written_as_one(out, names=FILES, inputs=inputs) as folder:
+        learning = learning_curves(history)
+        labelled = [
+            label_predictions(load_predictions(path), path, reference=reference, store=store)
+            for path in predictions
+        ]
+        results = [
+            score_predictions(
+                answers,
+                path=path,
+                name=name,
+                labels_from=str(reference or store or "the file of predictions itself"),
+                resamples=bootstrap,
+                seed=seed,
+            )
+            for answers, path, name in zip(
+                labelled, predictions, _names(labelled, predictions), strict=True
+            )
+        ]
+        results = [
+            each
+            for result in results
+            for each in (result, score_unseen(result, resamples=bootstrap, seed=seed))
+            if each is not None
+        ]
+        for notice in notices(results):
+            print(f"warning: {notice}", file=sys.stderr)
         page = write_report(folder, results, learning=learning, resamples=bootstrap, seed=seed)
     print(summary(results))
     print(out / page.name)
@@ -209,7 +207,7 @@ def _names(predictions: Sequence[Predictions], paths: Sequence[Path]) -> list[st
     parts = [path.absolute().parts for path in paths]
     start = len(os.path.commonprefix(parts))
     end = len(os.path.commonprefix([part[start:][::-1] for part in parts]))
-    apart = ["/".join(part[start : len(part) - end]) for part in parts]
+    apart = ["/".join(part[start : len(part) - end]) or part[-2] for part in parts]
     return [f"{network} {part}" for network, part in zip(networks, apart, strict=True)]
 
 

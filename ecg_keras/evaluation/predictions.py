@@ -169,6 +169,15 @@ class Predictions:
         """Say how many records the models have seen before; see :func:`origin.overlap`."""
         return overlap(self.seen, dataset=self.dataset, members=len(self.members), verb=verb)
 
+    def overlap_of_each(self) -> list[tuple[str, ...]]:
+        """Say of each record, on a page of its own, whether the models have seen it before."""
+        if self.seen is None:
+            return [()] * len(self.ids)
+        return [
+            overlap(seen[None], dataset=self.dataset, members=len(self.members))
+            for seen in self.seen
+        ]
+
 
 def _as_type(name: str, value: Any, dtype: type) -> np.ndarray:
     """Convert to a type, allowing no loss except rounding: 257 must not become the label 1."""

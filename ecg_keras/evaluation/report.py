@@ -623,7 +623,7 @@ def _by_first_label(result: Result) -> bool:
 
 def _pictures(result: Result) -> Iterator[Picture]:
     predictions, names = result.predictions, result.predictions.class_names
-    slug = re.sub(r"[\W_]+", "-", result.name.lower()).strip("-")
+    slug = re.sub(r"[^\w.]+", "-", result.name.lower()).strip("-")
     if result.first_labels is not None:
         matrix = scores.confusion_matrix(
             result.first_labels, predictions.answers, num_classes=len(names)

@@ -11,7 +11,8 @@ from data_prep.errors import OptionError
 from data_prep.labels import LEADS
 from data_prep.records import Record
 from ecg_keras.evaluation.predictions import names_by_probability
-from ecg_keras.model.contract import Contract
+from ecg_keras.model.backend import tf
+from ecg_keras.model.contract import Contract, joint_contract
 from ecg_keras.model.model_files import ECGModel, prepare_record
 from ecg_keras.model.origin import ModelFacts
 
@@ -77,8 +78,7 @@ class Explanation:
 
     Attributes:
         record: the recording.
-        contract: contract of the first network, single-label if that of any network is.
-        thresholds: ``(C,)`` mean over the ensemble.
+        contract: contract of the ensemble; see :func:`ecg_keras.model.contract.joint_contract`.
         members: ``(M, C)`` probabilities of each network.
         seconds: duration of the part that the networks used, from the start of the recording.
         attention: attention weights over time.
@@ -94,7 +94,6 @@ class Explanation:
 
     record: Record
     contract: Contract
-    thresholds: np.ndarray
     members: np.ndarray
     seconds: float
     attention: tuple[Attention, ...]
@@ -112,17 +111,13 @@ class Explanation:
     @property
     def found(self) -> tuple[str, ...]:
         """The classes found, the most probable first; see ``Contract.found``."""
-        found = self._mean_contract.found(self.probabilities)
+        found = self.contract.found(self.probabilities)
         return names_by_probability(self.contract.class_names, self.probabilities, found)
 
     @property
     def members_found(self) -> np.ndarray:
         """``(M, C)`` bool, the classes each network finds by itself, at the mean thresholds."""
-        return self._mean_contract.found(self.members)
-
-    @property
-    def _mean_contract(self) -> Contract:
-        return replace(self.contract, thresholds=tuple(self.thresholds.tolist()))
+        return self.contract.found(self.members)
 
 
 # --- Methods, for any network --------------------------------------------------------------------
@@ -231,8 +226,6 @@ class ExplainableModel:
     """
 
     def __init__(self, model: ECGModel, with_attention: Callable[[Any], tuple[Any, Any]]) -> None:
-        from ecg_keras.model.backend import tf
-
         self.contract = model.contract
         self.facts = model.facts
         network = model.network
@@ -312,8 +305,6 @@ def explainable(
 
 def _filled(signals: np.ndarray) -> Any:
     """Repeat the last signal until the batch is full."""
-    from ecg_keras.model.backend import tf
-
     missing = _BATCH - len(signals)
     return tf.constant(np.pad(signals, ((0, missing), (0, 0), (0, 0)), mode="edge"))
 
@@ -404,14 +395,12 @@ def explain(
         signal[:, lead] = 0.0
     answers, by_model = zip(*(model.with_attention(signals) for model in models), strict=True)
     weights = {name: np.stack([each[name][0] for each in by_model]) for name in by_model[0]}
-    one_answer = any(model.contract.single_label for model in models)
-    contract = replace(models[0].contract, single_label=one_answer)
+    contract = joint_contract([model.contract for model in models])
     members = np.stack([answer["diagnosis"] for answer in answers])  # (M, 1 + lead, C)
     heads = [name for name in answers[0] if name != "diagnosis"]
     partial = Explanation(
         record=seen.record,
         contract=contract,
-        thresholds=np.mean([model.contract.thresholds for model in models], axis=0),
         members=members[:, 0],
         seconds=seen.seconds,
         attention=attention(seen, {name: each.mean(axis=0) for name, each in weights.items()}),

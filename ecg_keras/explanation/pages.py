@@ -192,13 +192,13 @@ def _table(explanation: Explanation) -> Table:
                 estimate, low=float(members[:, c].min()), high=float(members[:, c].max())
             )
         if not contract.single_label:
-            estimate = replace(estimate, threshold=float(explanation.thresholds[c]))
+            estimate = replace(estimate, threshold=contract.thresholds[c])
         rows.append(
             (
                 f"{name}, {meaning}{mark}" if meaning else f"{name}{mark}",
                 *((f"{says[:, c].sum()} of {len(members)}",) if several else ()),
                 estimate,
-                *(() if contract.single_label else (f"{explanation.thresholds[c]:.3f}",)),
+                *(() if contract.single_label else (f"{contract.thresholds[c]:.3f}",)),
             )
         )
     caption = "Probability of each class, mean of the networks and their range" if several else (

@@ -11,7 +11,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,7 +23,7 @@ from data_prep.files import written_as_one
 from data_prep.records import Record
 from data_prep.synthetic import MIN_SECONDS, synthetic_record
 from ecg_keras.model.backend import keras, tf
-from ecg_keras.model.contract import Contract, SignalContract
+from ecg_keras.model.contract import Contract, SignalContract, joint_contract
 from ecg_keras.model.model_files import ECGModel, prepare_record
 from ecg_keras.model.networks import part
 from ecg_keras.model.recordings import as_record
@@ -123,14 +123,7 @@ def facts_of(models: Sequence[ECGModel]) -> dict[str, Any]:
         ``single_label``, ``leads`` in order, and ``thresholds``, averaged over the models; also
         ``unit`` and ``members``, the number of models.
     """
-    contracts = [model.contract for model in models]
-    thresholds = np.mean([contract.thresholds for contract in contracts], axis=0)
-    contract = replace(
-        contracts[0],
-        network=" + ".join(dict.fromkeys(contract.network for contract in contracts)),
-        single_label=any(contract.single_label for contract in contracts),
-        thresholds=tuple(map(float, thresholds)),
-    )
+    contract = joint_contract([model.contract for model in models])
     facts = {name: value for name, value in asdict(contract).items() if name not in ("mean", "std")}
     return {**facts, "unit": "mV", "members": len(models)}
 
@@ -249,16 +242,16 @@ def export(
     """
     _require_packages(formats)
     ensemble = open_models(models)
-    network, facts = inference_model(ensemble, _plain_forms(ensemble)), facts_of(ensemble)
-    signals = _signals_to_compare(ensemble[0].contract, records, fs=fs, unit=unit)
-    keras_answers = run_keras(ensemble)
-    expected = keras_answers(signals)
-    rows = [("Keras", "", _milliseconds(keras_answers, signals), "")]
     inputs = [Path(model.path) for model in ensemble] + ([records] if records else [])
     with (
         written_as_one(out, names=tuple(FILES.values()), inputs=inputs) as folder,
         TemporaryDirectory() as other,
     ):
+        network, facts = inference_model(ensemble, _plain_forms(ensemble)), facts_of(ensemble)
+        signals = _signals_to_compare(ensemble[0].contract, records, fs=fs, unit=unit)
+        keras_answers = run_keras(ensemble)
+        expected = keras_answers(signals)
+        rows = [("Keras", "", _milliseconds(keras_answers, signals), "")]
         saved_model = (folder if "saved_model" in formats else Path(other)) / "saved_model"
         if set(formats) & {"litert", "saved_model"}:
             write_saved_model(saved_model, network, facts)

@@ -6,7 +6,8 @@ rate, unit, lead order or class order raises no error and silently gives wrong a
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from data_prep.class_names import require_class_names
 from data_prep.errors import OptionError
-from data_prep.labels import LEADS
+from data_prep.labels import CPSC_CLASSES, CPSC_TASK, LEADS
 from data_prep.names import require_name
 from ecg_keras.evaluation.predictions import found_classes
 from ecg_keras.model.backend import keras
@@ -191,6 +192,63 @@ class Contract:
                 f" it with a contract whose leads are of {', '.join(LEADS)}."
             )
         return signal[:, [LEADS.index(lead) for lead in self.leads]]
+
+
+def plain_contract(
+    *,
+    network: str,
+    sampling_rate: float,
+    fit: Literal["pad", "stretch"],
+    single_label: bool,
+    num_classes: int,
+    input_length: int,
+    num_leads: int,
+) -> Contract:
+    """Return the contract of a network built without one, unstandardised.
+
+    Args:
+        network: name of the network.
+        sampling_rate: of the input, in hertz.
+        fit: ``"pad"`` or ``"stretch"``; see :class:`Contract`.
+        single_label: whether the network gives one label per record.
+        num_classes: nine for those of the task ``cpsc2018``, otherwise ``"class 1"`` and so on, of
+            the task ``classes``.
+        input_length: in samples.
+        num_leads: number of leads, the first ones in the standard order.
+
+    Raises:
+        OptionError: if a value is out of range.
+    """
+    of_cpsc = num_classes == len(CPSC_CLASSES)
+    return Contract(
+        network=network,
+        task=CPSC_TASK if of_cpsc else "classes",
+        class_names=CPSC_CLASSES
+        if of_cpsc
+        else tuple(f"class {i}" for i in range(1, num_classes + 1)),
+        sampling_rate=sampling_rate,
+        input_length=input_length,
+        fit=fit,
+        single_label=single_label,
+        leads=LEADS[:num_leads],
+    )
+
+
+def joint_contract(contracts: Sequence[Contract]) -> Contract:
+    """Return the contract of an ensemble: that of the first network, except as follows.
+
+    The names of the networks are joined, the thresholds averaged, and the ensemble is single-label
+    if any network is.  The standardisation is each network's own.
+
+    Args:
+        contracts: of networks with the same classes in the same order.
+    """
+    return replace(
+        contracts[0],
+        network=" + ".join(dict.fromkeys(contract.network for contract in contracts)),
+        single_label=any(contract.single_label for contract in contracts),
+        thresholds=tuple(np.mean([contract.thresholds for contract in contracts], axis=0).tolist()),
+    )
 
 
 @keras.saving.register_keras_serializable("ecg_keras")

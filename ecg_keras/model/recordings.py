@@ -59,7 +59,7 @@ def _of_wfdb(recording: Any, fs: float | None, unit: str | None, fallback: bool)
         raise RecordError(f"{name} has no p_signal; read it with wfdb.rdrecord.")
     names = tuple(str(lead) for lead in recording.sig_name)
     units = tuple(str(each or "") for each in recording.units or ("",) * len(names))
-    tracing = Tracing(names, np.asarray(values, np.float64), units, float(recording.fs))
+    tracing = Tracing(names, np.asarray(values, np.float64), units, float(recording.fs or "nan"))
     return record_of(tracing, Path(name), fs=fs, unit=unit, fallback=fallback)
 
 

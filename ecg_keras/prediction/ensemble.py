@@ -33,10 +33,10 @@ from ecg_keras.evaluation.predictions import (
 )
 from ecg_keras.explanation.methods import Explanation
 from ecg_keras.explanation.pages import write_page
-from ecg_keras.model.contract import Contract
+from ecg_keras.model.contract import Contract, joint_contract
 from ecg_keras.model.model_files import ECGModel, load_model, prepare_record
 from ecg_keras.model.networks import part
-from ecg_keras.model.origin import generated_notice, overlap
+from ecg_keras.model.origin import generated_notice
 from ecg_keras.model.recordings import as_record
 from ecg_keras.training.batches import StoreBatches
 
@@ -150,9 +150,9 @@ def _named(recordings: Any, column: str | None) -> list[tuple[str, Any]]:
         return list(choose_records(csv_file=None, records=Path(recordings)).items())
     if hasattr(recordings, "columns"):
         recordings = _paths_of(recordings, column)
-    if isinstance(recordings, np.ndarray) and recordings.ndim < 3:
+    if (isinstance(recordings, np.ndarray) and recordings.ndim < 3) or _name_of(recordings):
         raise OptionError(
-            "predict_records takes several recordings; give a single array to predict_record."
+            "predict_records takes several recordings; give a single one to predict_record."
         )
     recordings = list(recordings)
     if not recordings:
@@ -181,19 +181,24 @@ def _name_of(recording: Any) -> str:
 
 
 def _paths_of(frame: Any, column: str | None) -> list[str | Path]:
-    texts = [
-        str(name)
+    texts = {
+        str(name): name
         for name in frame.columns
         if len(frame) and all(_is_path(value) for value in frame[name])
-    ]
+    }
     if column is None and len(texts) == 1:
-        column = texts[0]
-    if column not in texts:
+        (column,) = texts
+    if column is not None and column not in texts:
         raise OptionError(
-            f"the DataFrame has {'no' if not texts else 'several'} columns of paths"
+            f"the DataFrame has no column {column!r} of paths; those of paths are:"
+            f" {', '.join(texts) or 'none'}."
+        )
+    if column is None:
+        raise OptionError(
+            f"the DataFrame has {'several' if texts else 'no'} columns of paths"
             f" ({', '.join(texts) or 'none has a text in every row'}); name one with column=…."
         )
-    return list(frame[column])
+    return list(frame[texts[column]])
 
 
 def choose_records(*, csv_file: Path | None, records: Path) -> dict[str, Path | Rejected]:
@@ -318,8 +323,8 @@ class NoneUsableError(RecordError):
 
 
 def _input_seconds(models: Sequence[ECGModel]) -> float:
-    """Return the shortest input of the models, in seconds."""
-    return min(model.contract.input_length / model.contract.sampling_rate for model in models)
+    """Return the longest input of the models, in seconds."""
+    return max(model.contract.input_length / model.contract.sampling_rate for model in models)
 
 
 def answer_records(
@@ -720,8 +725,7 @@ def predict(
         in_fold = 0
         if store is not None:
             assert fold is not None
-            one_answer = any(model.contract.single_label for model in ensemble)
-            contract = replace(ensemble[0].contract, single_label=one_answer)
+            contract = joint_contract([model.contract for model in ensemble])
             rows = fold_of_store(opened, contract=contract, fold=fold)
             in_fold = int((opened.folds == fold).sum())
             index = {str(opened.ids[row]): int(row) for row in rows}
@@ -862,22 +866,16 @@ def _write_pages(
     read: Callable[[str], Record],
     doubts: Mapping[str, Sequence[Doubt]],
 ) -> None:
-    assert predictions.seen is not None
-    for name, seen in zip(
+    for name, notices in zip(
         tqdm(predictions.ids, desc="explanations", unit="rec", disable=None),
-        predictions.seen,
+        predictions.overlap_of_each(),
         strict=True,
     ):
         write_page(
             folder / f"{name}.html",
             explainer.explain(read(str(name))),
             warnings=[doubt.text for doubt in doubts.get(name, ())],
-            notices=overlap(
-                seen[None],
-                dataset=predictions.dataset,
-                members=len(predictions.members),
-                verb="answered",
-            ),
+            notices=notices,
         )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import OptionError
 from data_prep.files import read_json
+from data_prep.labels import PTBXL_TASKS
 from ecg_keras.evaluation.document import Block, Facts, Heading, Notes, Paragraph, markdown
 from ecg_keras.evaluation.report import Result, score_tables
 from ecg_keras.model.origin import ModelFacts, generated_notice
@@ -49,7 +50,6 @@ _MISUSE = (
 )
 
 
-_TASKS = ("all", "diagnostic", "subdiagnostic", "superdiagnostic", "form", "rhythm")
 _CODES = (
     "Names of classes are the codes of PTB-XL's scp_statements.csv; its superclasses are NORM"
     " normal, MI myocardial infarction, STTC ST-T change, CD conduction disturbance and HYP"
@@ -201,5 +201,5 @@ def _data(model: ModelFacts, result: Result) -> Iterator[str]:
         f" {len(result.predictions.ids):,}."
     )
     yield f"The scored labels are from {result.labels_from}."
-    if model.dataset == "ptb-xl" and result.predictions.task in _TASKS:
+    if model.dataset == "ptb-xl" and result.predictions.task in PTBXL_TASKS:
         yield _CODES

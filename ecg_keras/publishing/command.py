@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.commands import run_command
-from data_prep.errors import OptionError
+from data_prep.errors import ModelFileError, OptionError
 from data_prep.files import sha256_of, written_as_one
 
 if TYPE_CHECKING:
@@ -101,20 +101,24 @@ def main(
         path = folder / file
         in_full = validation(full)
         set_thresholds(full.network, best_thresholds(*in_full))
-        save_model(full.network, path, half=True)
-        published = load_model(path)
-        before, after = macro_auc(*in_full), macro_auc(*validation(published))
-        remark = (
-            "The weights are stored in half precision; the macro-AUC on the validation records is"
-            f" {after:.5f} with them and {before:.5f} with the weights in full."
-        )
-        if abs(after - before) > MOST_CHANGE:
-            save_model(full.network, path)
-            published = load_model(path)
+        before = macro_auc(*in_full)
+        try:
+            save_model(full.network, path, half=True)
+        except ModelFileError:
+            keep, remark = False, "The weights are stored in full: half precision cannot hold them."
+        else:
+            after = macro_auc(*validation(load_model(path)))
+            keep = abs(after - before) <= MOST_CHANGE
             remark = (
-                "The weights are stored in full: in half precision they would change the macro-AUC"
-                f" on the validation records from {before:.5f} to {after:.5f}."
+                "The weights are stored in half precision; the macro-AUC on the validation records"
+                f" is {after:.5f} with them and {before:.5f} with the weights in full."
+                if keep
+                else "The weights are stored in full: in half precision they would change the"
+                f" macro-AUC on the validation records from {before:.5f} to {after:.5f}."
             )
+        if not keep:
+            save_model(full.network, path)
+        published = load_model(path)
         result = score_predictions(
             predict(published, scored),
             path=path,

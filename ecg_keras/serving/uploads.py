@@ -74,7 +74,8 @@ class Upload:
         table: the answers as CSV.
         pages: HTML files of the pages made so far, by the number of the row, from 1.
         unexplained: the reason, one sentence, of each page that could not be made, likewise.
-        to_explain: name, file and warnings of each recording whose page is still to be made.
+        to_explain: name, file, warnings and notices of each recording whose page is still to be
+            made.
     """
 
     key: str
@@ -91,7 +92,7 @@ class Upload:
     table: bytes = b""
     pages: dict[int, Path] = field(default_factory=dict)
     unexplained: dict[int, str] = field(default_factory=dict)
-    to_explain: list[tuple[str, Path, list[str]]] = field(default_factory=list)
+    to_explain: list[tuple[str, Path, list[str], tuple[str, ...]]] = field(default_factory=list)
 
     @property
     def over(self) -> bool:
@@ -277,8 +278,11 @@ class Worker:
                 name,
                 records[name],
                 [_in_their_words(doubt.text, upload) for doubt in answered.doubts.get(name, ())],
+                notices,
             )
-            for name, *_ in upload.rows
+            for (name, *_), notices in zip(
+                upload.rows, answered.predictions.overlap_of_each(), strict=True
+            )
         ]
 
     def _explain_one(self, upload: Upload) -> None:
@@ -287,12 +291,12 @@ class Worker:
             upload.to_explain.clear()
             return
         number = len(upload.rows) - len(upload.to_explain) + 1
-        name, path, warnings = upload.to_explain.pop(0)
+        name, path, warnings, notices = upload.to_explain.pop(0)
         page = upload.folder / f"{number}.html"
         try:
             record = read_record(path, fs=upload.fs, unit=upload.unit, fallback=True)
             record = replace(record, id=name, path=Path(upload.names[path.name]))
-            text = page_of(explainer.explain(record), warnings=warnings, notices=upload.notices)
+            text = page_of(explainer.explain(record), warnings=warnings, notices=notices)
             page.write_text(text, encoding="utf-8")
             upload.pages[number] = page
         except ECGError as error:

@@ -113,8 +113,9 @@ def require_same_run(written: Mapping[str, Any], asked: Mapping[str, Any], folde
     Epochs may be added if the learning rate is constant.
 
     Args:
-        written: ``options``, ``settings`` and ``records`` from ``args.json``.
-        asked: the same for this command.
+        written: ``options``, ``settings``, ``records`` and ``init`` (the SHA-256 of the model to
+            start from) from ``args.json``.
+        asked: the same for this command; without ``init``, that is not compared.
         folder: the folder of the training.
 
     Raises:
@@ -141,6 +142,11 @@ def require_same_run(written: Mapping[str, Any], asked: Mapping[str, Any], folde
             f"{folder} was started with other records than those of --store"
             f" {asked['options'].get('store')}; use --resume with the original store, or choose"
             " another --out."
+        )
+    if {"init"} <= written.keys() & asked.keys() and written["init"] != asked["init"]:
+        raise OptionError(
+            f"{folder} was started from {written['settings'].get('init')}, which has changed since;"
+            " restore that file, or choose another --out."
         )
 
 

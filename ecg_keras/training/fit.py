@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.errors import OptionError, StoreError
-from data_prep.files import locked, read_json, written_whole
+from data_prep.files import locked, read_json, sha256_of, written_whole
 from data_prep.provenance import provenance
 from data_prep.store import Store
 from ecg_keras.evaluation.plots import plot_learning_curves, read_history
@@ -222,7 +222,7 @@ def train_fold(
                 options=options,
                 callbacks=callbacks,
                 keep_last=keep_last,
-                before=None if source is None else source.origin or Origin.unknown(),
+                source=source,
             )
         finally:
             keras.config.set_dtype_policy("float32")
@@ -282,7 +282,7 @@ def _fit(
     options: Mapping[str, Any],
     callbacks: Sequence[Any],
     keep_last: bool,
-    before: Origin | None,
+    source: ECGModel | None,
 ) -> None:
     validating = {"": parts.validation}
     if parts.second is not None:
@@ -309,6 +309,7 @@ def _fit(
         "fold": fold,
         "settings": asdict(settings),
         "records": _digest(store, parts, contract.task),
+        "init": None if source is None else sha256_of(source.path),
     }
     _write_args(folder, run)
     bests = {
@@ -318,7 +319,7 @@ def _fit(
             trained=parts.train,
             folder=folder / NEW_BEST / name,
             monitor=settings.monitor,
-            before=before,
+            before=None if source is None else source.origin or Origin.unknown(),
         )
         for name, batches in zip(validating, validations, strict=True)
     }

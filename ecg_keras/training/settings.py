@@ -115,26 +115,30 @@ _ABOVE_0 = (
     *("epochs", "batch_size", "learning_rate", "input_length", "filters", "gru_units"),
     *("low_channels", "high_channels", "temperature", "widths"),
 )
-_NOT_BELOW_0 = ("patience", "seed", "loss_weight", "alpha", "beta", "gamma")
+_NOT_BELOW_0 = (
+    *("patience", "seed", "seeds", "loss_weight", "loss_weights"),
+    *("alpha", "beta", "gamma", "weights"),
+)
 
 
 def require_sensible(options: Mapping[str, Any]) -> None:
     """Check that options are in their allowed ranges.
 
     Args:
-        options: options by name.
+        options: options by name; those that take several values are tuples.
 
     Raises:
         OptionError: naming the option and its allowed values.
     """
-    for name, value in options.items():
+    for name, values in options.items():
         option = "--" + name.replace("_", "-")
-        if name in _ABOVE_0 and not value > 0:
-            raise OptionError(f"{option} must be above 0, not {value}.")
-        if name in _NOT_BELOW_0 and not value >= 0:
-            raise OptionError(f"{option} must be 0 or more, not {value}.")
-    if options.get("seed", 0) >= 2**31:
-        raise OptionError(f"--seed must be below 2147483648, not {options['seed']}.")
+        for value in values if isinstance(values, tuple) else (values,):
+            if name in _ABOVE_0 and not value > 0:
+                raise OptionError(f"{option} must be above 0, not {value}.")
+            if name in _NOT_BELOW_0 and not value >= 0:
+                raise OptionError(f"{option} must be 0 or more, not {value}.")
+            if name in ("seed", "seeds") and value >= 2**31:
+                raise OptionError(f"{option} must be below 2147483648, not {value}.")
     dropout, test_fold = options.get("dropout", 0.0), options.get("test_fold")
     if not 0 <= dropout < 1:
         raise OptionError(f"--dropout must be at least 0 and below 1, not {dropout}.")
