@@ -491,6 +491,14 @@ def test_no_more_of_a_file_is_copied_than_is_read(
     assert sizes[0] <= 2 * 12 * (len(signal) + 2) + 4
 
 
+def test_segments_that_are_too_large_together(tmp_path: Path, signal: np.ndarray) -> None:
+    """A gap of an hour at 10 kHz takes some bytes of the header and gigabytes of memory."""
+    write_wfdb(tmp_path, "A1_1", signal, fs=10_000)
+    (tmp_path / "A1.hea").write_text("A1/2 12 10000 35001500\nA1_1 1500\n~ 35000000\n")
+    with pytest.raises(RecordError, match=r"A1\.hea has 420018000 samples in all its signals"):
+        read_record(tmp_path / "A1.hea")
+
+
 def test_segments_without_end(tmp_path: Path, signal: np.ndarray) -> None:
     write_wfdb(tmp_path, "A1_1", signal)
     lines = "A1_1 1\n" * 5000

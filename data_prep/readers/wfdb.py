@@ -212,12 +212,12 @@ def _read_segments(header: _Header, path: Path) -> Tracing:
             f"{path} joins {len(header.segments)} segments, and at most {_MOST_SEGMENTS} are read;"
             " leave this recording out."
         )
-    length = sum(length for _, length in header.segments)
+    total = sum(length for _, length in header.segments)
     # The frame rate may be lower than the sampling rate of the ECG.
-    require_duration(length, header.fs if header.fs > 0 else require_rate(header.fs, path), path)
-    if length != (header.num_samples or length):
+    require_duration(total, header.fs if header.fs > 0 else require_rate(header.fs, path), path)
+    if total != (header.num_samples or total):
         raise RecordError(
-            f"{path} states {header.num_samples} samples, but its segments have {length}; fetch it"
+            f"{path} states {header.num_samples} samples, but its segments have {total}; fetch it"
             " again or leave this recording out."
         )
     headers: dict[str, _Header] = {}
@@ -244,6 +244,8 @@ def _read_segments(header: _Header, path: Path) -> Tracing:
                 )
             part = _read_signals(replace(segment, num_samples=length), file, whole=False)
             first = first or part
+            per_frame = round(first.fs / header.fs)
+            require_values(total * per_frame * len(first.names), path)
             if (segment.fs, part.fs, set(part.names)) != (header.fs, first.fs, set(first.names)):
                 raise RecordError(
                     f"{path} joins segments of other leads or rates than those of {file}; read"
@@ -258,7 +260,6 @@ def _read_segments(header: _Header, path: Path) -> Tracing:
             parts.append(part.values[:, places] * scale)
     if first is None:
         raise RecordError(f"{path} joins only segments without samples; leave this recording out.")
-    per_frame = round(first.fs / header.fs)
     whole = [
         np.full((part * per_frame, len(first.names)), np.nan) if isinstance(part, int) else part
         for part in parts
