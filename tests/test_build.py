@@ -163,13 +163,28 @@ def test_unusable_records_are_listed(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert np.isfinite(store.signal(0)).all()
 
 
-def test_strict_stops_and_leaves_nothing(tmp_path: Path) -> None:
+def test_strict_stops_and_leaves_what_was_read(tmp_path: Path) -> None:
     source = write_cpsc(tmp_path / "cpsc", 14)
     (source / "A0009.mat").write_bytes(b"")
     (tmp_path / "out").mkdir()
     with pytest.raises(RecordError, match=r"A0009\.mat is cut short"):
         main(source=(source,), out=tmp_path / "out" / "c.h5", workers=1, strict=True)
-    assert os.listdir(tmp_path / "out") == []
+    assert os.listdir(tmp_path / "out") == ["c.journal"]
+
+
+def test_an_error_that_is_not_of_the_records_costs_no_reading(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = tmp_path / "georgia", tmp_path / "out" / "g.h5"
+    for i in range(12):
+        write_wfdb(source, f"E{i:02d}", sine_leads(1000, seed=i), comments=["Dx: 426177001"])
+    with pytest.raises(StoreError, match="none of the 12 records is usable"):
+        main(source=(source,), out=out, workers=1)
+    assert sorted(os.listdir(out.parent)) == ["g.journal", "g.rejected.csv"]
+    write_reference(source / "REFERENCE.csv", {f"E{i:02d}": [i % 9 + 1] for i in range(12)})
+    main(source=(source,), out=out, workers=1)
+    assert "12 of 12 records were already read" in capsys.readouterr().out
+    assert sorted(os.listdir(out.parent)) == ["g.h5", "g.rejected.csv"]
 
 
 def test_labels_from_headers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -396,7 +411,7 @@ def test_nothing_usable(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(RecordError, match="no recordings in .*empty"):
         main(source=(tmp_path / "empty",), out=out, workers=1)
-    assert os.listdir(out.parent) == []
+    assert os.listdir(out.parent) == ["c.journal"]
 
 
 def test_options_that_contradict(tmp_path: Path) -> None:

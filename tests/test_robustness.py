@@ -222,7 +222,7 @@ def test_a_build_goes_on_and_gives_the_same_bytes(
     loaded.clear()
     capsys.readouterr()
     build.main(source=(source,), out=out, workers=1)
-    assert "64 of 90 records were already read by an interrupted build" in capsys.readouterr().out
+    assert "64 of 90 records were already read by an unfinished build" in capsys.readouterr().out
     assert len(loaded) == 27  # two chunks of 32 were complete, and one of them had a refusal
     for name in ("s.h5", "s.rejected.csv"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -472,7 +472,9 @@ def test_a_build_that_fills_its_disk(
     assert sorted(os.listdir(small_disk)) == ["filler", "s.journal"]
     filler.unlink()
     assert exit_of(build.main, *arguments) is None
-    assert re.search(r"\d+ of 30 records were read by a build", capsys.readouterr().out)
+    assert re.search(
+        r"\d+ of 30 records were already read by an unfinished build", capsys.readouterr().out
+    )
     build.main(source=(source,), out=tmp_path / "s.h5", workers=1)
     assert (small_disk / "s.h5").read_bytes() == (tmp_path / "s.h5").read_bytes()
 
