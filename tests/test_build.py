@@ -299,6 +299,22 @@ def test_two_sources_and_a_record_in_both(tmp_path: Path) -> None:
     assert "has the name of" in rejected(tmp_path / "s.h5")["A0001"]
 
 
+def test_a_source_whose_name_is_not_in_utf8(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this disk takes names in UTF-8 only")
+    write_cpsc(folder, 3)
+    cpsc = write_cpsc(tmp_path / "cpsc", 20)
+    for i in range(1, 4):
+        (cpsc / f"A{i:04d}.hea").unlink()
+        (cpsc / f"A{i:04d}.mat").unlink()
+    main(source=(folder, cpsc), out=tmp_path / "s.h5", workers=1, test_source=(str(folder),))
+    with Store(tmp_path / "s.h5") as store:
+        assert store.sources[store.folds == 10].tolist() == ["caf\\udce9"] * 3
+
+
 def test_ptbxl_store(tmp_path: Path) -> None:
     source, out = write_ptbxl(tmp_path / "ptbxl", SETS, hr=False), tmp_path / "p.h5"
     main(source=(source,), out=out, workers=1)

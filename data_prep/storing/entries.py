@@ -232,7 +232,7 @@ def _require_classes(path: Path, class_names: Sequence[str], task: str) -> None:
 
 
 def source_names(source: Sequence[Path]) -> list[str]:
-    """Name each folder by the end of its path, as long as needed to be unique.
+    """Name each folder by the end of its path, as long as needed to be unique, fit to be shown.
 
     Args:
         source: the folders.
@@ -243,7 +243,7 @@ def source_names(source: Sequence[Path]) -> list[str]:
         {path.parts[-depth:] for path in paths}
     ) < len(set(paths)):
         depth += 1
-    return [Path(*path.parts[-depth:]).as_posix() for path in paths]
+    return [shown(Path(*path.parts[-depth:]).as_posix()) for path in paths]
 
 
 def _found(
@@ -488,7 +488,7 @@ def tested_on(entries: list[Entry], test_source: tuple[str, ...]) -> list[Entry]
     counts = Counter(entry.source for entry in entries)
     chosen = set()
     for name in test_source:
-        ending = Path(os.path.normpath(name)).as_posix()
+        ending = shown(Path(os.path.normpath(name)).as_posix())
         matching = [source for source in counts if f"/{ending}".endswith(f"/{source}")]
         if not matching:
             raise OptionError(
