@@ -166,6 +166,20 @@ def test_a_source_for_testing_beside_unusable_records(tmp_path: Path) -> None:
     assert (tmp_path / "s.rejected.csv").read_text().count("A000") >= 9
 
 
+def test_a_source_for_testing_of_which_nothing_is_usable(tmp_path: Path) -> None:
+    source, test = write_cpsc(tmp_path / "cpsc", 18), write_cpsc(tmp_path / "test", 2)
+    (test / "A0001.hea").rename(test / "B0001.hea")
+    (test / "A0001.mat").unlink()
+    options: dict[str, Any] = {"test_source": ("test",), "workers": 1}
+    sentence = r"no record of --test-source is usable, .* see the reasons in .*s\.rejected\.csv"
+    with pytest.raises(StoreError, match=sentence):
+        main(source=(source, test), out=tmp_path / "s.h5", **options)
+    assert not (tmp_path / "s.h5").exists()
+    listed = (tmp_path / "s.rejected.csv").read_text()
+    assert "B0001.hea names, cannot be read" in listed
+    assert "give each recording once, or rename one of the two if they differ" in listed
+
+
 def test_recordings_that_cannot_be_used(tmp_path: Path) -> None:
     """All of them: the reason of the first. One that the table names: listed, the others taken."""
     folder = tmp_path / "r"

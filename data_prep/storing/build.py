@@ -192,6 +192,12 @@ def main(
                 )
             num_folds = 9 if test_source else 10
             joined = _assign_folds(writer, num_folds=num_folds, random=folds == "random", seed=seed)
+            if test_source and not (writer.folds == 10).any():
+                write_csv(listed, columns, rejected)
+                raise StoreError(
+                    f"no record of --test-source is usable, so {out} was not made; see the reasons"
+                    f" in {listed}."
+                )
             if not (writer.folds <= num_folds).any():
                 write_csv(listed, columns, rejected)
                 raise StoreError(
@@ -349,7 +355,7 @@ def _fill(
                 entry,
                 RecordError(
                     f"{entry.path} has the name of {taken[entry.id]}, which is in the store;"
-                    " give each recording once."
+                    " give each recording once, or rename one of the two if they differ."
                 ),
             )
             continue
