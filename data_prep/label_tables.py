@@ -72,24 +72,32 @@ class LabelTable:
                     " without its suffix, add its folder to --source, or delete the line."
                 )
 
-    def require_enough(self, num_folds: int) -> None:
+    @property
+    def has_folds(self) -> bool:
+        """Whether the table has a column ``fold``."""
+        return any(line.fold for line in self.lines.values())
+
+    def require_enough(self, num_folds: int, fold_of: Mapping[str, int]) -> None:
         """Make sure that every class can be in every fold.
 
         Args:
             num_folds: number of folds.
+            fold_of: the fold of each recording; 0 if it is still to be assigned.
 
         Raises:
             LabelError: naming the first class with too few records, or patients.
         """
         what = "patients" if any(line.patient for line in self.lines.values()) else "records"
         for c, class_name in enumerate(self.class_names):
-            having = {name: line for name, line in self.lines.items() if c in line.labels}
-            number = len({line.patient or f"record {name}" for name, line in having.items()})
-            if 0 < number < num_folds:
-                first = min(line.number for line in having.values())
+            having = {n: li for n, li in self.lines.items() if n in fold_of and c in li.labels}
+            lacking = num_folds - len({fold_of[n] for n in having} & set(range(1, num_folds + 1)))
+            free = {name: line for name, line in having.items() if not fold_of[name]}
+            number = len({line.patient or f"record {name}" for name, line in free.items()})
+            if 0 < number < lacking:
+                first = min(line.number for line in free.values())
                 raise LabelError(
                     f"{self.path}, line {first}: the class {class_name!r} has {number} {what},"
-                    f" fewer than the {num_folds} folds that each need one; add some, merge it with"
+                    f" fewer than the {lacking} folds that each need one; add some, merge it with"
                     " another class, or give a column fold of your own."
                 )
 

@@ -134,11 +134,19 @@ def test_recordings_and_numbers(tmp_path: Path) -> None:
         LabelError, match=r"line 21: there is no recording named 'r19' among the 19"
     ):
         table.require_recordings([f"r{i}" for i in range(19)])
+    free = dict.fromkeys(table.lines, 0)
     with pytest.raises(
         LabelError, match=r"line 2: the class 'y' has 1 patients, fewer than the 10"
     ):
-        table.require_enough(10)
-    table.require_enough(1)
+        table.require_enough(10, free)
+    table.require_enough(1, free)
+    # What has a fold fills it; what is left out does not count.
+    folds = {f"r{i}": i // 2 + 1 for i in range(12)}
+    table.require_enough(9, {**free, **folds})
+    with pytest.raises(LabelError, match="the class 'x' has 4 patients, fewer than the 5 folds"):
+        table.require_enough(11, {**free, **folds, "r0": 7})
+    with pytest.raises(LabelError, match="the class 'x' has 9 patients, fewer than the 10 folds"):
+        table.require_enough(10, {f"r{i}": 0 for i in range(2, 20)})
 
 
 def test_codes_by_name_snomed_and_scp() -> None:

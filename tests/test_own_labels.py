@@ -166,6 +166,39 @@ def test_a_source_for_testing_beside_unusable_records(tmp_path: Path) -> None:
     assert (tmp_path / "s.rejected.csv").read_text().count("A000") >= 9
 
 
+def two_hospitals(folder: Path) -> tuple[Path, ...]:
+    """Twenty recordings each in the folders ``a`` and ``b``."""
+    for name in "ab":
+        (folder / name).mkdir()
+        for i in range(20):
+            write_table(folder / name / f"{name}{i:02d}.csv", sine_leads(200, fs=200, seed=i))
+    return folder / "a", folder / "b"
+
+
+def test_what_a_source_for_testing_leaves_to_the_folds(tmp_path: Path) -> None:
+    """Ten folds less one, of the records that are neither left out nor for testing."""
+    sources, out, leave_out = two_hospitals(tmp_path), tmp_path / "s.h5", tmp_path / "out.csv"
+    names = [f"{name}{i:02d}" for name in "ab" for i in range(20)]
+    classes = {name: "x" if name in names[11:30] else "y" for name in names}
+    labels = table(tmp_path / "l.csv", "Recording,labels", [*classes.items()])
+    options: dict[str, Any] = {"source": sources, "out": out, "labels": (labels,), "workers": 1}
+    options |= {"fs": 200, "unit": "mV", "test_source": ("b",)}
+    main(**options)
+    with Store(out) as store:
+        x = store.labels()[:, store.class_names().index("x")]
+        assert sorted(store.folds[(x == 1) & (store.folds < 10)]) == list(range(1, 10))
+    leave_out.write_text("Recording\na11\n")
+    with pytest.raises(LabelError, match="the class 'x' has 8 records, fewer than the 9 folds"):
+        main(leave_out=leave_out, **options)
+    for left, trouble in (("a", "to test on"), ("b", "to train on")):
+        leave_out.write_text("\n".join(["Recording", *(n for n in names if n[0] != left)]))
+        with pytest.raises(LabelError, match=f"no record is left {trouble} in the sources a, b"):
+            main(leave_out=leave_out, **options)
+    table(labels, "Recording,labels,fold", [(n, c, 1) for n, c in classes.items()])
+    with pytest.raises(OptionError, match=r"--test-source assigns .*l\.csv has a column fold"):
+        main(**options)
+
+
 def test_a_source_for_testing_of_which_nothing_is_usable(tmp_path: Path) -> None:
     source, test = write_cpsc(tmp_path / "cpsc", 18), write_cpsc(tmp_path / "test", 2)
     (test / "A0001.hea").rename(test / "B0001.hea")
@@ -229,13 +262,7 @@ def test_patients_of_a_source_for_testing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], same: str
 ) -> None:
     """Two hospitals number their patients alike."""
-    sources = []
-    for name in "ab":
-        folder = tmp_path / name
-        folder.mkdir()
-        for i in range(20):
-            write_table(folder / f"{name}{i:02d}.csv", sine_leads(200, fs=200, seed=i))
-        sources.append(folder)
+    sources = two_hospitals(tmp_path)
     rows = [
         (f"{name}{i:02d}", "xy"[i % 2], i if same == "all" or i == 3 else f"{name}-{i}")
         for name in "ab"
@@ -245,9 +272,9 @@ def test_patients_of_a_source_for_testing(
     options: dict[str, Any] = {"fs": 200, "unit": "mV", "workers": 1, "test_source": ("b",)}
     if same == "all":
         with pytest.raises(StoreError, match="their patients are those of --test-source"):
-            main(source=tuple(sources), out=tmp_path / "s.h5", labels=(labels,), **options)
+            main(source=sources, out=tmp_path / "s.h5", labels=(labels,), **options)
         return
-    main(source=tuple(sources), out=tmp_path / "s.h5", labels=(labels,), **options)
+    main(source=sources, out=tmp_path / "s.h5", labels=(labels,), **options)
     assert "1 records of other sources are in fold 10 too" in capsys.readouterr().out
     with Store(tmp_path / "s.h5") as store:
         assert store.ids[store.folds == 10].tolist() == ["a03", *(f"b{i:02d}" for i in range(20))]

@@ -102,7 +102,7 @@ def main(
     """
     from data_prep.files import write_csv
     from data_prep.store import StoreWriter
-    from data_prep.storing.entries import is_ptbxl, select, tested_on, without
+    from data_prep.storing.entries import in_folds, is_ptbxl, select
     from data_prep.synthetic import is_generated
 
     if check is not None:
@@ -140,7 +140,7 @@ def main(
         task=task,
         code_map=map,
     )
-    entries = tested_on(without(selection.entries, leave_out), test_source)
+    entries = in_folds(selection, source, leave_out=leave_out, test_source=test_source)
     provenance: dict[str, Any] = {
         "package": f"ecg-keras {__version__}",
         "source": [folder.resolve().name for folder in source],

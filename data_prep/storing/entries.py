@@ -3,7 +3,6 @@
 import math
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -71,6 +70,7 @@ class Selection:
         code_map: from the diagnoses in headers to the classes of ``header_task``.
         header_task: the task whose labels may come from headers.
         own: whether the labels come from the user's own tables or map.
+        tables: the user's own.
     """
 
     dataset: str
@@ -80,6 +80,7 @@ class Selection:
     code_map: CodeMap = CPSC_MAP
     header_task: str = CPSC_TASK
     own: bool = False
+    tables: Sequence[LabelTable] = ()
 
     def labels_of(
         self, entry: Entry, codes: Sequence[str]
@@ -161,7 +162,8 @@ def select(
                 print(f"{table.path}: columns that are not used: {unused}.", file=sys.stderr)
         class_names = {table.task: table.class_names for table in tables}
         entries, rest = _found(source, published, rate, _unlabelled)
-        return Selection(OWN_DATASET, class_names, _labelled(entries, tables, rest), rest, own=True)
+        entries = _labelled(entries, tables, rest)
+        return Selection(OWN_DATASET, class_names, entries, rest, own=True, tables=tables)
     if code_map is None and all(published):
         tasks = _tasks_of_ptbxl(source)
         of_tasks: dict[str, tuple[str, ...]] = tasks.class_names
@@ -331,10 +333,6 @@ def _labelled(
                     " on; correct one of the two, or name two patients differently."
                 )
         made.append(replace(entry, labels=labels, first=first))
-    dealt = {entry.id for entry in made if not entry.fold}
-    for table in tables:
-        if dealt & set(table.lines):
-            table.require_enough(10)
     return made
 
 
@@ -473,28 +471,66 @@ def without(entries: list[Entry], leave_out: Path | None) -> list[Entry]:
     return kept
 
 
-def tested_on(entries: list[Entry], test_source: tuple[str, ...]) -> list[Entry]:
-    """Put all recordings of some sources into fold 10, and leave folds 1 to 9 to the others.
+def in_folds(
+    selection: Selection,
+    source: Sequence[Path],
+    *,
+    leave_out: Path | None,
+    test_source: Sequence[str],
+) -> list[Entry]:
+    """Take the recordings for a store, with the folds that are known before anything is read.
 
     Args:
-        entries: all recordings.
-        test_source: names of the sources, or their folders; empty to leave the folds as they are.
+        selection: all recordings.
+        source: their folders.
+        leave_out: as in :func:`without`.
+        test_source: names of the sources, or their folders, whose recordings all go into fold 10;
+            folds 1 to 9 are then left to the others.  Empty to leave the folds as they are.
 
     Raises:
-        OptionError: if there is no such source, or no other source.
+        OptionError: if there is no such source, no other source, or a table gives folds too.
+        LabelError: if nothing is left to store, to test on or to train on, or a class has too few
+            records for the folds that are still to be assigned.
     """
-    if not test_source:
-        return entries
-    counts = Counter(entry.source for entry in entries)
+    entries = without(selection.entries, leave_out)
+    if test_source:
+        entries = _tested_on(entries, test_source, source_names(source), selection.tables)
+    fold_of = {entry.id: entry.fold for entry in entries}
+    for table in selection.tables:
+        table.require_enough(9 if test_source else 10, fold_of)
+    return entries
+
+
+def _tested_on(
+    entries: list[Entry],
+    test_source: Sequence[str],
+    names: Sequence[str],
+    tables: Sequence[LabelTable],
+) -> list[Entry]:
+    """Put all recordings of some sources into fold 10, and no other into any fold."""
+    for table in tables:
+        if table.has_folds:
+            raise OptionError(
+                f"--test-source assigns the folds, and {table.path} has a column fold; drop one of"
+                " the two."
+            )
     chosen = set()
     for name in test_source:
         ending = shown(Path(os.path.normpath(name)).as_posix())
-        matching = [source for source in counts if f"/{ending}".endswith(f"/{source}")]
+        matching = [source for source in names if f"/{ending}".endswith(f"/{source}")]
         if not matching:
             raise OptionError(
-                f"--test-source {name} is not one of the sources; name one of {', '.join(counts)}."
+                f"--test-source {name} is not one of the sources; name one of {', '.join(names)}."
             )
         chosen |= {max(matching, key=len)}
-    if len(chosen) == len(counts):
+    if chosen == set(names):
         raise OptionError("--test-source leaves no source to train on; name fewer.")
-    return [replace(entry, fold=10 if entry.source in chosen else 0) for entry in entries]
+    moved = [replace(entry, fold=10 if entry.source in chosen else 0) for entry in entries]
+    left = {entry.fold for entry in moved}
+    if len(left) == 1:
+        what = "to train on" if left == {10} else "to test on"
+        raise LabelError(
+            f"no record is left {what} in the sources {', '.join(names)}; name another"
+            " --test-source, or leave out fewer records."
+        )
+    return moved
