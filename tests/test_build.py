@@ -451,6 +451,9 @@ def test_options_that_contradict(tmp_path: Path) -> None:
             main(source=(cpsc,), out=out, rate=rate)
     with pytest.raises(OptionError, match="at least 1"):
         main(source=(cpsc,), out=out, workers=0)
+    for seed in (-1, 2**32):
+        with pytest.raises(OptionError, match=f"--seed must be from 0 to 4294967295, not {seed}"):
+            main(source=(cpsc,), out=out, seed=seed)
 
 
 def test_full_disk(

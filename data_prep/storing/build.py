@@ -129,6 +129,8 @@ def main(
         raise OptionError(f"{workers} workers cannot read anything; give at least 1.")
     if workers is not None and scheduler is not None:
         raise OptionError("--workers applies to this machine only; drop it or --scheduler.")
+    if not 0 <= seed < 2**32:
+        raise OptionError(f"--seed must be from 0 to {2**32 - 1}, not {seed}.")
     if all(published) and folds != "stratified" and not test_source:
         raise OptionError("PTB-XL has its published folds; drop --folds.")
     selection = select(
