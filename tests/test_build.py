@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from data_prep.records import read_record
 from data_prep.signals import resample
 from data_prep.splits import random_folds, stratified_folds
 from data_prep.store import Store, _Disk
+from data_prep.storing import build
 from data_prep.storing.build import main
 from data_prep.storing.entries import select
 
@@ -496,6 +498,27 @@ def test_a_cluster_builds_the_same_store(tmp_path: Path) -> None:
     assert {"A0004", "A0005"} <= set(refusals) and not {"A0003", "A0006"} & set(refusals)
     assert rejected(tmp_path / "there" / "s.h5") == refusals
     assert (tmp_path / "there" / "s.h5").read_bytes() == (tmp_path / "here" / "s.h5").read_bytes()
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_memory_that_does_not_suffice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """The system kills the process, or Python itself gives up."""
+    source, out = write_cpsc(tmp_path / "cpsc", 80, seconds=1), tmp_path / "out" / "s.h5"
+    load_chunk = build._load_chunk
+
+    def load(paths: list[Path], form: Any) -> Any:
+        if "A0079" not in [path.stem for path in paths]:
+            return load_chunk(paths, form)
+        if killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise MemoryError
+
+    monkeypatch.setattr(build, "_load_chunk", load)
+    with pytest.raises(RecordError, match="ran out of memory; .* with fewer --workers"):
+        main(source=(source,), out=out, workers=2)
+    assert killed or os.listdir(out.parent) == ["s.journal"]
 
 
 def test_workers_of_one_kind_only(tmp_path: Path) -> None:

@@ -469,6 +469,7 @@ def _read(chunks: list[list[Path]], form: _Form, workers: int) -> Iterator[list[
     No process then waits for another or for the writing, and memory use stays small.
     """
     from joblib.externals.loky import ProcessPoolExecutor
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     processes = min(workers, len(chunks))
     if processes == 1:
@@ -484,6 +485,11 @@ def _read(chunks: list[list[Path]], form: _Form, workers: int) -> Iterator[list[
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+    except (TerminatedWorkerError, MemoryError):
+        raise RecordError(
+            "a process that reads records was killed or ran out of memory; run the same command"
+            " again with fewer --workers, and it goes on from there."
+        ) from None
     finally:
         pool.shutdown(kill_workers=True)
 
