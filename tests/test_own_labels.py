@@ -13,7 +13,7 @@ from data_prep.errors import ECGError, LabelError, OptionError, RecordError, Sto
 from data_prep.labels import CPSC_CLASSES, OWN_DATASET
 from data_prep.store import Store
 from data_prep.storing.build import main
-from data_prep.storing.entries import source_names
+from data_prep.storing.entries import select, source_names
 from data_prep.storing.folders import inspect_folder
 from ecg_keras.prediction.ensemble import choose_records
 
@@ -348,6 +348,22 @@ def test_nine_classes_from_several_sources(
         assert set(store.sources[store.folds == 10]) == {"georgia"}
         assert (store.sources == "georgia").sum() == (store.folds == 10).sum() == 10
         assert set(store.folds[store.folds < 10]) == set(range(1, 10))
+
+
+def test_only_records_of_cpsc_2018_are_called_so(tmp_path: Path) -> None:
+    """Model cards give the data set's authors and licence."""
+    cpsc, georgia, _ = write_sources(tmp_path)
+    more = write_cpsc(tmp_path / "more", 9)
+    rows = [("AF", "x"), ("PVC", "y"), ("17338001", "y")]
+    own = table(tmp_path / "map.csv", "from,to", rows)
+    for source, code_map, dataset in (
+        ((cpsc,), None, "cpsc2018"),
+        ((cpsc, more), Path("cpsc2018"), "cpsc2018"),
+        ((cpsc, georgia), None, OWN_DATASET),
+        ((cpsc, georgia), Path("cpsc2018"), OWN_DATASET),
+        ((cpsc,), own, OWN_DATASET),
+    ):
+        assert select(source, rate=250, code_map=code_map).dataset == dataset
 
 
 def test_a_map_of_ones_own(tmp_path: Path) -> None:

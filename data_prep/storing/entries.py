@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,8 @@ Records = list[tuple[str, Path]]
 
 _CODES = tuple((name, *(c for c, of in CPSC_SNOMED.items() if of == name)) for name in CPSC_CLASSES)
 """What a map may call each class of CPSC 2018: its name, and its SNOMED CT code."""
+
+_CPSC_NAME = re.compile(r"A\d{4}")
 
 
 @dataclass(frozen=True)
@@ -191,9 +194,10 @@ def select(
         mapped=mapped,
         task=name,
     )
-    several = OWN_DATASET if any(published) else "cpsc2018"
+    of_cpsc = len(source) == 1 or all(_CPSC_NAME.fullmatch(entry.id) for entry in entries)
+    other = "cpsc2018" if mapped is CPSC_MAP and of_cpsc else OWN_DATASET
     return Selection(
-        dataset="ptb-xl" if all(published) else several,
+        dataset="ptb-xl" if all(published) else other,
         class_names={name: mapped.class_names},
         entries=entries,
         others=rest,
