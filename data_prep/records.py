@@ -193,10 +193,10 @@ class FolderScan:
 def scan_folder(folder: str | Path) -> FolderScan:
     """Find the recordings in a folder and the folders below it, and files that only look like one.
 
-    Files with other suffixes are ignored, and so are the segments of a multi-segment record, tables
-    about recordings, such as ``REFERENCE.csv``, the answers of an earlier prediction, and hidden
-    files.  A file without a suffix is a recording if it begins as DICOM, EDF, BDF or SCP-ECG does.
-    Links to folders are not followed.
+    Files with other suffixes are ignored, and so are the segments and signal files that a WFDB
+    header names, tables about recordings, such as ``REFERENCE.csv``, the answers of an earlier
+    prediction, and hidden files.  A file without a suffix is a recording if it begins as DICOM,
+    EDF, BDF or SCP-ECG does.  Links to folders are not followed.
 
     Args:
         folder: where to look.
@@ -224,14 +224,12 @@ def scan_folder(folder: str | Path) -> FolderScan:
             if path.is_symlink()
         ]
     headers = {path for path in files if path.suffix == ".hea"}
-    joined = {
-        path: {path.with_name(name) for name in files_named_by(path) if name.endswith(".hea")}
-        for path in headers
-    }
-    segments = set().union(*joined.values()) - {path for path in headers if joined[path]}
+    named = {path: {path.with_name(name) for name in files_named_by(path)} for path in headers}
+    joining = {path for path in headers if any(part.suffix == ".hea" for part in named[path])}
+    parts = set().union(*named.values()) - joining
     found = []
     for path in files:
-        if path in segments:
+        if path in parts:
             continue
         if path in headers or (path.suffix == ".mat" and path.with_suffix(".hea") not in headers):
             found.append(path)

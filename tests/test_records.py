@@ -339,6 +339,18 @@ def test_find_records(tmp_path: Path, signal: np.ndarray) -> None:
         find_records(tmp_path / "absent")
 
 
+@pytest.mark.parametrize("ending", [".mat", ".dat"])
+def test_signal_files_of_another_name_are_no_recordings(
+    tmp_path: Path, signal: np.ndarray, ending: str
+) -> None:
+    header = write_wfdb(tmp_path, "A1", signal, ending=ending)
+    header.write_text(header.read_text().replace(f"A1{ending}", f"of_A1{ending}"))
+    (tmp_path / f"A1{ending}").rename(tmp_path / f"of_A1{ending}")
+    assert find_records(tmp_path) == {"A1": header}
+    report = inspect_folder(tmp_path)
+    assert (report.num_records, report.missing, report.extra) == (1, (), ())
+
+
 def _truncate(path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
 

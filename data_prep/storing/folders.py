@@ -82,7 +82,12 @@ def inspect_folder(folder: Path) -> FolderReport:
         for name in names
         if not is_file(path.parent / name)
     ]
-    orphans = [p for p in sorted(folder.rglob("*.dat")) if not is_file(p.with_suffix(".hea"))]
+    signals = {path.parent / name for path, names in named.items() for name in names}
+    orphans = [
+        path
+        for path in sorted(folder.rglob("*.dat"))
+        if path not in signals and not is_file(path.with_suffix(".hea"))
+    ]
     extra = [f"{path} (samples without a header)" for path in orphans]
     published = is_file(folder / "ptbxl_database.csv")
     if published:
