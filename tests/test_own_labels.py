@@ -85,7 +85,7 @@ def test_two_tables_make_two_tasks(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_folds_of_ones_own(tmp_path: Path) -> None:
-    source = write_own(tmp_path / "mine", 8)
+    source = write_own(tmp_path / "mine", 9)  # the last of them without a label
     folds = [1, 1, 2, 2, 3, 3, 10, 10]
     rows = [(f"r{i:02d}", i % 2, 1, fold, i // 2) for i, fold in enumerate(folds)]
     labels = table(tmp_path / "l.csv", "Recording,a,b,fold,patient", rows)
@@ -398,7 +398,7 @@ def test_a_map_of_codes_for_classes_of_reference(tmp_path: Path) -> None:
 
 
 def test_labels_of_ones_own_for_ptbxl(tmp_path: Path) -> None:
-    """Patients and folds stay those that PTB-XL publishes."""
+    """Patients and folds stay those that PTB-XL publishes, and the store says so."""
     source = write_ptbxl(tmp_path / "ptbxl", [{"NORM": 100.0}] * 4, hr=False)
     rows = [(f"{i:05d}_lr", "abc"[i % 3]) for i in range(1, 5)]
     labels = table(tmp_path / "l.csv", "Recording,labels", rows)
@@ -407,6 +407,7 @@ def test_labels_of_ones_own_for_ptbxl(tmp_path: Path) -> None:
         assert (store.dataset, store.fs, store.class_names()) == (OWN_DATASET, 100.0, tuple("abc"))
         assert store.folds.tolist() == [1, 2, 3, 4]
         assert store.patients.tolist() == ["101", "102", "103", "104"]
+        assert store.provenance["options"]["folds"] == "published"
 
 
 def test_the_order_of_cpsc_2018_needs_no_second_download(tmp_path: Path) -> None:

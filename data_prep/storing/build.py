@@ -156,7 +156,7 @@ def main(
             "reference": reference.name if reference else None,
             "leave_out": leave_out.name if leave_out else None,
             "test_source": list(test_source),
-            "folds": folds if not all(e.fold for e in entries) else _given(selection, labels),
+            "folds": _origin_of_folds(selection, entries) or folds,
             "seed": seed,
         },
     }
@@ -241,8 +241,13 @@ def _named(codes: Sequence[str]) -> str:
     return ", ".join(f"{code} ({name})" if name else code for code, name in names)
 
 
-def _given(selection: "Selection", labels: tuple[Path, ...]) -> str:
-    return "published" if selection.dataset == "ptb-xl" and not labels else "given"
+def _origin_of_folds(selection: "Selection", entries: list["Entry"]) -> str:
+    """Whether the folds are given by a table or published; empty if some are to be assigned."""
+    if not all(
+        entry.fold for entry in entries if entry.labels is None or any(entry.labels.values())
+    ):
+        return ""
+    return "given" if any(table.has_folds for table in selection.tables) else "published"
 
 
 def _assign_folds(writer: "StoreWriter", *, num_folds: int, random: bool, seed: int) -> int:
