@@ -424,12 +424,18 @@ def test_nothing_usable(tmp_path: Path) -> None:
     assert "holds no ECG" in rejected(out)["A1"]
 
     # What an aborted build leaves is no list of another.
-    with pytest.raises(StoreError, match="5 usable records cannot be divided into 10 folds"):
-        main(source=(write_cpsc(tmp_path / "few", 5),), out=out, workers=1)
+    few = write_cpsc(tmp_path / "few", 6)
+    (few / "A0006.mat").write_bytes(b"")
+    with pytest.raises(
+        StoreError,
+        match=r"5 usable records cannot be divided into 10 folds; .* in .*c\.rejected\.csv\.$",
+    ):
+        main(source=(few,), out=out, workers=1)
+    assert list(rejected(out)) == ["A0006"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(RecordError, match="no recordings in .*empty"):
         main(source=(tmp_path / "empty",), out=out, workers=1)
-    assert os.listdir(out.parent) == ["c.journal"]
+    assert sorted(os.listdir(out.parent)) == ["c.journal", "c.rejected.csv"]
 
 
 def test_options_that_contradict(tmp_path: Path) -> None:

@@ -193,7 +193,13 @@ def main(
                     f" the reasons in {listed}."
                 )
             num_folds = 9 if test_source else 10
-            joined = _assign_folds(writer, num_folds=num_folds, random=folds == "random", seed=seed)
+            try:
+                joined = _assign_folds(
+                    writer, num_folds=num_folds, random=folds == "random", seed=seed
+                )
+            except StoreError as error:
+                write_csv(listed, columns, rejected)
+                raise StoreError(f"{str(error)[:-1]}, or correct those in {listed}.") from None
             if test_source and not (writer.folds == 10).any():
                 write_csv(listed, columns, rejected)
                 raise StoreError(
