@@ -3,7 +3,8 @@
 import asyncio
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
@@ -116,17 +117,36 @@ def workers_of(client: Any) -> dict[str, dict[str, Any]]:
     Raises:
         JobError: if the scheduler is gone.
     """
-    try:
+    with _gone_as_job_error(client):
         # The client's own list is seconds old; here a dead worker is missing at once.
         alive = client.nthreads()
         known = client.scheduler_info(n_workers=-1)["workers"]
-    except Exception:  # its type depends on when the connection broke
-        raise JobError(
-            f"the Dask scheduler at {client.scheduler.address} is gone; what was finished is kept,"
-            " so start one and run the same command again."
-        ) from None
     resources = {
         worker: known.get(worker, {}).get("resources") or {} for worker in alive if worker in known
     }
     with_gpu = {worker: {"GPU": 1} for worker, has in resources.items() if has.get("GPU", 0) >= 1}
     return with_gpu or {worker: {} for worker in resources}
+
+
+def threads_of(client: Any) -> int:
+    """Count the tasks that the workers of a cluster run at a time; 0 if there is no worker.
+
+    Args:
+        client: from :func:`connect`.
+
+    Raises:
+        JobError: if the scheduler is gone.
+    """
+    with _gone_as_job_error(client):
+        return sum(client.nthreads().values())
+
+
+@contextmanager
+def _gone_as_job_error(client: Any) -> Iterator[None]:
+    try:
+        yield
+    except Exception:  # its type depends on when the connection broke
+        raise JobError(
+            f"the Dask scheduler at {client.scheduler.address} is gone; what was finished is kept,"
+            " so start one and run the same command again."
+        ) from None

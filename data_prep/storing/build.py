@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep import __version__
 from data_prep.commands import run_command
-from data_prep.errors import ECGError, LabelError, OptionError, RecordError, StoreError
+from data_prep.errors import ECGError, JobError, LabelError, OptionError, RecordError, StoreError
 from data_prep.names import shown
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from data_prep.storing.journal import Journal
 
 _CHUNK = 32  # records per task of a process
+_PATIENCE = 5.0  # seconds between two looks at the workers of a cluster
 
 
 def main(
@@ -507,7 +509,7 @@ def _read(chunks: list[list[Path]], form: _Form, workers: int) -> Iterator[list[
 
 def _read_there(chunks: list[list[Path]], form: _Form, scheduler: str) -> Iterator[list[_Loaded]]:
     """Read chunk after chunk on a cluster; the chunk of a lost worker is read by another."""
-    from data_prep.cluster import connect, require_workers
+    from data_prep.cluster import connect, require_workers, threads_of
 
     with connect(scheduler) as client:
         require_workers(client)
@@ -515,27 +517,47 @@ def _read_there(chunks: list[list[Path]], form: _Form, scheduler: str) -> Iterat
         for chunk in chunks:
             absolute = [path.absolute() for path in chunk]
             ahead.append((chunk, client.submit(_load_chunk, absolute, form, pure=False)))
-            if len(ahead) > 2 * sum(client.nthreads().values()):
-                yield _received(*ahead.popleft())
+            if len(ahead) > 2 * threads_of(client):
+                yield _received(client, *ahead.popleft())
         while ahead:
-            yield _received(*ahead.popleft())
+            yield _received(client, *ahead.popleft())
 
 
-def _received(chunk: list[Path], future: Any) -> list[_Loaded]:
+def _received(client: Any, chunk: list[Path], future: Any) -> list[_Loaded]:
+    """Wait for a chunk as long as there are workers."""
+    from distributed import CancelledError
     from distributed.scheduler import KilledWorker
 
-    try:
-        return future.result()
-    except KilledWorker:
-        raise RecordError(
-            f"the workers that read {chunk[0]} and the records after it died; give them more"
-            " memory, or build without --scheduler."
-        ) from None
-    except Exception as error:  # such as from a worker of another version
-        raise RecordError(
-            f"a worker could not read {chunk[0]} and the records after it ({error!r}); install the"
-            " same versions there, or build without --scheduler."
-        ) from error
+    from data_prep.cluster import WITHOUT_WORKERS, threads_of
+
+    address, last_seen = client.scheduler.address, time.monotonic()
+    while True:
+        try:
+            return future.result(timeout=_PATIENCE)
+        except Exception as error:
+            threads = threads_of(client)  # raises if the scheduler is gone, whatever the error
+            if isinstance(error, (KilledWorker, MemoryError)):
+                raise RecordError(
+                    f"the workers that read {chunk[0]} and the records after it died; give them"
+                    " more memory, or build without --scheduler."
+                ) from None
+            if isinstance(error, CancelledError):
+                raise JobError(
+                    f"the cluster at {address} was told to cancel the reading of {chunk[0]} and"
+                    " the records after it; run the same command again, and it goes on from there."
+                ) from None
+            if not isinstance(error, TimeoutError) or future.status == "error":
+                raise RecordError(  # such as from a worker of another version
+                    f"a worker could not read {chunk[0]} and the records after it ({error!r});"
+                    " install the same versions there, or build without --scheduler."
+                ) from error
+            if threads:
+                last_seen = time.monotonic()
+            elif time.monotonic() - last_seen > WITHOUT_WORKERS:
+                raise JobError(
+                    f"the cluster at {address} has no worker left; start some with `dask worker"
+                    f" {address}` and run the same command again: it goes on from there."
+                ) from None
 
 
 @contextmanager
