@@ -8,6 +8,12 @@ STATUS = 130
 """The exit status of a command ended by Ctrl-C, as in shells."""
 
 _PACKAGES = ("data_prep", "ecg_keras", "mlbf_keras", "mrm_keras")
+_SCRIPTS = {  # of setup.cfg; a user's own script may begin like them
+    *("ecg-download", "ecg-build", "ecg-synthetic", "ecg-predict", "ecg-evaluate"),
+    *("ecg-export", "ecg-publish", "ecg-serve"),
+    *("mlbf-train", "mlbf-predict", "mlbf-export", "mlbf-reproduce"),
+    *("mrm-train", "mrm-predict", "mrm-export", "mrm-reproduce"),
+}
 
 
 def end_quietly_while_importing() -> None:
@@ -30,7 +36,7 @@ def _is_command() -> bool:
     given = sys.orig_argv[1:]
     if "-m" in given[:-1]:
         return given[given.index("-m") + 1].partition(".")[0] in _PACKAGES
-    return bool(given) and os.path.basename(given[0]).startswith(("ecg-", "mlbf-", "mrm-"))
+    return bool(given) and os.path.basename(given[0]).removesuffix(".exe") in _SCRIPTS
 
 
 def _end(number: int, frame: object) -> None:

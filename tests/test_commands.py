@@ -16,6 +16,7 @@ import pytest
 from make_records import sine_leads, write_wfdb
 
 import data_prep
+from data_prep import interrupts
 from data_prep.commands import CLOSED, run_command, takes_options
 from data_prep.errors import ECGError, StoreError
 
@@ -115,6 +116,15 @@ def test_an_interrupt_while_a_command_is_imported() -> None:
     code = "import signal, data_prep; print(signal.getsignal(signal.SIGINT))"
     before = run_python("-c", "import signal; print(signal.getsignal(signal.SIGINT))")
     assert run_python("-c", code).stdout.split()[:2] == before.stdout.split()[:2]
+
+
+def test_only_the_commands_expect_an_interrupt_while_they_are_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert interrupts._SCRIPTS == set(SCRIPTS)
+    for name in (*SCRIPTS, "ecg-build.exe", "ecg-plot.py", "ecg-build.py", "mrm-mine"):
+        monkeypatch.setattr(sys, "orig_argv", ["python", f"/usr/bin/{name}"])
+        assert interrupts._is_command() == (name.removesuffix(".exe") in SCRIPTS)
 
 
 @pytest.mark.parametrize("package", ["ecg_keras", "mlbf_keras", "mrm_keras"])
