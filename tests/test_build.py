@@ -31,6 +31,7 @@ from data_prep.store import Store, _Disk
 from data_prep.storing import build
 from data_prep.storing.build import main
 from data_prep.storing.entries import select
+from data_prep.storing.folders import inspect_folder
 
 SETS = [
     {"NORM": 100.0, "SR": 0.0},
@@ -399,7 +400,7 @@ def test_false_ptbxl_tables(
 
 
 def test_a_line_of_ptbxl_that_cannot_be_understood(tmp_path: Path) -> None:
-    source = write_ptbxl(tmp_path / "ptbxl", SETS, hr=False)
+    source = write_ptbxl(tmp_path / "ptbxl", SETS, hr=True)
     table = source / "ptbxl_database.csv"
     deep = "{'PVC': " + "[" * 5000 + "]" * 5000 + "}"
     table.write_text(table.read_text().replace("{'PVC': 100.0}", deep).replace("42.0", "1e16"))
@@ -408,6 +409,10 @@ def test_a_line_of_ptbxl_that_cannot_be_understood(tmp_path: Path) -> None:
     statements.write_text(statements.read_text().replace(",1.0,1.0,,", ",1.0,0,,"))
     main(source=(source,), out=tmp_path / "p.h5", workers=1)
     assert list(rejected(tmp_path / "p.h5")) == ["00003_lr"]
+    report = inspect_folder(source)
+    assert (report.missing, report.extra) == ((), ())
+    (line,) = report.unusable
+    assert "ptbxl_database.csv, line 4: a column cannot be understood" in line
     with Store(tmp_path / "p.h5") as store:
         assert store.ids.tolist() == ["00001_lr", "00002_lr", "00004_lr"]
         assert np.isnan(store.ages[:2]).all() and store.ages[2] == 44

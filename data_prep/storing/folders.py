@@ -3,10 +3,14 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_prep.files import is_file, opened
 from data_prep.readers.wfdb import files_named_by
 from data_prep.storing.download import SUMS
+
+if TYPE_CHECKING:
+    from data_prep.labels import PTBXLTables
 
 _SHOWN = 5
 
@@ -66,6 +70,7 @@ def inspect_folder(folder: Path) -> FolderReport:
         RecordError: if the folder is missing or empty.
         LabelError: if a table in it cannot be read.
     """
+    from data_prep.labels import read_ptbxl_tables
     from data_prep.records import scan_folder
     from data_prep.storing.contents import read_contents
 
@@ -90,8 +95,11 @@ def inspect_folder(folder: Path) -> FolderReport:
     ]
     extra = [f"{path} (samples without a header)" for path in orphans]
     published = is_file(folder / "ptbxl_database.csv")
+    damaged: tuple[tuple[str, str], ...] = ()  # lines of the table
     if published:
-        layout, more, strange = _against_ptbxl(folder, records)
+        tables = read_ptbxl_tables(folder)
+        layout, more, strange = _against_ptbxl(folder, records, tables)
+        damaged = tables.refused
     else:
         layout, more, strange = _against_references(folder, records)
     missing = list(dict.fromkeys(missing + more))
@@ -104,7 +112,7 @@ def inspect_folder(folder: Path) -> FolderReport:
         len(records),
         missing=tuple(missing),
         extra=tuple(extra + strange),
-        unusable=tuple(reason for _, reason in scan.refused) + contents.unusable,
+        unusable=tuple(reason for _, reason in (*scan.refused, *damaged)) + contents.unusable,
         needs=contents.needs,
         formats=contents.formats,
     )
@@ -126,19 +134,27 @@ def _absent_files(folder: Path, names: list[str], by: str) -> list[str]:
 
 
 def _against_ptbxl(
-    folder: Path, records: list[tuple[str, Path]]
+    folder: Path, records: list[tuple[str, Path]], tables: "PTBXLTables"
 ) -> tuple[str, list[str], list[str]]:
-    from data_prep.labels import read_ptbxl_tables
-
-    rows = read_ptbxl_tables(folder).records
+    rows = tables.records
     rates = [rate for rate in (100, 500) if (folder / f"records{rate}").is_dir()]
     names = {100: [row.filename_lr for row in rows], 500: [row.filename_hr for row in rows]}
     layout = f"PTB-XL as published, {' and '.join(f'{r} Hz' for r in rates) or 'without records'}"
     listed = [f"{name}.hea" for rate in rates or (100,) for name in names[rate] if name]
     missing = _absent_files(folder, listed, "ptbxl_database.csv")
     known = {folder / name for name in listed}
-    extra = [f"{path} (not in ptbxl_database.csv)" for _, path in records if path not in known]
+    damaged = {_number(Path(name)) for name, _ in tables.refused}
+    extra = [
+        f"{path} (not in ptbxl_database.csv)"
+        for _, path in records
+        if path not in known and _number(path) not in damaged
+    ]
     return layout, missing, extra
+
+
+def _number(record: Path) -> str:
+    """The number of a record of PTB-XL at either rate, such as 09000 of 09000_lr."""
+    return record.stem.partition("_")[0]
 
 
 def _against_references(
