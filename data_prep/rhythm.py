@@ -46,7 +46,10 @@ def rhythm(record: Record) -> Rhythm | None:
     Returns:
         The rhythm; None if fewer than three beats were found.
     """
-    signal = resample(np.nan_to_num(record.signal), fs=record.fs, target_fs=_RATE)
+    valid = np.ma.masked_invalid(record.signal)
+    # A gap at zero would begin and end with a step in a lead whose baseline is elsewhere.
+    level = np.ma.filled(np.ma.median(valid, axis=0), 0)
+    signal = resample(np.where(valid.mask, level, record.signal), fs=record.fs, target_fs=_RATE)
     near, leads = round(_SAME_BEAT * _RATE), 0
     votes = np.zeros(len(signal))
     for lead in signal.T[_INDEPENDENT]:

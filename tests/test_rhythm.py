@@ -37,6 +37,18 @@ def test_irregular_beats() -> None:
     assert found.irregularity == pytest.approx(intervals[1:].std() / intervals[1:].mean(), abs=0.02)
 
 
+def test_a_gap_in_leads_far_from_zero_is_no_beat() -> None:
+    times = np.arange(0.7, 10, 0.8)
+    times = times[(times < 3.5) | (times > 5)]
+    record = beats_at(times, fs=250, seconds=10)
+    signal = record.signal + np.float32(1.5)
+    signal[925:1150] = np.nan
+    signal[:, 3] = np.nan  # a lead that fell off
+    found = rhythm(replace(record, signal=signal))
+    assert found is not None
+    assert len(found.beats) == len(times)
+
+
 def test_no_beats() -> None:
     record = beats_at(np.arange(0.7, 10, 0.8), fs=250, seconds=10)
     assert rhythm(replace(record, signal=np.zeros_like(record.signal))) is None
