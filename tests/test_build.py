@@ -190,6 +190,19 @@ def test_an_error_that_is_not_of_the_records_costs_no_reading(
     assert sorted(os.listdir(out.parent)) == ["g.h5", "g.rejected.csv"]
 
 
+def test_stores_that_differ_in_their_ending_share_no_file(tmp_path: Path) -> None:
+    source, out = write_cpsc(tmp_path / "cpsc", 12), tmp_path / "out"
+    for rate in (100, 250):
+        main(source=(source,), out=out / f"s.{rate}", workers=1, rate=rate)
+    (source / "A0001.mat").write_bytes(b"")
+    with pytest.raises(RecordError, match="is cut short"):
+        main(source=(source,), out=out / "s.500", workers=1, rate=500, strict=True)
+    assert sorted(os.listdir(out)) == [
+        *("s.100", "s.100.rejected.csv", "s.250", "s.250.rejected.csv"),
+        "s.500.journal",
+    ]
+
+
 def test_labels_from_headers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = tmp_path / "georgia", tmp_path / "g.h5"
     diagnoses = ["426783006", "AF,RBBB", "426177001", "164931005,426177001"] + ["STD"] * 10
