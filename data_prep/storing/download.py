@@ -81,7 +81,7 @@ def main(
     if workers < 1:
         raise OptionError(f"{workers} workers cannot fetch anything; give at least 1.")
     if dataset == "cpsc2018" and rate != "100":
-        raise OptionError("CPSC 2018 is of 500 Hz only; drop --rate.")
+        raise OptionError("CPSC 2018 is available at 500 Hz only; drop --rate.")
     if records == ():
         raise OptionError("--records names no record; give some, or drop it to download all.")
     other = {"100": "500", "500": "100"}.get(rate)
@@ -410,15 +410,18 @@ class _Source:
             answer.raise_for_status()  # may be temporary; tried again
         if answer.status_code >= 400:
             raise DownloadError(
-                f"{self.root}{path} cannot be downloaded (the server answers {answer.status_code}"
-                f" {answer.reason}); check the address in a browser, or give another with --url."
+                f"{self.root}{path} cannot be downloaded ({_status(answer)}); check the address in"
+                " a browser, or give another with --url."
             )
 
     def _wait_or_give_up(self, path: str, failures: int, error: Exception) -> None:
         if failures >= _TRIES:
+            answer = getattr(error, "response", None)
+            why = _reason(error) if answer is None else _status(answer)
+            cure = "check your network and run the same command again"
             raise DownloadError(
-                f"{self.root}{path} cannot be fetched ({_reason(error)}) after {_TRIES} tries;"
-                " check your network and run the same command again; it resumes from here."
+                f"{self.root}{path} cannot be fetched ({why}) after {_TRIES} tries;"
+                f" {cure if answer is None else 'try again later'}; it resumes from here."
             ) from error
         self.stopped.wait(_pause(failures))
 
@@ -470,6 +473,10 @@ def _is_private(host: str) -> bool:
     except OSError:
         return False
     return not all(ipaddress.ip_address(one.partition("%")[0]).is_global for one in found)
+
+
+def _status(answer: "requests.Response") -> str:
+    return f"the server answers {answer.status_code} {answer.reason}"
 
 
 def _reason(error: Exception) -> str:
