@@ -111,20 +111,6 @@ def stretch(signal: np.ndarray, length: int) -> np.ndarray:
     return fourier_resample(signal.astype(np.float64), length, axis=0).astype(np.float32)
 
 
-def standardise(signal: np.ndarray, *, mean: float, std: float) -> np.ndarray:
-    """Subtract one mean and divide by one standard deviation.
-
-    Args:
-        signal: millivolts, of any shape.
-        mean: over all samples and leads of the training records, millivolts.
-        std: the same, above 0.
-
-    Returns:
-        float32, of the same shape.
-    """
-    return ((signal - mean) / std).astype(np.float32)
-
-
 def fit_standardisation(signals: Iterable[ArrayLike]) -> tuple[float, float]:
     """Compute one mean and one standard deviation over all samples and leads.
 

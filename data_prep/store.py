@@ -160,10 +160,6 @@ class StoreWriter:
         except ValueError as error:
             raise StoreError(f"{self.path} cannot hold this: {error}.") from None
 
-    def __contains__(self, record_id: str) -> bool:
-        """Whether a record of this name is already in the store."""
-        return record_id in self._ids
-
     def __len__(self) -> int:
         """Return the number of records so far."""
         return len(self._ids)

@@ -9,7 +9,6 @@ from data_prep.signals import (
     fit_standardisation,
     prepare,
     resample,
-    standardise,
     stretch,
 )
 
@@ -104,13 +103,6 @@ def test_stretch_against_zero_padding_the_spectrum() -> None:
     stretched = stretch(signal, 1000)
     assert stretched.shape == (1000, 12) and stretched.dtype == np.float32
     np.testing.assert_allclose(stretched, expected, atol=1e-5)
-
-
-def test_standardise() -> None:
-    signal = tones(1, 100).astype(np.float32)
-    ready = standardise(signal, mean=0.25, std=2.0)
-    assert ready.dtype == np.float32
-    np.testing.assert_allclose(ready * 2 + 0.25, signal, atol=1e-6)
 
 
 def test_fit_standardisation_against_all_samples_at_once() -> None:

@@ -107,7 +107,7 @@ def test_folds_set_at_the_end(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "s.h5", dataset="x", fs=1, class_names={"t": "ab"}) as writer:
         for i in range(3):
             writer.append(str(i), make_signal(i), labels={"t": [i % 2]})
-        assert len(writer) == 3 and "2" in writer and "3" not in writer
+        assert len(writer) == 3
         assert writer.labels("t").tolist() == [[1, 0], [0, 1], [1, 0]]
         writer.set_folds(np.array([3, 1, 2]))
     with Store(tmp_path / "s.h5") as store:
