@@ -7,10 +7,18 @@ from pathlib import Path
 
 from data_prep.class_names import require_class_names
 from data_prep.errors import LabelError
-from data_prep.labels import CPSC_CLASSES, CPSC_SNOMED, CPSC_TASK, cpsc_label, read_rows
+from data_prep.labels import (
+    CPSC_CLASSES,
+    CPSC_SNOMED,
+    CPSC_TASK,
+    MOST_AGE,
+    cpsc_label,
+    plausible_age,
+    read_rows,
+    sex_of,
+)
 
 _ABOUT_THE_RECORD = ("patient", "fold", "age", "sex")
-_SEXES = {"male": "male", "m": "male", "female": "female", "f": "female", "": ""}
 
 
 @dataclass(frozen=True)
@@ -216,12 +224,13 @@ def _line(number: int, labels: tuple[int, ...], about: Mapping[str, str], path: 
         age = float(about["age"] or "nan")
     except ValueError:
         age = -1.0
-    if not (0 <= age <= 120 or math.isnan(age)):
+    if math.isnan(plausible_age(age)) and not math.isnan(age):
         raise LabelError(
-            f"{where}: the age {about['age']!r} is not between 0 and 120 years; correct it, or"
-            " leave the cell empty."
+            f"{where}: the age {about['age']!r} is not between 0 and {MOST_AGE} years; correct it,"
+            " or leave the cell empty."
         )
-    if about["sex"].casefold() not in _SEXES:
+    sex = sex_of(about["sex"])
+    if about["sex"] and not sex:
         raise LabelError(
             f"{where}: the sex {about['sex']!r} is neither male nor female; write one of the two,"
             " or leave the cell empty."
@@ -229,7 +238,6 @@ def _line(number: int, labels: tuple[int, ...], about: Mapping[str, str], path: 
     fold = about["fold"].removesuffix(".0")
     if fold and fold not in map(str, range(1, 11)):
         raise LabelError(f"{where}: the fold {about['fold']!r} is not a number from 1 to 10.")
-    sex = _SEXES[about["sex"].casefold()]
     return Line(number, labels, about["patient"], int(fold or 0), age, sex)
 
 

@@ -17,6 +17,9 @@ from data_prep.files import opened
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
+MOST_AGE = 120
+"""The highest age that is believed, in years."""
+
 CPSC_TASK = "cpsc2018"
 CPSC_CLASSES = ("Normal", "AF", "I-AVB", "LBBB", "RBBB", "PAC", "PVC", "STD", "STE")
 """The classes of the China Physiological Signal Challenge 2018, in its order 1 to 9."""
@@ -56,6 +59,18 @@ def encode(labels: Sequence[int], num_classes: int) -> np.ndarray:
     row = np.zeros(num_classes, np.uint8)
     row[list(labels)] = 1
     return row
+
+
+def plausible_age(years: float) -> float:
+    """Return an age; NaN if it is not in 0 to :data:`MOST_AGE` years."""
+    return years if 0 <= years <= MOST_AGE else math.nan
+
+
+def sex_of(text: str) -> str:
+    """Convert a sex to ``"male"`` or ``"female"``; ``""`` for any other text."""
+    return {"m": "male", "male": "male", "f": "female", "female": "female"}.get(
+        text.strip().casefold(), ""
+    )
 
 
 def read_recordings(path: Path) -> tuple[str, ...]:
@@ -290,7 +305,7 @@ def _ptbxl_record(row: dict[str, str], known: dict[str, str], where: str) -> PTB
             )
     return PTBXLRecord(
         patient=patient,
-        age=age if 0 <= age <= 120 else math.nan,
+        age=plausible_age(age),
         sex={"0": "male", "1": "female"}.get(row.get("sex", ""), ""),
         statements=statements,
         fold=fold,

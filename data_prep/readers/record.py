@@ -13,7 +13,7 @@ import numpy as np
 
 from data_prep.errors import RecordError
 from data_prep.files import MOST_BYTES, MOST_VALUES, opened
-from data_prep.labels import LEADS
+from data_prep.labels import LEADS, plausible_age, sex_of
 from data_prep.readers.leads import MILLIVOLTS, complete_leads, find_leads
 
 _RATES = (50.0, 10_000.0)
@@ -126,7 +126,7 @@ def record_of(
         id=path.stem,
         signal=millivolts(signal),
         fs=rate,
-        age=tracing.age if 0 <= tracing.age <= 120 else math.nan,
+        age=plausible_age(tracing.age),
         sex=sex_of(tracing.sex),
         codes=tracing.codes,
         path=path,
@@ -278,15 +278,7 @@ def age_of(text: str, *, unit: float = 1.0) -> float:
         The age in years.
     """
     number = re.search(r"-?\d+(\.\d+)?(e[-+]?\d+)?", text.casefold())
-    age = float(number[0]) * unit if number else math.nan
-    return age if 0 <= age <= 120 else math.nan
-
-
-def sex_of(text: str) -> str:
-    """Convert a sex to ``"male"`` or ``"female"``; ``""`` for any other text."""
-    return {"m": "male", "male": "male", "f": "female", "female": "female"}.get(
-        text.strip().casefold(), ""
-    )
+    return plausible_age(float(number[0]) * unit if number else math.nan)
 
 
 def years_between(birth: date | None, day: date | None) -> float:
