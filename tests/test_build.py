@@ -24,6 +24,7 @@ from test_commands import exit_of
 
 from data_prep import synthetic
 from data_prep.errors import ECGError, LabelError, OptionError, RecordError, StoreError
+from data_prep.labels import read_ptbxl_tables
 from data_prep.records import read_record
 from data_prep.signals import resample
 from data_prep.splits import random_folds, stratified_folds
@@ -360,6 +361,23 @@ def test_ptbxl_store(tmp_path: Path) -> None:
         assert store.records_of("superdiagnostic").tolist() == [0, 1, 3]
         assert store.records_of("form").tolist() == [1, 2]
         np.testing.assert_allclose(store.signal(2), sine_leads(1000, fs=100, seed=3), atol=1e-6)
+
+
+def test_the_tables_of_ptbxl_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = [write_ptbxl(tmp_path / name, SETS, hr=False) for name in "ab"]
+    read = list[Path]()
+
+    def counted(folder: Path) -> Any:
+        read.append(folder)
+        return read_ptbxl_tables(folder)
+
+    monkeypatch.setattr("data_prep.storing.entries.read_ptbxl_tables", counted)
+    select(tuple(sources), rate=100)
+    assert read == sources
+    statements = sources[1] / "scp_statements.csv"
+    statements.write_text(statements.read_text().replace("MI,IMI", "MI,LMI"))
+    with pytest.raises(LabelError, match=r"b/scp_statements\.csv differs from that of .*a; use"):
+        select(tuple(sources), rate=100)
 
 
 def test_ptbxl_at_500_hz(tmp_path: Path) -> None:

@@ -168,10 +168,9 @@ def select(
         entries = _labelled(entries, tables, rest)
         return Selection(OWN_DATASET, class_names, entries, rest, own=True, tables=tables)
     if code_map is None and all(published):
-        tasks = _tasks_of_ptbxl(source)
-        of_tasks: dict[str, tuple[str, ...]] = tasks.class_names
-        entries, rest = _found(source, published, rate, _unlabelled, tasks=tasks)
-        return Selection("ptb-xl", of_tasks, entries, rest)
+        of_folders = _tables_of_ptbxl(source)
+        entries, rest = _found(source, published, rate, _unlabelled, of_folders=of_folders)
+        return Selection("ptb-xl", of_folders[source[0]].class_names, entries, rest)
     if code_map is None and any(published):
         raise OptionError(
             f"{source[published.index(True)]} is PTB-XL and {source[published.index(False)]} is"
@@ -258,18 +257,22 @@ def _found(
     rate: float,
     label: Callable[[Path, Records], list[Entry]],
     *,
-    tasks: PTBXLTables | None = None,
+    of_folders: Mapping[Path, PTBXLTables] | None = None,
     mapped: CodeMap | None = None,
     task: str = "",
 ) -> tuple[list[Entry], list[tuple[Path, str]]]:
-    """The recordings of all folders, sorted by name and folder; other files, with the reasons."""
+    """The recordings of all folders, sorted by name and folder; other files, with the reasons.
+
+    With ``of_folders``, the tables of PTB-XL's folders, its records are labelled by all its tasks.
+    """
     from data_prep.records import scan_folder
 
     entries: list[Entry] = []
     others: list[tuple[Path, str]] = []
     for folder, name, is_published in zip(source, source_names(source), published, strict=True):
         if is_published:
-            found, refused = _of_ptbxl(folder, rate, tasks=tasks, mapped=mapped, task=task)
+            tables = of_folders[folder] if of_folders else None
+            found, refused = _of_ptbxl(folder, rate, tables=tables, mapped=mapped, task=task)
             if len(source) > 1:  # in other sources, the same number is another patient
                 found = [
                     replace(each, patient=each.patient and f"ptb-xl {each.patient}")
@@ -380,22 +383,24 @@ def _by_reference(
     return entries
 
 
-def _tasks_of_ptbxl(source: tuple[Path, ...]) -> PTBXLTables:
-    tables = read_ptbxl_tables(source[0])
-    for folder in source[1:]:
-        if read_ptbxl_tables(folder).class_names != tables.class_names:
+def _tables_of_ptbxl(source: tuple[Path, ...]) -> dict[Path, PTBXLTables]:
+    """The tables of each folder, which must have the same classes."""
+    of_folders = {folder: read_ptbxl_tables(folder) for folder in source}
+    for folder, tables in of_folders.items():
+        if tables.class_names != of_folders[source[0]].class_names:
             raise LabelError(
                 f"{folder / 'scp_statements.csv'} differs from that of {source[0]}; use folders"
                 " of one release."
             )
-    return tables
+    return of_folders
 
 
 def _of_ptbxl(
-    folder: Path, rate: float, *, tasks: PTBXLTables | None, mapped: CodeMap | None, task: str
+    folder: Path, rate: float, *, tables: PTBXLTables | None, mapped: CodeMap | None, task: str
 ) -> tuple[list[Entry], list[tuple[Path, str]]]:
     """All records of the tables, labelled by all tasks, by a map, or not at all; and bad lines."""
-    tables = read_ptbxl_tables(folder)
+    by_tasks = tables is not None
+    tables = tables or read_ptbxl_tables(folder)
     at_100_hz = rate == 100 and (folder / "records100").is_dir()
     if not at_100_hz and not (folder / "records500").is_dir():
         if not (folder / "records100").is_dir():
@@ -422,8 +427,8 @@ def _of_ptbxl(
                 " are 1 to 10, so use the file as published."
             )
         labels: dict[str, tuple[int, ...]] = {}
-        if tasks is not None:
-            labels = {name: tables.labels(name, record.statements) for name in tasks.class_names}
+        if by_tasks:
+            labels = {name: tables.labels(name, record.statements) for name in tables.class_names}
         elif mapped is not None:
             labels = {task: mapped.labels(record.statements)}
         entries.append(
