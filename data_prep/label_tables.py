@@ -122,8 +122,8 @@ def read_label_table(path: Path, task: str) -> LabelTable:
             2018, by name or by number.
 
     Returns:
-        The table.  Its classes are in the order of their columns; those of a column ``labels``
-        are in the order of CPSC 2018 if all belong to it, and otherwise in alphabetical order.
+        The table.  Its classes are in the order of CPSC 2018 if all belong to it; otherwise in the
+        order of their columns or, if they are in a column ``labels``, in alphabetical order.
 
     Raises:
         LabelError: naming file and line, if the table is invalid, a record has two lines
