@@ -70,7 +70,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: if it cannot be read, is not a regular file, or is larger than 64 MB.
-        ValueError: if it is no JSON in UTF-8, or nested too deeply.
+        ValueError: if it is not JSON in UTF-8, or nested too deeply.
     """
     with opened(path, most=2**26) as file:
         try:

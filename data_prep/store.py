@@ -122,7 +122,7 @@ class StoreWriter:
             with opened(self.path, most=2**63) as file:
                 if file.read(8) not in (b"\x89HDF\r\n\x1a\n", b""):  # such as a table of labels
                     raise StoreError(
-                        f"{self.path} exists and is no store; give another name, or remove it."
+                        f"{self.path} exists and is not a store; give another name, or remove it."
                     )
         for task, names in self.class_names.items():
             self._require(require_name, task, "task")
@@ -535,7 +535,7 @@ def _texts(written: str) -> list[str]:
     """The texts of a JSON list."""
     texts = json.loads(written)
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError("its classes are no list of names")
+        raise ValueError("its classes are not a list of names")
     return texts
 
 

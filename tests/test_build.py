@@ -80,7 +80,7 @@ def test_only_a_store_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     source = write_cpsc(tmp_path / "cpsc", 14)
     before = {path: path.read_bytes() for path in source.iterdir()}
     for name in ("REFERENCE.csv", "A0001.hea", "A0001.mat"):
-        with pytest.raises(StoreError, match=f"{name} exists and is no store"):
+        with pytest.raises(StoreError, match=f"{name} exists and is not a store"):
             main(source=(source,), out=source / name, workers=1)
     monkeypatch.chdir(source)
     for out in (Path(), Path("/"), source):

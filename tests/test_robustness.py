@@ -195,7 +195,9 @@ def test_a_journal_keeps_what_is_complete(tmp_path: Path) -> None:
 def test_a_file_of_the_user_is_no_journal(tmp_path: Path) -> None:
     path = tmp_path / "notes.journal"
     path.write_text("dear diary")
-    with pytest.raises(StoreError, match=r"notes\.journal exists and is no journal of ecg-build"):
+    with pytest.raises(
+        StoreError, match=r"notes\.journal exists and is not a journal of ecg-build"
+    ):
         build.main(source=(write_cpsc(tmp_path / "cpsc", 1),), out=tmp_path / "notes.h5", workers=1)
     assert path.read_text() == "dear diary"
 

@@ -298,7 +298,7 @@ def _elsewhere(kind: str) -> Callable[[Path], None]:
         (_with_classes("NDT", "PVC", "a\x1b[31m"), "class name .* control"),
         (_with_classes("NDT", "PVC", "pvc"), "looks like the class 'PVC'"),
         (_with_classes("NDT", "PVC", "Found"), "a column in answers.csv"),
-        (_with_classes("NDT", "PVC", 3), "no list of names"),
+        (_with_classes("NDT", "PVC", 3), "not a list of names"),
         (_edited(lambda file: file.move("labels/form", "labels/\x1b[8m")), "task name .* control"),
         (_replaced("folds", lambda folds: folds + 5), "folds"),
         (_replaced("patients", lambda names: names[[0, *range(11)]]), "in several folds"),

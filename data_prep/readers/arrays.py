@@ -75,7 +75,7 @@ def is_predictions(path: Path) -> bool:
     try:
         with opened(path) as file, zipfile.ZipFile(file) as archive:
             return {"ids.npy", "probabilities.npy"} <= set(archive.namelist())
-    except Exception:  # whatever the error, these are no predictions
+    except Exception:  # whatever the error, these are not predictions
         return False
 
 

@@ -80,7 +80,7 @@ def read_struct(path: Path, name: str) -> dict[str, np.ndarray]:
         data = memoryview(file.read())
     order = {b"IM": "<", b"MI": ">"}.get(bytes(data[126:128]), "")
     if data[:10] != b"MATLAB 5.0" or not order:
-        raise ValueError("it is no MATLAB 5 file")
+        raise ValueError("it is not a MATLAB 5 file")
     # The whole file is split before any part of it is used: if bytes were lost or duplicated, the
     # sizes do not add up, and later samples would be assigned to other leads.
     elements = list(_elements(data[_HEADER_BYTES:], order))

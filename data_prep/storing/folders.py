@@ -24,7 +24,7 @@ class FolderReport:
         num_records: number of recordings found.
         missing: files that its own lists name but it lacks, each with the list.
         extra: recordings, or signal files without a header, that its lists do not name.
-        unusable: why files are no recordings, or cannot be used.
+        unusable: why files are not recordings, or cannot be used.
         needs: the options that a build needs, each with the reason.
         formats: a line on the recordings of each format.
     """

@@ -33,7 +33,7 @@ class Journal:
         belongs_to: a text that is equal only for the same records with the same options.
 
     Raises:
-        StoreError: if the file exists and is no journal.
+        StoreError: if the file exists and is not a journal.
 
     Attributes:
         count: number of complete entries.
@@ -52,8 +52,8 @@ class Journal:
             start = self._file.read(len(self._head))
             if not start.startswith(_FIRST[: len(start)]):
                 raise StoreError(
-                    f"{self.path} exists and is no journal of ecg-build; give another --out, or"
-                    " move it."
+                    f"{self.path} exists and is not a journal of ecg-build; give another --out,"
+                    " or move it."
                 )
             if start != self._head:
                 self._file.truncate(0)
