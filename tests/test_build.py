@@ -542,9 +542,9 @@ def test_a_cluster_builds_the_same_store(tmp_path: Path) -> None:
     assert (tmp_path / "there" / "s.h5").read_bytes() == (tmp_path / "here" / "s.h5").read_bytes()
 
 
-@pytest.mark.parametrize("killed", [True, False])
+@pytest.mark.parametrize(("workers", "killed"), [(2, True), (2, False), (1, False)])
 def test_memory_that_does_not_suffice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, killed: bool
 ) -> None:
     """The system kills the process, or Python itself gives up."""
     source, out = write_cpsc(tmp_path / "cpsc", 80, seconds=1), tmp_path / "out" / "s.h5"
@@ -559,7 +559,7 @@ def test_memory_that_does_not_suffice(
 
     monkeypatch.setattr(build, "_load_chunk", load)
     with pytest.raises(RecordError, match="ran out of memory; .* with fewer --workers"):
-        main(source=(source,), out=out, workers=2)
+        main(source=(source,), out=out, workers=workers)
     assert killed or os.listdir(out.parent) == ["s.journal"]
 
 

@@ -482,14 +482,25 @@ def _loaded(
 
 
 def _read(chunks: list[list[Path]], form: _Form, workers: int) -> Iterator[list[_Loaded]]:
+    """Read chunk after chunk on this machine."""
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    try:
+        yield from _read_here(chunks, form, min(workers, len(chunks)))
+    except (TerminatedWorkerError, MemoryError):
+        raise RecordError(
+            "a process that reads records was killed or ran out of memory; run the same command"
+            " again with fewer --workers or more memory, and it goes on from there."
+        ) from None
+
+
+def _read_here(chunks: list[list[Path]], form: _Form, processes: int) -> Iterator[list[_Loaded]]:
     """Read chunk after chunk, a few ahead of the one that is returned.
 
     No process then waits for another or for the writing, and memory use stays small.
     """
     from joblib.externals.loky import ProcessPoolExecutor
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    processes = min(workers, len(chunks))
     if processes == 1:
         yield from (_load_chunk(chunk, form) for chunk in chunks)
         return
@@ -503,11 +514,6 @@ def _read(chunks: list[list[Path]], form: _Form, workers: int) -> Iterator[list[
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
-    except (TerminatedWorkerError, MemoryError):
-        raise RecordError(
-            "a process that reads records was killed or ran out of memory; run the same command"
-            " again with fewer --workers, and it goes on from there."
-        ) from None
     finally:
         pool.shutdown(kill_workers=True)
 
