@@ -2,6 +2,7 @@ import csv
 import hashlib
 import json
 import re
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +28,7 @@ from ecg_keras.evaluation.scores import cpsc_scores
 from ecg_keras.model.model_files import save_model, set_origin
 from ecg_keras.model.origin import Origin
 from ecg_keras.training.folds import SECOND, Parts
+from ecg_keras.training.settings import Settings
 from mlbf_keras import load_model, results, variants
 from mlbf_keras.published import (
     PRIVATE_TEST_SET,
@@ -36,6 +38,7 @@ from mlbf_keras.published import (
     TABLE_VI_FUSED,
 )
 from mlbf_keras.reproduce import TABLES, main
+from mlbf_keras.train import MLBFNet
 
 Rows = list[dict[str, str]]
 
@@ -509,6 +512,19 @@ def test_weights_that_cannot_be_compared(
     assert calls == []
 
 
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What a job hands to the training, which then stops."""
+    handed: list[dict[str, Any]] = []
+
+    def stop(opened: Store, **given: Any) -> None:
+        handed.append(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ecg_keras.training.fit.train_fold", stop)
+    return handed
+
+
 @pytest.mark.parametrize(
     ("extra", "test", "both_ways", "sizes"),
     [
@@ -521,25 +537,16 @@ def test_weights_that_cannot_be_compared(
 def test_parts_of_a_job(
     tmp_path: Path,
     store: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    untrained: list[dict[str, Any]],
     extra: bool,
     test: int | None,
     both_ways: bool,
     sizes: tuple[int, int],
 ) -> None:
     """What is tested neither trains nor validates; generated records train or are left out."""
-    from ecg_keras.training import fit as training
-
     merged = variants.merge_stores(
         store, write_store(tmp_path / "extra.h5", records=60, seed=1), tmp_path / "merged.h5"
     )
-    parts: list[Parts] = []
-
-    def stop(opened: Store, **given: Any) -> None:
-        parts.append(given["parts"])
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(training, "train_fold", stop)
     options: dict[str, Any] = {
         **{"network": "MLBF-Net", "auxiliary_heads": True, "loss_weight": 1.0},
         **{"test_fold": test, "validation_fold": 2, "both_ways": both_ways, "extra": extra},
@@ -548,16 +555,51 @@ def test_parts_of_a_job(
     }
     with pytest.raises(KeyboardInterrupt):
         variants.train(merged, tmp_path, **options)
-    train, validation = parts[0].train, parts[0].validation
+    parts: Parts = untrained[0]["parts"]
+    train, validation = parts.train, parts.validation
     assert (len(train), len(validation)) == sizes
     with Store(merged) as opened:
         assert set(opened.folds[validation]) == {2}
         assert not set(opened.folds[train]) & {2, test}
         assert (variants.EXTRA_FOLD in opened.folds[train]) == extra
-        second = parts[0].second
+        second = parts.second
         assert (second is not None) == both_ways
         if second is not None:
             assert set(opened.folds[second]) == {test}
+
+
+@pytest.mark.parametrize(
+    ("variant", "network"),
+    [
+        (
+            variants.Variant(loss_weight=0.5, init="before.keras"),
+            MLBFNet(input_length=1024, loss_weight=0.5),
+        ),
+        (
+            variants.Variant(auxiliary_heads=False),
+            MLBFNet(input_length=1024, auxiliary_heads=False),
+        ),
+        (variants.Variant("BranchNet"), MLBFNet(network="branchnet", input_length=1024)),
+    ],
+)
+def test_a_job_trains_the_network_of_its_variant(
+    tmp_path: Path,
+    store: Path,
+    untrained: list[dict[str, Any]],
+    variant: variants.Variant,
+    network: MLBFNet,
+) -> None:
+    """An option under another name would be dropped, and the default be trained in its place."""
+    how: dict[str, Any] = {"epochs": 7, "batch_size": 8, "patience": 3}
+    how |= {"precision": "mixed_bfloat16", "seed": 5}
+    split: dict[str, Any] = {"test_fold": 1, "validation_fold": 2}
+    split |= {"both_ways": False, "extra": False}
+    protocol = variants.Protocol(input_length=1024, **how)
+    with pytest.raises(KeyboardInterrupt):
+        variants.train(store, tmp_path, **split, **asdict(variant), **asdict(protocol))
+    (given,) = untrained
+    assert given["network"] == network
+    assert given["settings"] == Settings(**how, init=variant.init)
 
 
 def test_table2(tmp_path: Path, store: Path) -> None:

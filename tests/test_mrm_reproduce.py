@@ -5,6 +5,7 @@ import json
 import math
 import zlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ecg_keras.evaluation.plots import plot_parallel_coordinates
 from ecg_keras.evaluation.predictions import Predictions, load_predictions, save_predictions
 from ecg_keras.papers import reproduction
 from ecg_keras.papers.jobs import Job
+from ecg_keras.training.settings import Settings
 from mrm_keras.baselines import BUILDERS
 from mrm_keras.published import BENCHMARK_AUC, TABLE_IV, TABLE_V, TABLE_VI, TABLE_VII, TABLES_II_III
 from mrm_keras.reproduce import (
@@ -34,7 +36,8 @@ from mrm_keras.reproduce import (
     main,
 )
 from mrm_keras.results import METRICS, printed_figures
-from mrm_keras.variants import EPOCHS, Variant, train
+from mrm_keras.train import MRMNet
+from mrm_keras.variants import EPOCHS, Baseline, Protocol, Variant, train
 
 
 def test_cpsc_tables_are_of_its_classes_whatever_the_data_set(tmp_path: Path) -> None:
@@ -489,6 +492,50 @@ def test_a_kill_among_the_weights_of_the_epochs_chooses_no_other(tmp_path: Path)
     folds: dict[str, int] = {"validation_fold": 9, "test_fold": 10}
     train(tmp_path / "absent.h5", tmp_path, task="form", every_epoch=True, **folds)
     assert [path.name for path in tmp_path.iterdir()] == ["training.json"]
+
+
+HOW: dict[str, Any] = {
+    **{"epochs": 7, "batch_size": 8, "learning_rate": 0.02, "schedule": "one-cycle"},
+    **{"monitor": "macro-auc", "precision": "mixed_bfloat16"},
+}
+
+
+@pytest.mark.parametrize(
+    ("variant", "network"),
+    [
+        (
+            Variant(fusion="concat", low_channels=64, high_channels=96, alpha=0.2),
+            MRMNet(input_length=320, fusion="concat", low_channels=64, high_channels=96, alpha=0.2),
+        ),
+        (Variant(beta=0.3, gamma=0.4), MRMNet(input_length=320, beta=0.3, gamma=0.4)),
+        (Variant("InceptionTime"), Baseline("InceptionTime", input_length=320)),
+    ],
+)
+def test_a_job_trains_the_network_of_its_variant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: Variant, network: MRMNet | Baseline
+) -> None:
+    """An option under another name would be dropped, and the default be trained in its place."""
+    handed: list[dict[str, Any]] = []
+
+    def stop(opened: Store, **given: Any) -> None:
+        handed.append(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ecg_keras.training.fit.train_fold", stop)
+    protocol = Protocol(input_length=320, validation_fold=9, test_fold=10, **HOW)
+    options = {**asdict(variant), **asdict(protocol), "seed": 5}
+    (tmp_path / "job").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        train(smoke_store(tmp_path), tmp_path / "job", task="form", every_epoch=False, **options)
+    (given,) = handed
+    assert given["network"] == network
+    # None of the paper's trainings stops early.
+    assert given["settings"] == Settings(**HOW, patience=HOW["epochs"], seed=5)
+    with Store(tmp_path / "smoke_ptbxl.h5") as opened:
+        folds = [
+            set(opened.folds[part]) for part in (given["parts"].train, given["parts"].validation)
+        ]
+    assert folds == [set(range(1, 9)), {9}]
 
 
 # --- The command -------------------------------------------------------------------------------
