@@ -27,10 +27,12 @@ from ecg_keras.export.export import (
 )
 from ecg_keras.model.contract import Contract
 from ecg_keras.model.model_files import ECGModel
+from ecg_keras.training.settings import Settings
 from mrm_keras.baselines import BUILDERS
 from mrm_keras.baselines.ecg_bnn import BinaryConvolution, binarise, build_ecg_bnn
 from mrm_keras.explain import attention_network
 from mrm_keras.plain import PLAIN
+from mrm_keras.variants import Baseline
 
 pytestmark = pytest.mark.usefixtures("graphs_as_in_use")
 
@@ -165,6 +167,16 @@ def test_mixed_precision_keeps_answers_and_weights_float32(name: str) -> None:
     assert {weight.dtype for weight in model.weights} <= {"float32"} | {"int32", "uint32"}
     contract = model.get_layer("contract").contract
     assert (contract.network, contract.task, contract.leads) == (name, "cpsc2018", LEADS)
+
+
+def test_options_of_a_training_reach_the_network() -> None:
+    contract = contract_of("ECG_BNN")
+    options = Baseline("ECG_BNN", input_length=LENGTH)
+    model = options.compiled_model(contract, Settings(epochs=1, learning_rate=0.02))
+    assert model.get_layer("contract").contract == contract
+    assert trained_parameters(model) == count_ecg_bnn(len(contract.class_names))
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.02)
+    assert list(model.get_compile_config()["loss"]) == ["diagnosis"]
 
 
 @pytest.mark.parametrize("name", [pytest.param("fcn_wang", marks=pytest.mark.slow), "ECG_BNN"])

@@ -23,6 +23,7 @@ from benchmarks.mlbf_plain import build_plain_model, copy_weights, unstacked
 from data_prep.errors import OptionError
 from data_prep.labels import CPSC_CLASSES, LEADS
 from ecg_keras.model.contract import Contract
+from ecg_keras.training.settings import Settings
 from mlbf_keras.layers import BranchConvolutions
 from mlbf_keras.model import (
     build_branchnet,
@@ -314,6 +315,37 @@ def test_lambda_weighs_the_leads_losses(loss_weight: float) -> None:
     assert leads > 0.5
     logs = model.evaluate(signal, targets(model, labels), verbose=0, return_dict=True)
     np.testing.assert_allclose(logs["loss"], losses["diagnosis"] + loss_weight * leads, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "dropouts"),
+    [
+        ({}, ["f_cnn", "f_bigru", "fused_dropout", "lead_dropout"]),
+        ({"auxiliary_heads": False}, ["f_cnn", "f_bigru", "fused_dropout"]),
+        ({"single_label": False}, ["f_cnn", "f_bigru", "fused_dropout", "lead_dropout"]),
+        ({"network": "branchnet"}, ["f_cnn", "f_bigru", "dropout"]),
+    ],
+)
+def test_options_of_a_training_reach_the_network(
+    changes: dict[str, Any], dropouts: list[str]
+) -> None:
+    options = MLBFNet(
+        input_length=64, filters=2, gru_units=3, dropout=0.5, loss_weight=0.25, **changes
+    )
+    contract = default_contract(input_length=64, single_label=options.single_label)
+    settings = Settings(epochs=1, learning_rate=0.02, jit_compile=True)
+    model = options.compiled_model(contract, settings)
+    assert model.get_layer("contract").contract == contract
+    assert model.get_layer("f_cnn").filters == 2 and model.get_layer("f_bigru").units == 3
+    rates = {each.name: getattr(each, "dropout", getattr(each, "rate", 0)) for each in model.layers}
+    assert {name: rate for name, rate in rates.items() if rate} == dict.fromkeys(dropouts, 0.5)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.02)
+    with_leads = "lead_dropout" in dropouts
+    weights = {"diagnosis": 1.0, **{f"lead_{lead}": 0.25 for lead in LEADS if with_leads}}
+    kind = "categorical" if options.single_label else "binary"
+    compiled = model.get_compile_config()
+    assert compiled["loss_weights"] == weights and compiled["jit_compile"] is True
+    assert compiled["loss"] == dict.fromkeys(weights, f"{kind}_crossentropy")
 
 
 @pytest.mark.slow

@@ -25,7 +25,10 @@ from data_prep.labels import CPSC_CLASSES, LEADS
 from data_prep.records import read_record
 from data_prep.store import Store, StoreWriter
 from ecg_keras.model.contract import Contract
-from mrm_keras.model import build_model, compile_model, fitted_contract
+from ecg_keras.training.settings import Settings
+from mrm_keras.layers import MutualLearning
+from mrm_keras.model import build_model, compile_model, default_contract, fitted_contract
+from mrm_keras.train import MRMNet
 
 FUSIONS = ("mutual", "add", "concat", "low", "high")
 SMALL: dict[str, Any] = {"input_length": 60, "low_channels": 4, "high_channels": 8}
@@ -259,6 +262,43 @@ def test_mutual_terms_add_up_in_training_and_are_absent_at_validation() -> None:
     logs = model.evaluate(x, targets(model, y), batch_size=8, verbose=0, return_dict=True)
     np.testing.assert_allclose(logs["loss"], bce(model(x, training=False)), rtol=1e-5)
     np.testing.assert_allclose(logs["loss"], logs["low_loss"] + logs["high_loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", ["mutual", "add"])
+def test_options_of_a_training_reach_the_network(fusion: Any) -> None:
+    options = MRMNet(
+        **SMALL,
+        fusion=fusion,
+        alpha=0.3,
+        beta=0.5,
+        gamma=0.7,
+        temperature=2.0,
+        flatten="time",
+        dropout=0.4,
+    )
+    contract = default_contract(num_classes=5, input_length=60, num_leads=12)
+    settings = Settings(epochs=1, learning_rate=0.02, jit_compile=True)
+    model = options.compiled_model(contract, settings)
+    assert model.get_layer("contract").contract == contract
+    mutual = [layer for layer in model.layers if isinstance(layer, MutualLearning)]
+    assert {layer.name: (layer.weight, layer.temperature) for layer in mutual} == (
+        {}
+        if fusion == "add"
+        else {
+            "mutual_z1_z2": (0.3, 2.0),
+            "mutual_z3_z4": (0.5, 2.0),
+            "mutual_out1_out2": (0.7, 2.0),
+        }
+    )
+    assert all(layer.flatten == "time" for layer in mutual[:2])
+    for branch in ("low", "high"):
+        assert model.get_layer(f"{branch}_dropout").rate == 0.4
+        channels = SMALL[f"{branch}_channels"]
+        assert model.get_layer(f"{branch}_multi_scale").filters == channels
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.02)
+    compiled = model.get_compile_config()
+    assert compiled["jit_compile"] is True
+    assert set(compiled["loss"]) == ({"low", "high"} if fusion == "mutual" else {"diagnosis"})
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
