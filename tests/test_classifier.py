@@ -11,7 +11,10 @@ from sklearn.model_selection import cross_val_score
 from whole_networks import layer_by_layer
 
 from data_prep.errors import OptionError, RecordError
+from data_prep.store import Store
 from ecg_keras import ECGClassifier
+from ecg_keras.training.settings import Run, Settings, Validation
+from mrm_keras.train import MRMNet
 
 pytestmark = pytest.mark.usefixtures("undrawn_curves")
 
@@ -37,6 +40,30 @@ def test_it_is_an_estimator() -> None:
     assert model.set_params(network="BranchNet", epochs=1).get_params()["network"] == "BranchNet"
     with pytest.raises(NotFittedError):
         model.predict(recordings(1)[0])
+
+
+def test_it_trains_on_each_recording_with_its_own_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And as the options say; other lengths than the network's are left to the training."""
+    signals, labels = recordings(6)[0], ["b", "a", "a", "c", "b", "c"]
+    seen: list[Any] = []
+
+    def look(run: Run, validation: Validation, network: MRMNet, training: Settings) -> None:
+        seen.extend((validation.test_fold, network, training))
+        with Store(run.store) as store:
+            names, encoded = store.class_names("labels"), store.labels("labels")
+            assert names == ("a", "b", "c") and encoded.sum() == 6
+            assert [names[row.argmax()] for row in encoded] == labels
+            assert [names[first] for first in store.first_labels("labels")] == labels
+            for i, signal in enumerate(signals):
+                np.testing.assert_allclose(store.signal(i), signal, atol=2e-3)
+            assert sorted(set(store.folds)) == [1, 2]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ecg_keras.prediction.classifier.train_folds", look)
+    with pytest.raises(KeyboardInterrupt):
+        small(seed=3).fit(signals, labels)
+    network = MRMNet(input_length=100, low_channels=8, high_channels=16)
+    assert seen == [None, network, Settings(epochs=2, batch_size=8, seed=3)]
 
 
 @layer_by_layer()
