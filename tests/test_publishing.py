@@ -11,7 +11,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
-from toy import CLASSES, toy_network, write_toy_store
+from toy import CLASSES, toy_contract, toy_network, write_toy_store
 
 from data_prep.errors import OptionError
 from data_prep.store import Store
@@ -26,15 +26,17 @@ from ecg_keras.training.settings import Run, Settings, Validation
 BY = "toy-train --store toy.h5 --out run"
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+@pytest.fixture(scope="module", params=[True, False], ids=["one label", "several labels"])
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
     """A store and a model: fold 9 chose it, fold 10 was left out."""
     folder = tmp_path_factory.mktemp("trained")
     store = write_toy_store(folder / "toy.h5", lengths=(100,) * 120)
     train_folds(
         Run(store=store, out=folder / "run"),
         Validation(folds=("9",), test_fold=10),
-        toy_network(),
+        toy_network(contract=toy_contract(single_label=request.param)),
         Settings(epochs=3, batch_size=16, monitor="macro-auc"),
     )
     return store, folder / "run" / "fold_9" / "best.keras"
@@ -78,6 +80,11 @@ def test_model_and_card(
         else "| Class | Sensitivity | Specificity |",
     ):
         assert words in card, words
+    if not full.contract.single_label:
+        assert len(set(published.contract.thresholds)) > 1
+        for name, threshold in zip(CLASSES, published.contract.thresholds, strict=True):
+            cells = re.search(rf"^\| {name} \| (0\.\d+) \|", card, re.MULTILINE)
+            assert cells and float(cells[1]) == pytest.approx(threshold, abs=5e-4)
     assert all(re.search(rf"^\| {name} \| 4 \|", card, re.MULTILINE) for name in CLASSES)
 
     line = capsys.readouterr().out.splitlines()[-1]
