@@ -1,4 +1,6 @@
 import json
+import re
+import runpy
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,7 +26,7 @@ from ecg_keras.export import command
 from ecg_keras.export.export import inference_model, write_onnx
 from ecg_keras.model.backend import keras, tf
 from ecg_keras.model.contract import Contract
-from ecg_keras.model.model_files import ECGModel, prepare_record
+from ecg_keras.model.model_files import ECGModel, load_model, prepare_record
 
 layers = keras.layers
 PACKAGES = ("mlbf_keras", "mrm_keras")
@@ -366,6 +368,25 @@ def test_an_operation_that_onnx_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"model\.onnx .* Erfinv"):
         write_onnx(tmp_path / "model.onnx", network, {})
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_the_example_answers_as_the_model_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contract = toy_contract(single_label=False, thresholds=(0.01, 0.99, 0.01))
+    export_toys(tmp_path, contract, out=tmp_path / "exported")
+    write_wfdb(tmp_path, "my_recording", sine_leads(1500))
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    runpy.run_path(str(Path(__file__).parents[1] / "docs" / "examples" / "run_exported.py"))
+    answer = load_model(tmp_path / "toy_0.keras").predict_record(tmp_path / "my_recording.hea")
+    assert len(answer.labels) == 2
+    found = re.findall(r"^(\w+) +(\d\.\d+)( found)?$", capsys.readouterr().out, re.M)
+    assert [(name, bool(is_found)) for name, _, is_found in found] == [
+        (name, name in answer.labels) for name in answer.probabilities
+    ]
+    probabilities = [float(probability) for _, probability, _ in found]
+    assert probabilities == pytest.approx(list(answer.probabilities.values()), abs=5e-4)
 
 
 def test_recordings_to_compare_on_can_be_given(
