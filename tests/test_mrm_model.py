@@ -228,16 +228,21 @@ def test_every_layer_has_a_name_of_its_own(full: keras.Model) -> None:
     assert automatic == []
 
 
-def test_each_mutual_term_weighs_what_it_should() -> None:
+@pytest.mark.parametrize("flatten", ["channel", "time"])
+def test_each_mutual_term_weighs_what_it_should(flatten: Any) -> None:
     """alpha, beta, gamma times the loss NumPy gives for what enters that very term."""
-    model = build_model(**SMALL, dropout=0.0, temperature=2.0, alpha=0.3, beta=0.5, gamma=0.7)
+    how: dict[str, Any] = {"temperature": 2.0, "flatten": flatten}
+    model = build_model(**SMALL, **how, dropout=0.0, alpha=0.3, beta=0.5, gamma=0.7)
     weights = {"mutual_z1_z2": 0.3, "mutual_z3_z4": 0.5, "mutual_out1_out2": 0.7}
     layers = [model.get_layer(name) for name in weights]
     pairs = keras.Model(model.input, [layer.output for layer in layers])(signals(5), training=True)
     assert len(layers) == len(model.losses)
     for layer, pair in zip(layers, pairs, strict=True):
         (loss,) = layer.losses
-        expected = mrm_numpy.mutual_loss(np.asarray(pair[0]), np.asarray(pair[1]), temperature=2.0)
+        a, b = map(np.asarray, pair)
+        if a.ndim == 2:  # of the outputs there is but one order
+            how["flatten"] = "time"
+        expected = mrm_numpy.mutual_loss(a, b, **how)
         assert expected > 1e-6
         np.testing.assert_allclose(loss, weights[layer.name] * expected, rtol=1e-3)
 
