@@ -3,7 +3,9 @@
 import html
 import io
 import re
+import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +31,7 @@ from ecg_keras.model.model_files import ECGModel, load_model
 from ecg_keras.model.origin import Origin
 from ecg_keras.serving import server, uploads
 from ecg_keras.serving.application import application
+from ecg_keras.serving.command import main
 from ecg_keras.serving.uploads import Limits, Worker
 
 Files = list[tuple[str, tuple[str, bytes]]]
@@ -99,9 +102,11 @@ def send(client: TestClient, files: Files, **fields: str) -> str:
 def explaining(client: TestClient, address: str) -> None:
     """Wait until the first page of an upload is being made."""
     for _ in range(600):
-        if "explanation 1 of 1" in client.get(address).text:
-            break
+        text = client.get(address).text
+        if "explanation 1 of 1" in text:
+            return
         time.sleep(0.05)
+    raise AssertionError(text)
 
 
 def over(client: TestClient, address: str) -> str:
@@ -341,6 +346,64 @@ def test_answers_come_before_explanations(
     for address in (first, second, third):
         assert "1 recording answered" in over(client, address)
     assert order == ["A2 with 1 answer", "A3 with 1 answer"]
+
+
+class TestCommand:
+    def test_options_reach_the_server(
+        self, model: ECGModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        served: list[tuple[Any, ...]] = []
+
+        def serve(models: Any, limits: Limits, *, host: str, port: int) -> None:
+            paths = {name: [each.path for each in found] for name, found in models.items()}
+            served.append((paths, limits, host, port))
+
+        monkeypatch.setattr(server, "serve", serve)
+        one, pattern = str(model.path), str(tmp_path / "fold_*" / "best.keras")
+        folds = [tmp_path / f"fold_{fold}" / "best.keras" for fold in (1, 2)]
+        for path in folds:
+            path.parent.mkdir()
+            shutil.copy(model.path, path)
+        main(models=(one,))
+        main(models=(pattern, one), host="0.0.0.0", port=8123, files=7, megabytes=9)
+        assert served == [
+            ({one: [model.path]}, Limits(files=20, megabytes=50), "127.0.0.1", 8000),
+            (
+                {pattern: folds, one: [model.path]},
+                Limits(files=7, megabytes=9),
+                "0.0.0.0",
+                8123,
+            ),
+        ]
+
+    @pytest.mark.parametrize(
+        ("options", "sentence"),
+        [
+            ({"models": ()}, "no model is named; give at least one .keras file after --models"),
+            ({"files": 0}, "--files must be above 0, not 0"),
+            ({"megabytes": -1}, "--megabytes must be above 0, not -1"),
+            ({"port": -1}, "--port takes 0 to 65535, not -1"),
+            ({"port": 65536}, "--port takes 0 to 65535, not 65536"),
+        ],
+    )
+    def test_what_cannot_be_served(
+        self,
+        model: ECGModel,
+        monkeypatch: pytest.MonkeyPatch,
+        options: dict[str, Any],
+        sentence: str,
+    ) -> None:
+        monkeypatch.setattr(server, "serve", lambda *_, **__: pytest.fail("it served"))
+        with pytest.raises(OptionError, match=sentence):
+            main(**{"models": (str(model.path),), **options})
+
+    def test_what_is_not_installed_is_named(
+        self, model: ECGModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delitem(sys.modules, "ecg_keras.serving.server")
+        monkeypatch.setitem(sys.modules, "uvicorn", None)
+        with pytest.raises(OptionError, match=r"uvicorn is not installed; .*ecg-keras\[serve\]"):
+            main(models=(str(model.path),))
 
 
 def test_a_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
