@@ -208,6 +208,17 @@ class TestReport:
             assert section["scores"][key]["value"] == pytest.approx(expected)
         fitted = [row["threshold"] for row in section["classes"]]
         np.testing.assert_allclose(fitted, made.thresholds)
+        assert made.labels is not None
+        called = made.probabilities >= made.thresholds
+        assert (called != (made.probabilities >= 0.5)).any(axis=0).sum() > 4
+        of_classes = metrics.precision_recall_fscore_support(made.labels, called, zero_division=0)
+        expected = dict(zip(("precision", "recall", "f1", "support"), of_classes, strict=True))
+        expected["specificity"] = [
+            metrics.recall_score(1 - labels, ~answers)
+            for labels, answers in zip(made.labels.T, called.T, strict=True)
+        ]
+        for name, values in expected.items():
+            np.testing.assert_allclose([row[name] for row in section["classes"]], values)
         assert section["labels_from"] == "the file of predictions itself"
 
     def test_page_stands_alone(
@@ -240,6 +251,23 @@ class TestReport:
             "2 networks, their probabilities averaged",
         ):
             assert said in words
+
+    def test_the_kept_epoch_is_that_of_the_runs_own_score(self, history: Path) -> None:
+        """It stands in the settings beside the history; without them no epoch is marked."""
+
+        def marked() -> list[float]:
+            (picture,) = report.learning_curves([history])
+            loss, *_ = picture.figure.axes
+            dots = [line for line in loss.lines if line.get_marker() == "o"]
+            return [float(np.asarray(dot.get_xdata())[0]) for dot in dots]
+
+        rows = ("epoch,loss,val_loss,val_macro_f1,val_macro_auc", "0,2,1,0.2,0.9", "1,1,2,0.6,0.8")
+        history.write_text("\n".join(rows) + "\n")
+        assert marked() == []
+        for monitor, epoch in (("macro-f1", 2), ("macro-auc", 1)):
+            args = {"settings": {"monitor": monitor}}
+            history.with_name("args.json").write_text(json.dumps(args))
+            assert marked() == [epoch]
 
     @pytest.mark.usefixtures("undrawn")
     def test_names_cannot_break_the_page_or_the_tables(self, mrm: Path, tmp_path: Path) -> None:
