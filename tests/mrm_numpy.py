@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import correlate
 from scipy.special import expit, softmax
 
 Array = NDArray[np.float64]
@@ -20,17 +19,9 @@ def conv1d(x: Array, kernel: Array, bias: Array | float = 0.0, *, stride: int = 
     """PyTorch's Conv1d with padding k // 2; kernel is (k, in, out)."""
     half = len(kernel) // 2
     padded = np.pad(x, ((0, 0), (half, half), (0, 0)))
-    records = []
-    for record in padded:
-        columns = [
-            sum(
-                correlate(record[:, i], kernel[:, i, o], mode="valid", method="direct")
-                for i in range(kernel.shape[1])
-            )
-            for o in range(kernel.shape[2])
-        ]
-        records.append(np.stack(columns, axis=-1)[::stride])
-    return np.stack(records) + bias
+    length = padded.shape[1] - len(kernel) + 1
+    taps = [padded[:, tap : tap + length] @ weights for tap, weights in enumerate(kernel)]
+    return np.sum(taps, axis=0)[:, ::stride] + bias
 
 
 def batch_norm(x: Array, w: Weights, name: str) -> Array:

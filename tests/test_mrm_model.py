@@ -131,7 +131,6 @@ def test_answers_are_those_of_plain_numpy(fusion: Any) -> None:
     require_answers(model, x, mrm_numpy.forward(x.astype("float64"), w, fusion=fusion))
 
 
-@pytest.mark.slow
 def test_answers_at_full_size_are_those_of_plain_numpy(full: keras.Model) -> None:
     w = shake(full)
     x = signals(1, 1000)
