@@ -9,9 +9,12 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import mlbf_numpy
+import mrm_numpy
 import numpy as np
 import pytest
 from toy import toy_contract, toy_model
+from whole_networks import require_answers, weights_of
 
 import ecg_keras
 from data_prep.errors import DownloadError, ModelFileError, OptionError
@@ -21,6 +24,7 @@ from ecg_keras.model.pretrained import ADDRESS, Pretrained, pretrained_file
 from ecg_keras.prediction.command import main as predict
 
 PUBLISHED = pretrained.pretrained_models()
+CHECKOUT = Path(__file__).resolve().parents[1] / "pretrained"
 NAME, FILE = "toy-of-three", "toy_of_three.keras"
 SIGNALS = np.random.default_rng(3).normal(size=(4, 100, 12)).astype(np.float32)
 
@@ -162,11 +166,23 @@ def test_weights_too_large_for_half_precision(tmp_path: Path) -> None:
 
 
 def test_the_list_is_that_of_the_folder() -> None:
-    checkout = Path(__file__).resolve().parents[1] / "pretrained"
-    there = {path.name for path in checkout.glob("*.keras")}
+    there = {path.name for path in CHECKOUT.glob("*.keras")}
     assert there == {model.file for model in PUBLISHED.values()}
     for model in PUBLISHED.values():
-        content = (checkout / model.file).read_bytes()
+        content = (CHECKOUT / model.file).read_bytes()
         assert hashlib.sha256(content).hexdigest() == model.sha256
-        assert (checkout / model.file).with_suffix(".md").is_file()
+        assert (CHECKOUT / model.file).with_suffix(".md").is_file()
         assert len(content) < 15e6
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_networks_answer_as_plain_numpy(name: str) -> None:
+    """With the weights of the file, on one signal in millivolts."""
+    model = load_model(CHECKOUT / PUBLISHED[name].file)
+    contract = model.contract
+    forwards: dict[str, Any] = {"MLBF-Net": mlbf_numpy.forward, "MRM-Net": mrm_numpy.forward}
+    shape = (1, contract.input_length, len(contract.leads))
+    signal = np.random.default_rng(0).normal(0, 0.3, shape).astype(np.float32)
+    scaled = (signal.astype(np.float64) - contract.mean) / contract.std
+    expected = forwards[contract.network](scaled, weights_of(model.network))
+    require_answers(model.network, signal, expected)

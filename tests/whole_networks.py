@@ -24,6 +24,11 @@ def layer_by_layer() -> Iterator[None]:
         tf.config.run_functions_eagerly(False)
 
 
+def weights_of(model: Any) -> dict[str, NDArray[np.float64]]:
+    """All weights by path, for the same network in NumPy."""
+    return {weight.path: weight.numpy().astype("float64") for weight in model.weights}
+
+
 def shake(model: Any) -> dict[str, NDArray[np.float64]]:
     """Move what starts at zero or one away from there, return all weights by path."""
     rng = np.random.default_rng(4)
@@ -32,7 +37,7 @@ def shake(model: Any) -> dict[str, NDArray[np.float64]]:
             weight.assign(rng.uniform(0.5, 1.5, size=weight.shape))
         elif weight.name in ("beta", "moving_mean") or weight.name.endswith("bias"):
             weight.assign(rng.uniform(-0.5, 0.5, size=weight.shape))
-    return {weight.path: weight.numpy().astype("float64") for weight in model.weights}
+    return weights_of(model)
 
 
 def targets(model: Any, labels: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
