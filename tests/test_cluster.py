@@ -27,10 +27,8 @@ def test_schedulers_that_do_not_answer(scheme: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(cluster, "_ANSWER", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
-        start = time.monotonic()
         with pytest.raises(OptionError, match="no Dask scheduler answers at") as caught:
             cluster.connect(address)
-        assert time.monotonic() - start < 10
     assert ("without certificates" in str(caught.value)) == (scheme == "tls")
 
 

@@ -2,7 +2,6 @@ import errno
 import inspect
 import os
 import re
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -321,16 +320,11 @@ def test_help_explains_every_option_at_once_without_tensorflow(command: str) -> 
         "    heavy = {'tensorflow', 'keras', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
         "    print('HEAVY', sorted(heavy))\n"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     # A terminal of its own width would break the options' descriptions.
     run = run_python("-c", code, COLUMNS="400")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
     assert "HEAVY []" in run.stdout
-    # Time on the processor: that on the clock depends on what else runs.
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert spent < 2.0
 
     main = import_module(command).main
     rows = {
