@@ -45,6 +45,15 @@ def graphs_as_in_use() -> Iterator[None]:
     leave_graphs_as_traced()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def without_a_proxy_to_this_machine() -> Iterator[None]:
+    """The tests' own servers are here, and a proxy elsewhere would not find them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, "127.0.0.1,localhost")
+        yield
+
+
 @pytest.fixture
 def undrawn_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes a third of a training of the toy network, and few tests look at the curves."""

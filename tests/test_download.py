@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import threading
 import time
 from collections import Counter
@@ -249,16 +250,19 @@ def test_a_dead_link_is_one_sentence(server: Server, tmp_path: Path, trees: Path
 
 def test_no_server_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "_pause", lambda failures: 0.0)
-    with Server(tmp_path) as closed:
-        address = closed.url
-    with pytest.raises(DownloadError, match=r"cannot be fetched \(Connection refused\) after 5"):
-        main("cpsc2018", out=tmp_path, url=address)
+    # A socket that nobody listens on, kept open so that no other program gets its port.
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        refused = r"cannot be fetched \(Connection refused\) after 5"
+        with pytest.raises(DownloadError, match=refused):
+            main("cpsc2018", out=tmp_path, url=address)
     with pytest.raises(OptionError, match="ftp://x is not the address"):
         main("cpsc2018", out=tmp_path, url="ftp://x")
     with pytest.raises(OptionError, match="0 workers"):
-        main("cpsc2018", out=tmp_path, workers=0)
+        main("cpsc2018", out=tmp_path, url=address, workers=0)
     with pytest.raises(OptionError, match="500 Hz only; drop --rate"):
-        main("cpsc2018", out=tmp_path, rate="both")
+        main("cpsc2018", out=tmp_path, url=address, rate="both")
 
 
 def redirecting(location: str) -> Callable[[Handler], None]:
