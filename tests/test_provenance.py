@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,15 @@ import pytest
 
 import data_prep
 from data_prep import provenance
+
+
+@pytest.fixture(autouse=True)
+def git_without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither those of whoever runs the tests nor, in a hook of git's, those of the checkout."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
 
 
 def copy_in(folder: Path) -> ModuleType:
