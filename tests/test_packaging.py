@@ -1,37 +1,28 @@
 """The wheel holds all that a user needs, and works away from the checkout."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from test_commands import SCRIPTS
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-COMMANDS = (
-    "ecg-build",
-    "ecg-download",
-    "ecg-evaluate",
-    "ecg-predict",
-    "ecg-publish",
-    "ecg-serve",
-    "ecg-synthetic",
-    "mlbf-export",
-    "mlbf-predict",
-    "mlbf-reproduce",
-    "mlbf-train",
-    "mrm-export",
-    "mrm-predict",
-    "mrm-train",
-)
 
 
 @pytest.fixture(scope="module")
 def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel and install it away from here; its dependencies are there already."""
+    """Build the wheel and install it away from here; its dependencies are there already.
+
+    Of a copy without what earlier builds left, which a wheel would take over.
+    """
     folder = tmp_path_factory.mktemp("wheel")
+    left = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "__pycache__")
+    copy = shutil.copytree(CHECKOUT, folder / "checkout", ignore=left)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "-w", folder, CHECKOUT], check=True)
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", folder, copy], check=True)
     (wheel,) = folder.glob("*.whl")
     subprocess.run(
         [*pip, "install", "--no-deps", "--ignore-installed", "--prefix", folder / "away", wheel],
@@ -90,7 +81,7 @@ def test_wheel_brings_the_published_models(installed: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", SCRIPTS)
 def test_wheel_brings_every_command(
     prefix: Path, installed: Path, tmp_path: Path, command: str
 ) -> None:
