@@ -69,9 +69,16 @@ def require_same_from_file(model: Any, path: Path, signal: NDArray[np.float32]) 
 
 
 def require_float32_answers_in_bfloat16(
-    build: Callable[[], Any], signal: NDArray[np.float32], *, layer: str
+    build: Callable[[], Any],
+    signal: NDArray[np.float32],
+    *,
+    layer: str,
+    head: tuple[str, ...],
 ) -> None:
-    """Bfloat16 inside, as in ``layer``, and probabilities near those of float32."""
+    """Bfloat16 inside, as in ``layer``, and probabilities near those of float32.
+
+    The answers and all layers whose names begin as ``head`` says are computed in float32.
+    """
     plain = build()
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
@@ -82,6 +89,11 @@ def require_float32_answers_in_bfloat16(
     shake(plain)
     mixed.set_weights(plain.get_weights())
     assert mixed.get_layer(layer).compute_dtype == "bfloat16"
+    precise = [each for each in mixed.layers if each.name.startswith((*head, "diagnosis"))]
+    assert len(precise) > len(head)
+    assert {each.name: each.compute_dtype for each in precise} == {
+        each.name: "float32" for each in precise
+    }
     assert {weight.dtype for weight in mixed.trainable_weights} == {"float32"}
     expected = plain(signal)
     for head, answer in mixed(signal).items():
