@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -56,8 +57,17 @@ def test_devices_that_cannot_share_a_batch_equally() -> None:
         devices_strategy(["GPU:0", "GPU:1", "GPU:2"], batch_size=64)
 
 
+def test_gpus_are_those_that_tensorflow_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"GPU": ["/device:GPU:0", "/device:GPU:1"], "CPU": ["/device:CPU:0"]}
+    monkeypatch.setattr(
+        tf.config,
+        "list_logical_devices",
+        lambda kind: [SimpleNamespace(name=name) for name in names[kind]],
+    )
+    assert gpus() == names["GPU"]
+
+
 def test_one_device_shares_nothing() -> None:
-    assert gpus() == [device.name for device in tf.config.list_logical_devices("GPU")]
     for devices in ([], ["GPU:0"]):
         strategy = devices_strategy(devices, batch_size=7)
         assert strategy.num_replicas_in_sync == 1
