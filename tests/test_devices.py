@@ -20,8 +20,6 @@ from ecg_keras.training.batches import StoreBatches
 from ecg_keras.training.devices import average_statistics, devices_strategy, gpus
 from ecg_keras.training.settings import Run, Settings, Validation
 
-pytestmark = pytest.mark.filterwarnings("default")  # of tf.distribute, not ours to mend
-
 
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize(("records", "devices"), [(13, 2), (12, 2), (9, 4), (1, 4), (5, 1)])

@@ -34,8 +34,6 @@ from mlbf_keras.model import build_branchnet
 from mlbf_keras.model import build_model as build_mlbf
 from mrm_keras.model import build_model as build_mrm
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 MLBF_LENGTH, MRM_LENGTH = 960, 400  # 3.84 s at 250 Hz, 4 s at 100 Hz
 
 

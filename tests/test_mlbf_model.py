@@ -51,11 +51,7 @@ LENGTHS = {
 
 Gradients = dict[str, NDArray[Any]]
 
-# Keras' writer of .keras files hands TensorFlow's arrays to NumPy in a way NumPy 2 warns about.
-pytestmark = [
-    pytest.mark.usefixtures("graphs_as_in_use"),
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-]
+pytestmark = pytest.mark.usefixtures("graphs_as_in_use")
 
 
 @pytest.fixture(autouse=True)
