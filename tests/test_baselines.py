@@ -366,11 +366,15 @@ def test_binary_convolution_basics(layer: BinaryConvolution) -> None:
     assert y.shape == layer.compute_output_shape((2, 11, 4))
     assert layer.compute_output_shape((None, None, 4)) == (None, None, layer.filters)
     assert layer.kernel.dtype == "float32"
-    again = BinaryConvolution.from_config(layer.get_config())
-    again.build((None, 11, 4))
+    again = keras.layers.deserialize(keras.layers.serialize(layer))
     again.kernel.assign(layer.kernel)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(again(x)), y)
     assert again.get_config() == layer.get_config()
+    model = keras.Sequential([keras.Input((11, 4)), layer])
+    before = layer.kernel.numpy()
+    model.compile("sgd", "mse")
+    model.fit(x, np.zeros(y.shape), verbose=0)
+    assert not np.array_equal(layer.kernel, before)
 
 
 def test_binary_convolution_correctness() -> None:

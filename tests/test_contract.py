@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy import CLASSES, toy_contract
+from toy import CLASSES, compiled_toy, toy_contract
 
 from data_prep.errors import OptionError
 from data_prep.labels import CPSC_CLASSES, LEADS
@@ -116,6 +116,13 @@ def test_signal_contract_basics() -> None:
     by_keras = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert by_keras.contract == contract
     assert layer.weights == [] and asdict(contract)["std"] == 0.5
+    model = compiled_toy(contract)
+    before = model.get_weights()
+    signal = np.random.default_rng(0).normal(size=(3, 100, 12)).astype(np.float32)
+    model.fit(signal, {"diagnosis": np.eye(3)}, verbose=0)
+    assert model.get_layer("contract").contract == contract
+    for weights, were in zip(model.get_weights(), before, strict=True):
+        assert not np.array_equal(weights, were)
 
 
 def test_signal_contract_correctness() -> None:

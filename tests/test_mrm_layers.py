@@ -227,6 +227,7 @@ def test_mutual_learning_basics() -> None:
     layer = MutualLearning(0.5, temperature=2.0, flatten="time")
     copy = keras.layers.deserialize(keras.layers.serialize(layer))
     assert (copy.weight, copy.temperature, copy.flatten) == (0.5, 2.0, "time")
+    assert copy.get_config() == layer.get_config()
     out_a, out_b = layer([a, b], training=False)
     np.testing.assert_array_equal(out_a, a)
     np.testing.assert_array_equal(out_b, b)
@@ -234,6 +235,15 @@ def test_mutual_learning_basics() -> None:
     for x in layer([tf.cast(a, "bfloat16"), tf.cast(b, "bfloat16")], training=True):
         assert x.dtype == "float32"  # this layer's own policy casts; see below
     assert layer.losses[0].dtype == "float32"
+
+    inputs = [keras.Input(x.shape[1:]) for x in (a, b)]
+    sides = [keras.layers.Dense(x.shape[-1]) for x in (a, b)]
+    model = keras.Model(inputs, copy([side(x) for side, x in zip(sides, inputs, strict=True)]))
+    before = model.get_weights()
+    model.compile(keras.optimizers.SGD(0.1))
+    assert model.fit([a, b], verbose=0).history["loss"][0] > 0.01
+    for weights, were in zip(model.get_weights(), before, strict=True):
+        assert not np.array_equal(weights, were)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
