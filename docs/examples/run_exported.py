@@ -5,6 +5,7 @@ import json
 import numpy as np
 import onnxruntime
 
+from data_prep.labels import LEADS
 from data_prep.records import read_record
 from data_prep.signals import prepare
 from ecg_keras.evaluation.predictions import found_classes
@@ -14,8 +15,9 @@ properties = network.get_modelmeta().custom_metadata_map
 facts = {name: json.loads(text) for name, text in properties.items()}
 
 record = read_record("my_recording.hea")
+leads = [LEADS.index(lead) for lead in facts["leads"]]
 signal = prepare(
-    record.signal,  # millivolts, leads in the standard order
+    record.signal[:, leads],  # millivolts
     fs=record.fs,
     target_fs=facts["sampling_rate"],
     length=facts["input_length"],
