@@ -317,7 +317,7 @@ def test_two_sources_and_a_record_in_both(tmp_path: Path) -> None:
 
 
 def test_a_source_whose_name_is_not_in_utf8(tmp_path: Path) -> None:
-    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder = tmp_path / os.fsdecode(b"folder\xe9")
     try:
         folder.mkdir()
     except OSError:
@@ -329,7 +329,7 @@ def test_a_source_whose_name_is_not_in_utf8(tmp_path: Path) -> None:
         (cpsc / f"A{i:04d}.mat").unlink()
     main(source=(folder, cpsc), out=tmp_path / "s.h5", workers=1, test_source=(str(folder),))
     with Store(tmp_path / "s.h5") as store:
-        assert store.sources[store.folds == 10].tolist() == ["caf\\udce9"] * 3
+        assert store.sources[store.folds == 10].tolist() == ["folder\\udce9"] * 3
 
 
 def test_ptbxl_store(tmp_path: Path) -> None:

@@ -160,11 +160,13 @@ def test_a_page_says_only_of_its_own_recording_that_it_was_seen(
         uploads, "page_of", lambda explained, notices, **_: f"{explained.record.id} {notices}"
     )
     origin = Origin("toy", trained=("A1",), chose=(), store={}, score=0.5)
-    worker = Worker({"toy": [replace(model, origin=origin)]}, Limits(6, 2, 3, 2))
+    worker = Worker(
+        {"toy": [replace(model, origin=origin)]}, Limits(files=6, megabytes=2, waiting=3, kept=2)
+    )
     with TestClient(application(worker), base_url="http://localhost") as client:
         address = send(client, wfdb_files(tmp_path, "A1", "A2"))
         assert "1 of 2 records answered here was used to train" in over(client, address)
-        pages = [client.get(f"{address}/{number}.html").text for number in (1, 2)]
+        pages = [client.get(f"{address}/pages/{number}").text for number in (1, 2)]
     assert pages[0].startswith("A1 ('This recording was used to train this model")
     assert pages[1] == "A2 ()"
 
