@@ -29,7 +29,7 @@ from data_prep.records import Record, find_records, read_record, record_of_array
 from data_prep.storing import build
 from ecg_keras.evaluation.predictions import load_predictions
 from ecg_keras.model.model_files import load_model
-from ecg_keras.prediction.ensemble import predict
+from ecg_keras.prediction.predict import predict
 
 FS = 250
 Writer = Callable[[Path, np.ndarray], Path]

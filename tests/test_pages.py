@@ -29,8 +29,8 @@ from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import Contract
 from ecg_keras.model.model_files import ECGModel, set_origin
 from ecg_keras.model.origin import ModelFacts, Origin
-from ecg_keras.prediction import ensemble
-from ecg_keras.prediction.ensemble import predict
+from ecg_keras.prediction import predict as predicting
+from ecg_keras.prediction.predict import predict
 
 FS = 100.0
 
@@ -351,7 +351,7 @@ def test_each_answered_recording_gets_a_page(
             return replace(explained, record=record)
 
     monkeypatch.setattr(
-        ensemble, "part", lambda network, name: SimpleNamespace(Explainer=Explainer)
+        predicting, "part", lambda network, name: SimpleNamespace(Explainer=Explainer)
     )
     with pytest.raises(RecordError, match="1 of 3 recordings"):
         predict(

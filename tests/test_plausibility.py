@@ -18,7 +18,7 @@ from data_prep.plausibility import check
 from data_prep.records import Record, list_records, read_record
 from data_prep.synthetic import synthetic_record
 from ecg_keras.model.model_files import load_model
-from ecg_keras.prediction.ensemble import predict
+from ecg_keras.prediction.predict import predict
 
 FS = 500
 

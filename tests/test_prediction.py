@@ -21,14 +21,15 @@ from ecg_keras.evaluation.answers import Answer, Answers, table_lines
 from ecg_keras.evaluation.predictions import load_predictions
 from ecg_keras.model.model_files import ECGModel, load_model, save_model, set_origin
 from ecg_keras.model.origin import Origin
-from ecg_keras.prediction import ensemble as prediction
+from ecg_keras.prediction import ensemble
+from ecg_keras.prediction import predict as predicting
 from ecg_keras.prediction.ensemble import (
     WINDOW,
     answer_records,
     choose_records,
     open_models,
-    predict,
 )
+from ecg_keras.prediction.predict import predict
 
 Printed = pytest.CaptureFixture[str]
 LENGTHS = {"A1": 1000, "A2": 700, "A3": 2600, "A4": 1300, "A5": 999}
@@ -556,7 +557,7 @@ def test_a_stop_between_files_leaves_the_earlier_answers(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prediction, "write_csv", stop)
+        patch.setattr(predicting, "write_csv", stop)
         with pytest.raises(KeyboardInterrupt):
             answer(tmp_path)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
@@ -577,15 +578,15 @@ def test_a_stop_between_pages_leaves_the_answers_and_the_pages_made(
         made.append(path)
 
     explainer = SimpleNamespace(explain=lambda record: record)
-    monkeypatch.setattr(prediction, "explainer_of", lambda models: explainer)
-    monkeypatch.setattr(prediction, "write_page", write)
+    monkeypatch.setattr(predicting, "explainer_of", lambda models: explainer)
+    monkeypatch.setattr(predicting, "write_page", write)
     (tmp_path / "out" / "explained").mkdir(parents=True)
     (tmp_path / "out" / "explained" / "old.html").touch()
     with pytest.raises(KeyboardInterrupt):
         (of_store if stored else answer)(tmp_path, explain=True)
     out = tmp_path / "out"
     names = [row[0] for row in rows_of(out / "answers.csv")[1:]]
-    assert len(names) == 5 and {path.name for path in out.iterdir()} == set(prediction.FILES)
+    assert len(names) == 5 and {path.name for path in out.iterdir()} == set(predicting.FILES)
     (page,) = (out / "explained").iterdir()
     assert page.stem == page.read_text() == names[0]
 
@@ -649,13 +650,13 @@ def test_recordings_are_read_a_block_at_a_time(
 
     def read_one(name: str, path: Path, **options: Any) -> Any:
         read.append(name)
-        return prediction._Usable(name, [np.zeros((100, 12), np.float32)])
+        return ensemble._Usable(name, [np.zeros((100, 12), np.float32)])
 
     def answer_one(self: ECGModel, signals: np.ndarray, *, batch_size: int) -> dict[str, Any]:
         waiting.append(len(read))
         return {"diagnosis": np.full((len(signals), 3), 1 / 3, np.float32)}
 
-    monkeypatch.setattr(prediction, "_read", read_one)
+    monkeypatch.setattr(ensemble, "_read", read_one)
     monkeypatch.setattr(ECGModel, "run", answer_one)
     answered = answer_records([model], list(records.items()), batch_size=1)
     assert answered.predictions.ids.tolist() == list(records) and answered.rejected == []
@@ -686,9 +687,9 @@ def test_recordings_of_similar_length_are_answered_together_and_in_their_order(
         batches.append(reach.tolist())
         return {"diagnosis": np.repeat(reach[:, None] / 100, 3, axis=1).astype(np.float32)}
 
-    monkeypatch.setattr(prediction, "as_record", read_one)
-    monkeypatch.setattr(prediction, "prepare_record", prepare_one)
-    monkeypatch.setattr(prediction, "check", lambda record, **_: ())
+    monkeypatch.setattr(ensemble, "as_record", read_one)
+    monkeypatch.setattr(ensemble, "prepare_record", prepare_one)
+    monkeypatch.setattr(ensemble, "check", lambda record, **_: ())
     monkeypatch.setattr(ECGModel, "run", answer_one)
     found = answer_records([model], list(records.items()), batch_size=8).predictions
     assert found.ids.tolist() == list(records)
@@ -748,7 +749,7 @@ def test_of_a_record_of_a_store_only_what_the_network_sees_is_judged(
 ) -> None:
     trained_on(tmp_path, 1, Origin("cpsc2018", trained=("R003",), chose=("R005",)))
     judged = list[float]()
-    monkeypatch.setattr(prediction, "check", lambda record, *, seconds: judged.append(seconds))
+    monkeypatch.setattr(ensemble, "check", lambda record, *, seconds: judged.append(seconds))
     of_store(tmp_path)
     assert set(judged) == {2.0}
 

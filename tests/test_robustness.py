@@ -36,7 +36,7 @@ from ecg_keras.evaluation.predictions import load_predictions
 from ecg_keras.model.backend import keras
 from ecg_keras.model.contract import SignalContract
 from ecg_keras.model.model_files import load_model
-from ecg_keras.prediction import ensemble as prediction
+from ecg_keras.prediction import predict as prediction
 from ecg_keras.training import checkpoint
 from ecg_keras.training.checkpoint import CHECKPOINT, Checkpoint, state_of
 from ecg_keras.training.fit import train_folds

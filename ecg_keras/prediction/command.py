@@ -70,7 +70,7 @@ def main(
         )
     if out is None:
         raise OptionError("no folder is named for the answers; give one with --out.")
-    from ecg_keras.prediction.ensemble import predict
+    from ecg_keras.prediction.predict import predict
 
     predict(
         models=(*models, *(str(pretrained_file(name)) for name in pretrained)),

@@ -19,14 +19,8 @@ from data_prep.records import list_records, read_record
 from ecg_keras.evaluation.answers import Rejected, found_text
 from ecg_keras.explanation.pages import page_of
 from ecg_keras.model.model_files import ECGModel
-from ecg_keras.prediction.ensemble import (
-    Explainer,
-    NoneUsableError,
-    answer_records,
-    explainer_of,
-    notices_of,
-    write_answers,
-)
+from ecg_keras.prediction.ensemble import NoneUsableError, answer_records
+from ecg_keras.prediction.predict import Explainer, explainer_of, notices_of, write_answers
 
 State = Literal["waiting", "answering", "explaining", "done", "failed"]
 
