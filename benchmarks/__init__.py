@@ -1,1 +1,1 @@
-"""Speed and memory of both networks and of the data path; ``python -m benchmarks`` runs it all."""
+"""Speed and memory (``python -m benchmarks``), and two studies: leaderboard, least_threshold."""

@@ -27,19 +27,21 @@ FIRST_STEP_GOAL, BUILD_GOAL = 4, 1.8
 MEMORY_NOISE = 1.1
 
 
-def main(*, out: Path = Path(__file__).parent, repeats: int = 3, quick: bool = False) -> None:
-    """Measure the speed and memory of both networks and of the data path.
+def main(*, out: Path | None = None, repeats: int = 3, quick: bool = False) -> None:
+    """Measure the speed and memory of both networks and of the data path, on Linux.
 
     Takes half an hour or more on two cores that do nothing else.  Ratios are of things run in turn,
     repeat by repeat; every part runs in a process of its own.
 
     Args:
-        out: folder of results.md and scaling.png.
+        out: folder of results.md and scaling.png; by default benchmarks/, or runs/bench for a quick
+            run.
         repeats: how often each time is taken; tables show the median, and least and most.
         quick: go the same way with tiny sizes in a few minutes; the numbers mean nothing.
     """
     from data_prep.files import written_whole
 
+    out = out or (Path("runs/bench") if quick else Path(__file__).parent)
     start = time.perf_counter()
     mlbf, mrm = {}, {}
     if quick:
@@ -146,9 +148,14 @@ class Report:
                 self.at_least(name, goal, result.ratios[what, form])
             else:
                 self.goals.append((name, f"≥ {goal:g}×", NO_BFLOAT16, None))
+        batches = ""
         if result.network == "MLBF-Net":
             first = result.first_step["plain"] / result.first_step["float32"]
             self.at_least("MLBF-Net, first step sooner", FIRST_STEP_GOAL, first)
+            batches = (
+                "Random batches of lengths as in CPSC 2018; the plain form, which takes as long for"
+                " every batch, on the first. "
+            )
         self.add(
             f"{result.network} against its plain form",
             table(
@@ -156,7 +163,7 @@ class Report:
                 + ("inference, records/s", "faster"),
                 rows,
             ),
-            f"The plain form computes in float32. Peak memory of all forms together:"
+            f"{batches}The plain form computes in float32. Peak memory of all forms together:"
             f" {peak.own:,.0f} MB.",
         )
 
@@ -255,11 +262,10 @@ class Report:
 
     def text(self, *, repeats: int, minutes: float, quick: bool) -> str:
         """Return the file."""
-        from data_prep.provenance import provenance
-
+        provenance, _ = in_child("benchmarks.networks:made_with")
         words = {True: "yes", False: "no", None: "–"}
         goals = [(what, goal, reached, words[met]) for what, goal, reached, met in self.goals]
-        made = ", ".join(f"{name} {value}" for name, value in provenance().items())
+        made = ", ".join(f"{name} {value}" for name, value in provenance.items())
         parts = [
             "# Benchmarks",
             f"Written by `python -m benchmarks --repeats {repeats}` in {minutes:.0f} minutes;"

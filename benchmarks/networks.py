@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks import mlbf_plain, mrm_plain
 from benchmarks.timing import Ratio, Result, has_bfloat16, once, ratio, times
+from data_prep.provenance import provenance
 from data_prep.store import Store, StoreWriter
 from ecg_keras.model.backend import keras
 from ecg_keras.training.batches import StoreBatches
@@ -22,6 +23,11 @@ from mrm_keras import model as mrm
 BATCH = 64
 RANDOM_BATCHES = 6  # of MLBF-Net: their mean is that of an epoch within a few per cent
 Batches = list[tuple[np.ndarray, dict[str, np.ndarray]]]
+
+
+def made_with() -> dict[str, str | int]:
+    """Return the provenance of a process that has imported TensorFlow."""
+    return provenance()
 
 
 def measure_mlbf(repeats: int, *, batch_size: int = BATCH, **sizes: Any) -> Result:
@@ -173,6 +179,11 @@ def _measure(
     batches: dict[str, Batches],
     repeats: int,
 ) -> Result:
+    # TensorFlow's own start belongs to no form.
+    warm = keras.Sequential([keras.Input((8, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
+    warm.compile("adam", "mse")
+    warm.train_on_batch(np.zeros((2, 8, 1)), np.zeros((2, 1)))
+
     models, first_step = {}, {}
     forms = {"plain": plain, "float32": ours}
     if has_bfloat16():  # without its instructions a step takes minutes

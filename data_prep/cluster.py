@@ -1,6 +1,5 @@
 """A Dask cluster (https://dask.org), for commands with ``--scheduler``."""
 
-import asyncio
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
@@ -82,7 +81,7 @@ def require_workers(client: Any) -> None:
     """
     try:
         client.wait_for_workers(1, timeout=WITHOUT_WORKERS)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise OptionError(
             f"the scheduler at {client.scheduler.address} has no worker; start some with"
             f" `dask worker {client.scheduler.address}`."

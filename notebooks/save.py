@@ -4,9 +4,9 @@ Progress bars are left out, paths are shown without the folders of this machine,
 reduced so that none takes more than 150 kB.
 """
 
+import argparse
 import base64
 import io
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -74,5 +74,7 @@ def reduced(png: bytes) -> tuple[str, bytes]:
 
 
 if __name__ == "__main__":
-    mirror = [word.partition("=")[2] for word in sys.argv[1:] if word.startswith("--url=")]
-    main([word for word in sys.argv[1:] if word[0] != "-"], mirror[0] if mirror else None)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="beginnings of names; all without")
+    parser.add_argument("--url", help="mirror of PTB-XL to download from")
+    main(**vars(parser.parse_args()))

@@ -115,8 +115,7 @@ def _blocks(explanation: Explanation, warnings: Sequence[str]) -> Iterator[Block
     yield Heading("Attention")
     yield Paragraph(
         "Attention shows how much the network uses of each part, not whether it is evidence for or"
-        " against a class. In trained networks, removing the parts with the largest weights lowered"
-        " the probability no faster than removing random parts, so trust the deletion test more."
+        " against a class, and no test here checks it: trust the deletion test more."
     )
     for attention in explanation.attention:
         yield _on_paper(record, attention.shading, attention.title, attention.caption)

@@ -8,7 +8,6 @@ and results are sent through its scheduler, so no shared disk is needed.
 The file names date from when a job was called a unit: ``OUT/units/NAME/unit.json``.
 """
 
-import asyncio
 import importlib
 import importlib.util
 import io
@@ -25,7 +24,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -290,7 +289,7 @@ def _compute(job: Job, store: Path, checksum: str, folder: Path) -> str:
     except Exception:
         return traceback.format_exc()
     made |= {
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - start, 1),
         "made with": provenance(),
     }
@@ -375,7 +374,7 @@ def _run_on_cluster(todo: list[Job], run: _Run, client: Any) -> None:
             if future.done():
                 try:
                     outcome = _outcome(future)
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     if worker in workers:
                         continue
             elif worker in workers:
@@ -448,7 +447,7 @@ def _outcome(future: Any) -> tuple[str, bytes] | None:
         return future.result(timeout=60)
     except (KilledWorker, CancelledError):
         return None
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise
     except Exception as error:  # of the task, for example if the package is missing there
         return f"{type(error).__name__}: {error}", b""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +174,7 @@ class KeepBest(keras.callbacks.Callback):
         thresholds = best_thresholds(self.labels, probabilities)
         origin = replace(
             self.origin,
-            date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
             epoch=epoch + 1,
             score=logs[self.key],
         )
@@ -309,6 +309,6 @@ class Progress(keras.callbacks.Callback):
         )
         self.bar.write(f"{self.bar.desc}, {line}")
         before = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         with written_whole(self.file) as part:
             part.write_text(f"{before}{now} {line}\n", encoding="utf-8")
