@@ -51,7 +51,7 @@ def main(
             theirs; by default mV if the values are plausible in mV.
         explain: also write OUT/explained/NAME.html for each recording: the ECG, what the networks
             attended to, and which parts made each class probable. Takes some seconds per recording
-            and model, and 1 to 2 MB per recording. The answers are written before the pages.
+            and model, and 1 to 3 MB per recording. The answers are written before the pages.
         format: format of answers.csv: names gives class names, probabilities and thresholds;
             cpsc2018 gives the challenge's Recording,Result with one class number, 1 to 9. The
             default is names, or cpsc2018 if --csv has the challenge's columns and the models its
