@@ -62,7 +62,7 @@ lint: .venv/done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/codespell *.md *.cff Makefile benchmarks data_prep docs ecg_keras mlbf_keras mrm_keras \
+	$(BIN)/codespell *.md *.cff *.cfg *.toml *.yml *.txt Dockerfile Makefile benchmarks data_prep docs ecg_keras mlbf_keras mrm_keras \
 	    notebooks pretrained tests
 
 # What a change needs; a test of its own kind that takes minutes is marked slow.

@@ -89,7 +89,7 @@ class LabelTable:
         """Make sure that every class can be in every fold.
 
         Args:
-            num_folds: number of folds.
+            num_folds: number of folds, from 1; records in others are for testing.
             fold_of: the fold of each recording; 0 if it is still to be assigned.
 
         Raises:
@@ -97,16 +97,18 @@ class LabelTable:
         """
         what = "patients" if any(line.patient for line in self.lines.values()) else "records"
         for c, class_name in enumerate(self.class_names):
-            having = {n: li for n, li in self.lines.items() if n in fold_of and c in li.labels}
-            lacking = num_folds - len({fold_of[n] for n in having} & set(range(1, num_folds + 1)))
-            free = {name: line for name, line in having.items() if not fold_of[name]}
+            asked = {name: line for name, line in self.lines.items() if c in line.labels}
+            having = [name for name in asked if fold_of.get(name, num_folds + 1) <= num_folds]
+            lacking = num_folds - len({fold_of[name] for name in having} - {0})
+            free = {name: asked[name] for name in having if not fold_of[name]}
             number = len({line.patient or f"record {name}" for name, line in free.items()})
-            if 0 < number < lacking:
-                first = min(line.number for line in free.values())
+            if (asked and not having) or 0 < number < lacking:
+                first = min(line.number for line in (free or asked).values())
+                own = ", or give a column fold of your own" if num_folds == 10 else ""
                 raise LabelError(
                     f"{self.path}, line {first}: the class {class_name!r} has {number} {what},"
-                    f" fewer than the {lacking} folds that each need one; add some, merge it with"
-                    " another class, or give a column fold of your own."
+                    f" fewer than the {lacking} folds that each need one; add some, or merge it"
+                    f" with another class{own}."
                 )
 
 

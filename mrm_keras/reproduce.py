@@ -120,7 +120,7 @@ def main(
         test_fold: the fold that is scored.
         paper_protocol: yes chooses the epoch on the scored records (by AUC + F1 per record of the
             better head), as in the published code, and every caption says so; both shows the two
-            protocols side by side, from the same trainings.
+            protocols side by side, from the same trainings (not for fig5 and fig6).
         widths: table7: channels of the low branch; the high one has twice as many.
         weights: fig6: the values that alpha, beta and gamma take.
         bootstrap: number of bootstrap resamples for the 95 % intervals.

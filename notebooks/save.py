@@ -75,6 +75,10 @@ def reduced(png: bytes) -> tuple[str, bytes]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="beginnings of names; all without")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        help="how the names of the notebooks begin, such as 03; without any, all are run",
+    )
     parser.add_argument("--url", help="mirror of PTB-XL to download from")
     main(**vars(parser.parse_args()))

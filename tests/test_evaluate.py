@@ -221,6 +221,14 @@ class TestReport:
             np.testing.assert_allclose([row[name] for row in section["classes"]], values)
         assert section["labels_from"] == "the file of predictions itself"
 
+    @pytest.mark.usefixtures("undrawn")
+    def test_results_of_one_network_are_told_apart(self, mrm: Path, tmp_path: Path) -> None:
+        deeper = tmp_path / "mrm" / "v1.2" / "predictions.npz"
+        save_predictions(deeper, load_predictions(mrm))
+        evaluate.main(predictions=(mrm, deeper), out=tmp_path / "r", bootstrap=2)
+        sections = json.loads((tmp_path / "r" / "scores.json").read_text())["predictions"]
+        assert [section["name"] for section in sections] == ["MRM-Net mrm", "MRM-Net v1.2"]
+
     def test_page_stands_alone(
         self, mlbf: Path, mrm: Path, reference: Path, history: Path, tmp_path: Path
     ) -> None:

@@ -147,6 +147,12 @@ def test_recordings_and_numbers(tmp_path: Path) -> None:
         table.require_enough(11, {**free, **folds, "r0": 7})
     with pytest.raises(LabelError, match="the class 'x' has 9 patients, fewer than the 10 folds"):
         table.require_enough(10, {f"r{i}": 0 for i in range(2, 20)})
+    left = {f"r{i}": 0 for i in range(2, 20)}
+    for without in (left, {**left, "r0": 10}):  # for testing
+        with pytest.raises(
+            LabelError, match=r"'y' has 0 patients, .* merge it with another class\."
+        ):
+            table.require_enough(9, without)
 
 
 def test_codes_by_name_snomed_and_scp() -> None:

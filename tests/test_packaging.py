@@ -16,11 +16,18 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the wheel and install it away from here; its dependencies are there already.
 
-    Of a copy without what earlier builds left, which a wheel would take over.
+    Of a copy of what a container gets: a wheel would take over what earlier builds have left.
     """
     folder = tmp_path_factory.mktemp("wheel")
-    left = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "__pycache__")
-    copy = shutil.copytree(CHECKOUT, folder / "checkout", ignore=left)
+    copy = folder / "checkout"
+    copy.mkdir()
+    for line in (CHECKOUT / ".dockerignore").read_text().split():
+        kept = CHECKOUT / line.removeprefix("!")
+        if kept.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(kept, copy / kept.name, ignore=ignored)
+        elif kept.is_file():
+            shutil.copy(kept, copy)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "--no-deps", "-w", folder, copy], check=True)
     (wheel,) = folder.glob("*.whl")

@@ -96,6 +96,6 @@ def require_float32_answers_in_bfloat16(
     }
     assert {weight.dtype for weight in mixed.trainable_weights} == {"float32"}
     expected = plain(signal)
-    for head, answer in mixed(signal).items():
+    for name, answer in mixed(signal).items():
         assert answer.dtype == "float32"
-        assert 0 < np.abs(answer - expected[head]).max() < 0.02
+        assert 0 < np.abs(answer - expected[name]).max() < 0.02

@@ -66,7 +66,7 @@ def main(
             as published, or in any other format that ecg-predict reads.
         out: the store to write, such as cpsc.h5; required unless --check is given.
         dataset: what the folders hold; auto is ptb-xl for a folder with a ptbxl_database.csv and
-            cpsc2018 for any other.
+            cpsc2018 for any other, whose store is named own if it holds other records.
         labels: your own tables, one per task: a CSV with the column Recording and either a column
             labels (names separated by ;, the main one first) or a column of 0 and 1 for each
             class; the columns patient, fold, age and sex are optional.
@@ -200,6 +200,8 @@ def main(
                     writer, num_folds=num_folds, random=folds == "random", seed=seed
                 )
             except StoreError as error:
+                if not rejected:
+                    raise
                 write_csv(listed, columns, rejected)
                 raise StoreError(f"{str(error)[:-1]}, or correct those in {listed}.") from None
             if test_source and not (writer.folds == 10).any():

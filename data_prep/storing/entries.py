@@ -24,6 +24,7 @@ from data_prep.labels import (
     read_reference,
 )
 from data_prep.names import require_name, shown
+from data_prep.synthetic import is_generated
 
 Dataset = Literal["auto", "cpsc2018", "ptb-xl"]
 Records = list[tuple[str, Path]]
@@ -193,7 +194,7 @@ def select(
         mapped=mapped,
         task=name,
     )
-    of_cpsc = len(source) == 1 or all(_CPSC_NAME.fullmatch(entry.id) for entry in entries)
+    of_cpsc = all(_CPSC_NAME.fullmatch(entry.id) or is_generated(entry.path) for entry in entries)
     other = "cpsc2018" if mapped is CPSC_MAP and of_cpsc else OWN_DATASET
     return Selection(
         dataset="ptb-xl" if all(published) else other,

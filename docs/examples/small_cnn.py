@@ -60,7 +60,7 @@ class SmallCNN:
             sampling_rate=100.0,
             input_length=1000,
             fit="pad",
-            single_label=store.dataset == "cpsc2018",
+            single_label=task == "cpsc2018",
         )
 
     def compiled_model(self, contract: Contract, settings: Settings) -> Any:

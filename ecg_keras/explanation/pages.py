@@ -46,7 +46,8 @@ def page_of(
     Args:
         explanation: from the ``Explainer`` of a network package.
         warnings: plausibility warnings, one sentence each.
-        notices: sentences shown above the title, such as that this record trained the models.
+        notices: sentences shown above the title, such as that this recording was used
+            to train the models.
 
     Returns:
         A self-contained HTML document.
@@ -114,8 +115,9 @@ def _blocks(explanation: Explanation, warnings: Sequence[str]) -> Iterator[Block
         return
     yield Heading("Attention")
     yield Paragraph(
-        "Attention shows how much the network uses of each part, not whether it is evidence for or"
-        " against a class, and no test here checks it: trust the deletion test more."
+        "Attention shows how strongly the network weights each part of the recording, not whether"
+        " that part is evidence for or against a class. Nothing on this page tests it, so trust the"
+        " deletion test more."
     )
     for attention in explanation.attention:
         yield _on_paper(record, attention.shading, attention.title, attention.caption)

@@ -238,7 +238,8 @@ def joint_contract(contracts: Sequence[Contract]) -> Contract:
     """Return the contract of an ensemble: that of the first network, except as follows.
 
     The names of the networks are joined, the thresholds averaged, and the ensemble is single-label
-    if any network is.  The standardisation is each network's own.
+    if any network is, as in :func:`ecg_keras.evaluation.predictions.averaged`.  The standardisation
+    is each network's own.
 
     Args:
         contracts: of networks with the same classes in the same order.

@@ -239,12 +239,12 @@ def overlap(
     by = "" if dataset else " (compared by name: files do not say which data set they are from)"
     sentences = []
     if len(seen) == 1:
-        did = {TRAINED: f"train {model}", CHOSE: f"choose epoch and thresholds of {model}"}
+        did = {TRAINED: f"train {model}", CHOSE: f"choose the epoch and thresholds of {model}"}
         if int(seen[0]) not in did:
             return ()
         return (
             f"This recording was used to {did[int(seen[0])]}{by}: the answer here says nothing"
-            " about others.",
+            " about other recordings.",
         )
     if count := int((seen == TRAINED).sum()):
         sentences.append(

@@ -438,7 +438,7 @@ def _outcome(future: Any) -> tuple[str, bytes] | None:
     """Fetch a job's traceback and packed folder; None if both were lost with the worker.
 
     Raises:
-        asyncio.TimeoutError: if they take more than a minute to arrive.
+        TimeoutError: if they take more than a minute to arrive.
     """
     from distributed import CancelledError
     from distributed.scheduler import KilledWorker

@@ -147,6 +147,7 @@ def _name_of(recording: Any) -> str:
 
 
 def _paths_of(frame: Any, column: str | None) -> list[str | Path]:
+    column = None if column is None else str(column)
     texts = {
         str(name): name
         for name in frame.columns
