@@ -313,11 +313,7 @@ class Reproduction(reproduction.Reproduction):
 
         read_reference(held_out)  # refused before hours of training
         chosen = choose_records(csv_file=held_out, records=records)
-        if absent := [found for found in chosen.values() if isinstance(found, Rejected)]:
-            raise RecordError(
-                f"{len(absent)} of the recordings of {held_out} cannot be used, the first because:"
-                f" {absent[0].reason}"
-            )
+        _require_used([each for each in chosen.values() if isinstance(each, Rejected)], held_out)
         with Store(self.store) as opened:
             in_store = set(opened.ids)
         seen = [name for name in chosen if name in in_store]
@@ -329,11 +325,7 @@ class Reproduction(reproduction.Reproduction):
         folders = self._run([self._model(Variant(), None, fold) for fold in self.folds])
         models = open_models([str(folder / "best.keras") for folder in folders])
         answered = answer_records(models, list(chosen.items()), batch_size=self.protocol.batch_size)
-        if answered.rejected:
-            raise RecordError(
-                f"{len(answered.rejected)} of the recordings of {held_out} cannot be used, the"
-                f" first because: {answered.rejected[0].reason}"
-            )
+        _require_used(answered.rejected, held_out)
         ensemble = label_predictions(answered.predictions, held_out, reference=held_out)
         single = replace(
             ensemble,
@@ -693,6 +685,14 @@ class Reproduction(reproduction.Reproduction):
             ),
             "random": ("The folds are random, as the paper's.",),
         }.get(options.get("folds"), ())
+
+
+def _require_used(rejected: Sequence[Rejected], held_out: Path) -> None:
+    if rejected:
+        raise RecordError(
+            f"{len(rejected)} of the recordings of {held_out} cannot be used, the first because:"
+            f" {rejected[0].reason}"
+        )
 
 
 def _fold_spreads(parts: Sequence[Predictions]) -> list[Spread]:
